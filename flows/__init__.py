@@ -1,0 +1,1 @@
+"""Order only: which stage follows which, on which worker; and the command line."""

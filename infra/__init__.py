@@ -1,0 +1,1 @@
+"""The outside world: settings, object store, registry, files, processes, scoring runtime."""

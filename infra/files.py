@@ -1,0 +1,120 @@
+"""Files on this machine: atomic writes, the cache of fetched objects, and the night's lock.
+
+Nothing here is the truth: all of it can be deleted and is made again from the store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from validation.digest import sha256
+from validation.errors import NightRunning, RetrainError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` beside ``path`` and move it into place, so that no reader ever sees half a file.
+
+    Raises:
+        RetrainError: when the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                # Before the rename, or a power cut may leave the new name on an empty file.
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RetrainError(
+            f"cannot write {path}: {error.strerror or error}", "free some space or choose another RETRAIN_HOME"
+        ) from error
+
+
+class Workspace:
+    """What lies under ``RETRAIN_HOME`` on this machine: caches, packs, scratch, reports."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    @property
+    def reports(self) -> Path:
+        """Local copies of the reports."""
+        return self.home / "reports"
+
+    def object_path(self, digest: str) -> Path:
+        """Where the cached bytes with this SHA-256 lie. The name is a digest: no key ever becomes a path."""
+        return self.home / "cache" / "objects" / digest[:2] / digest[2:]
+
+    def pack_path(self, pack: str) -> Path:
+        """Where the array of a pack lies (.npy, uint8 [n, side, side, 3])."""
+        return self.home / "cache" / "packs" / f"{pack}.npy"
+
+    def scratch(self, name: str) -> Path:
+        """A folder for work in progress."""
+        path = self.home / "scratch" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def read_object(self, digest: str) -> bytes | None:
+        """Return the cached bytes with this SHA-256, or None; bytes that rotted are dropped, never believed."""
+        path = self.object_path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if sha256(data) != digest:
+            path.unlink(missing_ok=True)
+            return None
+        return data
+
+    def write_object(self, data: bytes) -> str:
+        """Cache ``data`` and return its SHA-256. No fsync: a torn file is noticed by its digest."""
+        name = sha256(data)
+        path = self.object_path(name)
+        if path.exists() and path.stat().st_size == len(data):
+            return name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError as error:
+            raise RetrainError(
+                f"cannot write to the cache {path.parent}: {error.strerror or error}",
+                "free some space or choose another RETRAIN_HOME",
+            ) from error
+        return name
+
+    @contextmanager
+    def night_lock(self) -> Iterator[None]:
+        """Hold the lock of this home folder for a night. The kernel lets go of it when the process dies.
+
+        Raises:
+            NightRunning: when another process holds it.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        path = self.home / "night.lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise NightRunning(
+                    f"another night is running on {self.home} (process {file.read().strip() or 'unknown'})",
+                    "wait for it to end, or use another RETRAIN_HOME",
+                ) from error
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            yield

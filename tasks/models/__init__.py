@@ -1,0 +1,118 @@
+"""The two CNNs behind one protocol, and the table that finds them by name.
+
+Importing this package loads neither framework. A model module imports its framework inside its functions, so a
+process that fits one CNN never loads the other's framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from validation.errors import SettingsError
+from validation.records import EpochRecord
+
+__all__ = ["CNN", "Deadline", "FitResult", "Recipe", "TrainingData", "get_model", "model_names"]
+
+# name -> module; one line makes a CNN known to settings, flows, tests and reports.
+_MODULES = {"fastai": "tasks.models.fastai_xresnet", "keras": "tasks.models.keras_cnn"}
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.float32]
+
+
+class Recipe(BaseModel):
+    """Hyperparameters that every recipe has. A model module derives its own with its own defaults and reasons."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(gt=0, description="most epochs; early stopping usually ends sooner")
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    patience: int = Field(gt=0, description="epochs without a better validation loss before stopping")
+    deadline_seconds: float = Field(gt=0, description="wall-clock limit of the fit; the best epoch so far is kept")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a CNN is fitted on: images uint8 [n, side, side, 3] RGB, labels float32 [n], 1 for Parasitized."""
+
+    train_images: Images
+    train_labels: Labels
+    valid_images: Images
+    valid_labels: Labels
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment on the monotonic clock, asked by the callbacks of both frameworks between batches."""
+
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() - self.started > self.seconds
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit leaves behind: two files and how it went."""
+
+    onnx: Path
+    weights: Path
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    stopped: Literal["early", "deadline", "finished"]
+    device: str
+    versions: dict[str, str]
+
+
+class CNN(Protocol):
+    """What a model module offers: it *is* the protocol's object (a module with these names).
+
+    ``fit`` trains with early stopping on validation loss, restores the best weights, and writes the one model file:
+    ONNX, input ``images`` uint8 [n, side, side, 3], output ``probability`` float32 [n]. It calls ``on_epoch`` after
+    every epoch. The same data, recipe and seed give the same file on the same machine and versions.
+    ``predict_native`` scores with the framework itself, from the weights file, to show that both agree.
+    """
+
+    RECIPE_VERSION: int
+    DefaultRecipe: type[Recipe]
+
+    def fit(
+        self,
+        data: TrainingData,
+        recipe: Any,
+        *,
+        seed: int,
+        folder: Path,
+        on_epoch: Callable[[EpochRecord], None],
+    ) -> FitResult: ...
+
+    def predict_native(self, weights: Path, recipe: Any, images: Images) -> npt.NDArray[np.float32]: ...
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the names of all known CNNs, in the order in which they are trained."""
+    return tuple(_MODULES)
+
+
+def get_model(name: str) -> CNN:
+    """Return the model module called ``name``.
+
+    Raises:
+        SettingsError: when no CNN has that name.
+    """
+    if name not in _MODULES:
+        raise SettingsError(f"unknown model {name!r}", f"known models: {', '.join(_MODULES)} (setting RETRAIN_MODELS)")
+    return cast(CNN, importlib.import_module(_MODULES[name]))

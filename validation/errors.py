@@ -1,0 +1,111 @@
+"""Every error that this project raises on purpose, drawn as one tree.
+
+    RetrainError                 exit 1   anything that the person in charge has to know
+    ├── UsageError               exit 2   a wrong argument or setting
+    │   └── SettingsError                 an unknown or impossible setting, refused by name
+    ├── DataInvalid              exit 3   tonight's data must not be trained on
+    ├── Unreachable              exit 4   an outside service does not answer, or refuses us
+    │   ├── StoreUnreachable              the object store
+    │   └── RegistryUnreachable           the model registry
+    ├── ObjectMissing            exit 1   an object that a record names is gone from the store
+    ├── ModelFileInvalid         exit 1   a model file that is damaged or breaks its contract
+    ├── TrainingFailed           exit 1   a training ended without a model
+    ├── NightRunning             exit 1   another night holds the lock
+    ├── ChampionChanged          exit 1   the champion is not the one that was evaluated
+    └── LedgerSpent              exit 1   the holdout has been looked at as often as its budget allows
+
+A message says what was expected, what was found, where, and what to do next. ``exit_code`` is what the
+command line ends with.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChampionChanged",
+    "DataInvalid",
+    "LedgerSpent",
+    "ModelFileInvalid",
+    "NightRunning",
+    "ObjectMissing",
+    "RegistryUnreachable",
+    "RetrainError",
+    "SettingsError",
+    "StoreUnreachable",
+    "TrainingFailed",
+    "Unreachable",
+    "UsageError",
+]
+
+
+class RetrainError(Exception):
+    """Base of all errors that are meant for a person: one clear message, no traceback.
+
+    Args:
+        message: what was expected, what was found, and where.
+        hint: what to do next; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        # Both go to args, so that the error survives pickling between processes whole.
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(RetrainError):
+    """An argument of the command line that cannot be meant."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """An unknown or impossible setting."""
+
+
+class DataInvalid(RetrainError):
+    """Tonight's data as a whole must not be trained on; the champion is untouched."""
+
+    exit_code = 3
+
+
+class Unreachable(RetrainError):
+    """An outside service does not answer, or refuses us."""
+
+    exit_code = 4
+
+
+class StoreUnreachable(Unreachable):
+    """The object store does not answer, refuses our credentials, or has no such bucket."""
+
+
+class RegistryUnreachable(Unreachable):
+    """The model registry does not answer or cannot be opened."""
+
+
+class ObjectMissing(RetrainError):
+    """An object that a record names is not in the store."""
+
+
+class ModelFileInvalid(RetrainError):
+    """A model file that is damaged, tampered with, or breaks the contract of the model file."""
+
+
+class TrainingFailed(RetrainError):
+    """A training ended without a model: diverged, crashed, or was killed."""
+
+
+class NightRunning(RetrainError):
+    """Another night is running on the same home folder."""
+
+
+class ChampionChanged(RetrainError):
+    """The champion is no longer the one that the challenger was evaluated against."""
+
+
+class LedgerSpent(RetrainError):
+    """The error budget of this generation of the holdout is spent."""

@@ -1,0 +1,325 @@
+"""The records that stages hand to each other: frozen, small, JSON, named by what they were made from.
+
+A record holds numbers and names; arrays, tables and model files stay in the store and are named by key.
+``id`` is the digest of the inputs, never of the clock, so a stage that finds its record already stored has
+nothing to do. Times and durations are in a record for people to read and never enter an id.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+POSITIVE = "Parasitized"
+NEGATIVE = "Uninfected"
+CLASSES = (POSITIVE, NEGATIVE)
+
+SideName = Literal["train", "validation", "holdout"]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, strict about unknown fields, JSON both ways."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    kind: ClassVar[str] = "record"
+
+
+class Finding(Record):
+    """One thing that was found wrong with one object, in machine-readable form."""
+
+    reason: str
+    key: str
+    detail: str
+
+
+class Snapshot(Record):
+    """What lay in the store at one moment. ``id`` is the digest of its rows (key, SHA-256, size, label, patient).
+
+    The table ``table`` (Parquet) has one row an object under ``labeled/``: key, size, etag, sha256 (empty when
+    the object was not fetched), label (empty for an unknown class), patient (empty for none), first_seen
+    (ISO time) and problem (why it could not be fetched or named, as a finding's reason; mostly empty).
+    """
+
+    kind: ClassVar[str] = "snapshots"
+
+    id: str
+    parent: str | None
+    table: str
+    objects: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    by_class: dict[str, int]
+    patients: int = Field(ge=0)
+    without_patient: int = Field(ge=0)
+    new: int = Field(ge=0, description="objects that the parent snapshot did not hold in this form")
+    gone: int = Field(ge=0, description="objects of the parent that are no longer there")
+    created_at: datetime
+
+
+class Check(Record):
+    """One expectation over the whole batch: what was expected, what was seen."""
+
+    name: str
+    expected: str
+    observed: str
+    passed: bool
+    severity: Literal["warn", "invalid"]
+
+
+class ValidationResult(Record):
+    """What validation made of a snapshot. Table ``facts``: one row an accepted image (see tasks/validate.py)."""
+
+    kind: ClassVar[str] = "validations"
+
+    id: str
+    snapshot: str
+    facts: str
+    findings: str
+    images: int = Field(ge=0)
+    accepted: int = Field(ge=0)
+    rejected: int = Field(ge=0)
+    by_class: dict[str, int]
+    patients: int = Field(ge=0)
+    without_patient: int = Field(ge=0)
+    reasons: dict[str, int] = Field(description="number of findings by reason")
+    examples: tuple[Finding, ...] = Field(description="the first ten findings of each reason")
+    checks: tuple[Check, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether the batch may be trained on."""
+        return all(check.passed for check in self.checks if check.severity == "invalid")
+
+
+class SideCount(Record):
+    """How much lies on one side of a split."""
+
+    patients: int = Field(ge=0)
+    positive: int = Field(ge=0)
+    negative: int = Field(ge=0)
+
+    @property
+    def cells(self) -> int:
+        """Cells of both classes."""
+        return self.positive + self.negative
+
+
+class Split(Record):
+    """Patient -> side, by hash. Table ``table``: key, sha256, label, patient, side, sorted by (side, sha256)."""
+
+    kind: ClassVar[str] = "splits"
+
+    id: str
+    validation: str
+    generation: str
+    table: str
+    train: SideCount
+    validation_side: SideCount
+    holdout: SideCount
+    without_patient: int = Field(ge=0, description="images with no patient, all of them in train")
+
+
+class Pack(Record):
+    """All cells of a split as one uint8 array [n, side, side, 3] in the rows' order of the split's table.
+
+    The array is a file on this machine (``infra.files.Workspace.pack_path``), made again wherever it is missing:
+    same bytes in, same bytes out, which ``pixels`` (SHA-256 of the array) lets anyone check.
+    """
+
+    kind: ClassVar[str] = "packs"
+
+    id: str
+    split: str
+    side: int = Field(gt=0)
+    cells: int = Field(ge=0)
+    pixels: str
+
+
+class TrainSpec(Record):
+    """All that decides what a training makes: data, architecture, recipe, seed."""
+
+    model: str
+    split: str
+    side: int = Field(gt=0)
+    seed: int = Field(ge=0)
+    recipe: dict[str, Any]
+    recipe_version: int
+
+
+class EpochRecord(Record):
+    """One epoch as the framework's own callbacks saw it. Losses are means of binary cross-entropy (nats)."""
+
+    epoch: int = Field(ge=1)
+    train_loss: float
+    valid_loss: float
+    valid_accuracy: float | None = None
+    train_accuracy: float | None = None
+    learning_rate: float | None = None
+    seconds: float = Field(ge=0)
+
+
+class Interval(Record):
+    """A value and its two-sided confidence interval at ``level``, patients as the unit."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class Metrics(Record):
+    """How one model does on one set of cells at one frozen threshold. An undefined metric is None."""
+
+    cells: int
+    patients: int
+    threshold: float
+    tp: int
+    fp: int
+    tn: int
+    fn: int
+    accuracy: Interval | None
+    balanced_accuracy: Interval | None
+    auc: Interval | None
+    sensitivity: Interval | None
+    specificity: Interval | None
+    log_loss: float | None
+
+
+class Candidate(Record):
+    """A trained CNN: its one model file, its frozen threshold, and how it came about. ``id`` = digest of the spec."""
+
+    kind: ClassVar[str] = "candidates"
+
+    id: str
+    spec: TrainSpec
+    model_key: str
+    model_sha256: str
+    model_bytes: int
+    weights_key: str
+    weights_sha256: str
+    threshold: float
+    validation: Metrics
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    stopped: Literal["early", "deadline", "finished"]
+    train_cells: int
+    train_patients: int
+    train_patients_digest: str
+    versions: dict[str, str]
+    device: str
+    seconds: float
+    peak_memory_mb: float
+    created_at: datetime
+
+
+class ChampionRef(Record):
+    """The champion as the registry names it."""
+
+    version: str
+    candidate: str
+    model: str
+    model_sha256: str
+    threshold: float
+    since: datetime | None = None
+
+
+class Look(Record):
+    """One consultation of the holdout, recorded before its result is known."""
+
+    kind: ClassVar[str] = "looks"
+
+    generation: str
+    number: int = Field(ge=1)
+    challenger: str
+    champion: str | None
+    spent: float = Field(ge=0, description="share of the error budget: the level of tonight's one-sided tests")
+    looked_at: datetime
+
+
+class Evaluation(Record):
+    """Challenger and champion on the same holdout bytes. Table ``predictions``: one row a cell."""
+
+    kind: ClassVar[str] = "evaluations"
+
+    id: str
+    split: str
+    challenger: str
+    champion: ChampionRef | None
+    look: Look
+    predictions: str
+    challenger_metrics: Metrics
+    champion_metrics: Metrics | None
+    differences: dict[str, Interval] = Field(description="challenger minus champion, paired by patient")
+
+
+class Gate(Record):
+    """One condition of a promotion, with its evidence."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    bound: float
+    level: float | None
+    passed: bool
+    sentence: str
+
+
+class Verdict(StrEnum):
+    """How a night ends."""
+
+    PROMOTED = "promoted"
+    KEPT = "kept"
+    UNDECIDED = "undecided"
+    AWAITING_APPROVAL = "awaiting approval"
+    NOTHING_NEW = "nothing new"
+    INVALID_DATA = "invalid data"
+
+
+class Decision(Record):
+    """What was decided and why. ``id`` is the digest of the evidence and the gate's settings."""
+
+    kind: ClassVar[str] = "decisions"
+
+    id: str
+    verdict: Verdict
+    sentence: str
+    snapshot: str
+    validation: str
+    split: str | None
+    candidates: tuple[str, ...]
+    failed_trainings: dict[str, str] = Field(description="model name -> why it ended without a model")
+    challenger: str | None
+    champion_before: ChampionRef | None
+    champion_on_validation: Metrics | None
+    evaluation: str | None
+    gates: tuple[Gate, ...]
+    further_patients: int | None = Field(description="for undecided: about how many more would settle it")
+    synthetic: bool
+    generation: str
+    decided_at: datetime
+
+
+class Night(Record):
+    """One night from trigger to verdict: what ``retrain run --json`` ends with."""
+
+    kind: ClassVar[str] = "nights"
+
+    id: str
+    verdict: Verdict
+    sentence: str
+    decision: str | None
+    champion_before: str | None
+    champion_after: str | None
+    challenger: str | None
+    challenger_model: str | None
+    metrics: dict[str, Interval | None]
+    images: dict[str, int]
+    seconds: dict[str, float]
+    report: str | None
+    synthetic: bool
+    started_at: datetime
+    finished_at: datetime
