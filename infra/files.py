@@ -14,6 +14,8 @@ from pathlib import Path
 from validation.digest import sha256
 from validation.errors import NightRunning, RetrainError
 
+_WRITE_HINT = "free some space, check the owner and mode of the folder, or choose another RETRAIN_HOME"
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path`` and move it into place, so that no reader ever sees half a file.
@@ -35,9 +37,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise RetrainError(
-            f"cannot write {path}: {error.strerror or error}", "free some space or choose another RETRAIN_HOME"
-        ) from error
+        raise RetrainError(f"cannot write {path}: {error.strerror or error}", _WRITE_HINT) from error
 
 
 class Workspace:
@@ -72,6 +72,10 @@ class Workspace:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise RetrainError(
+                f"cannot read the cache {path}: {error.strerror or error}", "delete it: it is made again"
+            ) from error
         if sha256(data) != digest:
             path.unlink(missing_ok=True)
             return None
@@ -83,16 +87,17 @@ class Workspace:
         path = self.object_path(name)
         if path.exists() and path.stat().st_size == len(data):
             return name
+        temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            try:
+                temporary.write_bytes(data)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
         except OSError as error:
-            raise RetrainError(
-                f"cannot write to the cache {path.parent}: {error.strerror or error}",
-                "free some space or choose another RETRAIN_HOME",
-            ) from error
+            raise RetrainError(f"cannot write to the cache {path}: {error.strerror or error}", _WRITE_HINT) from error
         return name
 
     @contextmanager
@@ -102,16 +107,24 @@ class Workspace:
         Raises:
             NightRunning: when another process holds it.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
         path = self.home / "night.lock"
-        with path.open("a+") as file:
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as error:
+            raise RetrainError(f"cannot open {path}: {error.strerror or error}", _WRITE_HINT) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 file.seek(0)
                 raise NightRunning(
                     f"another night is running on {self.home} (process {file.read().strip() or 'unknown'})",
                     "wait for it to end, or use another RETRAIN_HOME",
+                ) from error
+            except OSError as error:
+                raise RetrainError(
+                    f"cannot lock {path}: {error.strerror or error}", "choose a RETRAIN_HOME on a local disk"
                 ) from error
             file.seek(0)
             file.truncate()

@@ -27,7 +27,8 @@ CHAMPION_ALIAS = "champion"
 # Files that file managers and the official archive leave among images; they are counted, never fetched.
 JUNK_NAMES = frozenset({"thumbs.db", ".ds_store", "desktop.ini"})
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+# Control characters, and the lone halves of surrogate pairs that stand for a file name that is no UTF-8.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def record_key(kind: str, id_: str) -> str:
@@ -89,4 +90,6 @@ def parse_labeled(key: str) -> LabeledKey | None:
 
 def is_junk(key: str) -> bool:
     """Whether ``key`` is a file manager's leftover."""
-    return key.rsplit("/", 1)[-1].lower() in JUNK_NAMES
+    name = key.rsplit("/", 1)[-1].lower()
+    # "._x.png" holds what macOS knows about x.png, and is no image.
+    return name in JUNK_NAMES or name.startswith("._")

@@ -54,10 +54,17 @@ class Records:
         return key
 
     def load_table(self, key: str) -> pd.DataFrame:
-        """Return a stored table."""
+        """Return a stored table; raises ObjectMissing when there is none, RetrainError when it is damaged."""
         import pandas as pd
+        import pyarrow as pa
 
-        return pd.read_parquet(io.BytesIO(self.store.get(key)))
+        data = self.store.get(key)
+        try:
+            return pd.read_parquet(io.BytesIO(data))
+        except (pa.ArrowException, OSError) as error:
+            raise RetrainError(
+                f"the table {key} in {self.store.uri} is damaged", "delete it: the stage that wrote it makes it again"
+            ) from error
 
     def point(self, name: str, record: Record) -> None:
         """Let the moving pointer ``name`` hold ``record``."""

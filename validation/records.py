@@ -303,6 +303,29 @@ class Decision(Record):
     decided_at: datetime
 
 
+class Promotion(Record):
+    """One entry of the champion's history; entries are only ever added."""
+
+    kind: ClassVar[str] = "history"
+
+    number: int = Field(ge=1)
+    decision: str
+    version_before: str | None
+    version_after: str
+    why: str
+    at: datetime
+
+
+class Start(Record):
+    """The beginning of a night: who was champion then. A night that is killed goes on against the same champion."""
+
+    kind: ClassVar[str] = "starts"
+
+    id: str
+    champion: ChampionRef | None
+    started_at: datetime
+
+
 class Night(Record):
     """One night from trigger to verdict: what ``retrain run --json`` ends with."""
 
@@ -321,5 +344,6 @@ class Night(Record):
     seconds: dict[str, float]
     report: str | None
     synthetic: bool
+    settings: dict[str, str] = Field(default_factory=dict, description="all settings, passwords masked")
     started_at: datetime
     finished_at: datetime

@@ -1,0 +1,47 @@
+# make run                 install, then a first night on synthetic cells; again: the next night
+# make run CELLS=FOLDER    the same on real cells, <Class>/<name>.png (or a zip; or nlm, the public archive)
+# make test                install, then all tests
+# make check               linter and types
+# make deploy              register the deployments of prefect.yaml with the server that PREFECT_API_URL names
+# make lock                resolve all versions again (needs uv)
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test check install deploy lock
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+install: $(INSTALLED)
+
+# Every package is pinned with its hashes, so the same command gives the same system a year from now.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "installing into $(VENV) (about 9 GB with the CUDA libraries; minutes, depending on the network)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: install
+	@$(BIN)/retrain demo $(if $(CELLS),--cells "$(CELLS)")
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+deploy: install
+	MALARIA_CODE="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
+
+lock:
+	uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
+	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.txt

@@ -1,0 +1,219 @@
+"""The command line. Importing it loads neither framework, nor Prefect, nor MLflow: a command loads what it needs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows import show
+from infra.settings import Settings, config_path, load_settings
+from validation.errors import DataInvalid, RetrainError
+from validation.records import Verdict
+
+if TYPE_CHECKING:
+    from validation.records import Night
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="retrain",
+    help="A malaria cell classifier that keeps itself up to date: nightly retraining, judged on unseen patients.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done, whatever the verdict; 2 usage; 3 data invalid; 4 store or registry unreachable; "
+    "1 anything else. Settings come from RETRAIN_... variables and a TOML file: see `retrain settings`.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
+
+
+@app.command()
+def run(as_json: AsJson = False) -> None:
+    """Run a night, here and now: pull, validate, train both CNNs, judge, promote the better one, report.
+
+    A night over data that has been judged already ends with "nothing new"; one that was killed goes on where it was.
+    """
+    _night(load_settings(), as_json)
+
+
+@app.command()
+def demo(
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder or zip of real cells, <Class>/<name>.png; 'nlm' is the public archive. "
+            "Without it, synthetic cells arrive."
+        ),  # fmt: skip
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring tonight's cells into a store of the demo's own and run a night over them. Run it again: the next night.
+
+    Afterwards all commands are set to that store.
+    """
+    from infra.store import open_store
+    from infra.synthetic import SyntheticPlan
+    from tasks.demo import choose_place, deliver, refuse_synthetic
+
+    home = load_settings().home
+    own = choose_place(config_path(), home, synthetic=cells is None)
+    settings = load_settings()
+    show.prepare_logging()
+    store = open_store(settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
+    if not own:
+        log.info("using the store of %s: %s", config_path(), settings.store)
+    if cells is None:
+        with show.counting("drawing synthetic cells") as progress:
+            night, count = deliver(store, SyntheticPlan(), progress=progress)
+        log.info("night %d: %s SYNTHETIC cells have arrived in %s", night, f"{count:,}", settings.store)
+    else:
+        refuse_synthetic(store)
+        _import(settings, cells)
+    _night(settings, as_json)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="A folder, a zip, a zip's URL, or 'nlm' (the public archive, 337 MB).")],
+    as_json: AsJson = False,
+) -> None:
+    """Put labelled cells (<Class>/<name>.png) into the store. Doing it twice changes nothing."""
+    show.prepare_logging()
+    result = _import(load_settings(), source)
+    if as_json:
+        show.json_line(result)
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")], as_json: AsJson = False
+) -> None:
+    """Print the champion's probability of Parasitized, and its call, for image files."""
+    from tasks.predict import predict as predict_files
+
+    champion, predictions = predict_files(_prepared(), paths)
+    if as_json:
+        show.json_line({"champion": champion, "predictions": predictions})
+    else:
+        show.predictions(champion, predictions)
+    bad = sum(prediction.problem is not None for prediction in predictions)
+    if bad:
+        raise DataInvalid(f"{bad} of {len(predictions)} images could not be scored")
+
+
+@app.command()
+def champion(as_json: AsJson = False) -> None:
+    """Print which model is champion, since when, why, and how good it was on the holdout patients."""
+    from infra.registry import Registry
+    from tasks.champion import describe_champion
+    from tasks.context import Context
+
+    settings = _prepared()
+    facts = describe_champion(Context.open(settings), Registry(settings))
+    if as_json:
+        show.json_line(facts)
+    else:
+        show.facts(facts)
+
+
+@app.command()
+def report(
+    decision: Annotated[
+        str, typer.Argument(metavar="[ID|latest]", help="A decision, or the start of its id.")
+    ] = "latest",
+    as_json: AsJson = False,
+) -> None:
+    """Build the report on a decision again, from its records, and print where it is."""
+    from tasks.context import Context
+    from tasks.report import find_night
+    from tasks.report import report as build_report
+
+    context = Context.open(_prepared())
+    context.store.check()
+    night = find_night(context, decision)
+    path = build_report(context, night)
+    if as_json:
+        show.json_line({"decision": night.decision, "verdict": night.verdict, "report": str(path)})
+    else:
+        show.verdict(night, str(path))
+
+
+@app.command()
+def settings(as_json: AsJson = False) -> None:
+    """Print every setting as it is in force, passwords masked."""
+    current = load_settings()
+    if as_json:
+        show.json_line(current.printable())
+    else:
+        show.settings(current, config_path())
+
+
+def main() -> None:
+    """Run the command line; end with one clear line, never a traceback, for anything a user can cause."""
+    try:
+        app(standalone_mode=True)
+    except RetrainError as error:
+        show.error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        show.error(RetrainError("stopped", "what was finished is kept: run it again to go on"))
+        sys.exit(130)
+    except Exception as error:
+        show.unexpected(error)
+        sys.exit(1)
+
+
+def _prepared() -> Settings:
+    from infra.runtime import prepare_environment
+
+    settings = load_settings()
+    prepare_environment(settings)
+    show.prepare_logging()
+    return settings
+
+
+def _night(settings: Settings, as_json: bool) -> None:
+    from infra.runtime import prefect_server, prepare_environment
+
+    prepare_environment(settings)
+    show.prepare_logging()
+    with prefect_server(settings):
+        night = _run_flow()
+    if as_json:
+        show.json_line(night)
+    else:
+        show.verdict(night, night.report)
+    if night.verdict is Verdict.INVALID_DATA:
+        raise SystemExit(DataInvalid.exit_code)
+
+
+def _run_flow() -> Night:
+    # Only now: Prefect reads its surroundings when it is imported.
+    from flows.retrain import retrain
+    from validation.records import Night
+
+    show.quieten_prefect()
+    return Night.model_validate(retrain())
+
+
+def _import(settings: Settings, source: str) -> Any:
+    from infra.files import Workspace
+    from infra.store import FolderStore, open_store
+    from tasks.import_cells import import_cells
+
+    store = open_store(settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
+    if isinstance(store, FolderStore):
+        store.root.mkdir(parents=True, exist_ok=True)
+    store.check()
+    with show.importing() as progress:
+        result = import_cells(source, store, Workspace(settings.home), progress=progress)
+    show.imported(result, settings.store)
+    return result
+
+
+if __name__ == "__main__":
+    main()

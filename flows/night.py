@@ -1,0 +1,140 @@
+"""A night's bookkeeping: its name, its beginning, whether it is over already, and how long each stage took."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import ParamSpec, TypeVar
+
+from infra.keys import SYNTHETIC_MARK
+from infra.registry import Registry
+from tasks.context import Context
+from tasks.report import report, report_path
+from tasks.train import train_spec
+from validation.digest import digest
+from validation.records import (
+    Candidate,
+    ChampionRef,
+    Decision,
+    Evaluation,
+    Interval,
+    Night,
+    Snapshot,
+    Start,
+    ValidationResult,
+    Verdict,
+)
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+METRICS = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
+
+
+class Clock:
+    """Measures stages and tells the log when one is done."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one stage and note its seconds."""
+        started = time.monotonic()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.seconds[name] = round(time.monotonic() - started, 2)
+            log.info("%s: %.1f s", name, self.seconds[name])
+
+
+def night_id(context: Context, snapshot: Snapshot) -> str:
+    """Return the name of the night over a snapshot: the same data and settings are the same night.
+
+    Raises:
+        SettingsError: for an impossible recipe.
+    """
+    settings = context.settings
+    specs = [train_spec(settings, model, "").model_dump(mode="json") for model in settings.training.models]
+    return digest(snapshot.id, settings.fingerprint(), specs)
+
+
+def begin(context: Context, id_: str, registry: Registry) -> Start:
+    """Note who is champion now; a night that was killed goes on with what it noted first."""
+    if (stored := context.records.find(Start, id_)) is not None:
+        return stored
+    start = Start(id=id_, champion=registry.champion(), started_at=datetime.now(UTC))
+    context.records.save(start, id_)
+    return start
+
+
+def finished_night(context: Context, id_: str, registry: Registry, clock: Clock) -> Night | None:
+    """Return tonight's record when this very night is over already: nothing new, or data that is still invalid."""
+    before = context.records.find(Night, id_)
+    if before is None:
+        return None
+    champion = registry.champion()
+    version = champion.version if champion else None
+    if before.decision is not None and not report_path(context, before.decision).exists():
+        report(context, before)
+    if before.verdict is Verdict.INVALID_DATA:
+        return before.model_copy(update={"seconds": clock.seconds})
+    return before.model_copy(
+        update={
+            "verdict": Verdict.NOTHING_NEW,
+            "sentence": f"Nothing new since {before.finished_at:%Y-%m-%d %H:%M} UTC (then: {before.verdict.value})",
+            "champion_before": version,
+            "champion_after": version,
+            "images": {**before.images, "new": 0, "gone": 0},
+            "seconds": clock.seconds,
+            "started_at": datetime.now(UTC),
+            "finished_at": datetime.now(UTC),
+        }
+    )
+
+
+def conclude(
+    context: Context,
+    start: Start,
+    decision: Decision,
+    champion_after: ChampionRef | None,
+    clock: Clock,
+) -> Night:
+    """Return the record of a night that came to a decision."""
+    records = context.records
+    snapshot = records.load(Snapshot, decision.snapshot)
+    validation = records.load(ValidationResult, decision.validation)
+    challenger = records.load(Candidate, decision.challenger) if decision.challenger else None
+    evaluation = records.load(Evaluation, decision.evaluation) if decision.evaluation else None
+    metrics: dict[str, Interval | None] = {}
+    if evaluation is not None:
+        metrics = {name: getattr(evaluation.challenger_metrics, name) for name in METRICS}
+    before = decision.champion_before if decision.challenger else start.champion
+    return Night(
+        id=start.id,
+        verdict=decision.verdict,
+        sentence=decision.sentence,
+        decision=decision.id,
+        champion_before=before.version if before else None,
+        champion_after=champion_after.version if champion_after else None,
+        challenger=challenger.id if challenger else None,
+        challenger_model=challenger.spec.model if challenger else None,
+        metrics=metrics,
+        images={
+            "found": snapshot.objects,
+            "new": snapshot.new,
+            "gone": snapshot.gone,
+            "accepted": validation.accepted,
+            "rejected": validation.rejected,
+            "without_patient": validation.without_patient,
+        },
+        seconds=clock.seconds,
+        report=str(report_path(context, decision.id)),
+        synthetic=context.store.exists(SYNTHETIC_MARK),
+        settings=context.settings.printable(),
+        started_at=start.started_at,
+        finished_at=datetime.now(UTC),
+    )

@@ -1,0 +1,122 @@
+"""The nightly flow: pull, validate, split, pack, train, evaluate, decide, promote, report.
+
+It only says which stage follows which, and where the trainings run; what a stage does stands in its module of tasks/.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from prefect import flow
+
+from flows.night import Clock, begin, conclude, finished_night, night_id
+from flows.train import train_elsewhere
+from infra.registry import Registry
+from infra.runtime import prepare_environment
+from infra.settings import load_settings
+from tasks.context import Context
+from tasks.decide import Evidence, decide_task
+from tasks.evaluate import Contest, evaluate_task, prepare_contest_task
+from tasks.pack import pack_task
+from tasks.promote import promote_task
+from tasks.pull import pull_task
+from tasks.report import report_task
+from tasks.split import split_task
+from tasks.train import train_spec, train_task
+from tasks.validate import validate_task
+from validation.errors import LedgerSpent, TrainingFailed
+from validation.records import Candidate, Evaluation, Night, Pack, Snapshot, Split, Start, ValidationResult
+
+log = logging.getLogger(__name__)
+
+
+@flow(name="retrain", validate_parameters=True, log_prints=False)
+def retrain() -> dict[str, Any]:
+    """Run one night with the settings of this machine and return its record (validation.records.Night) as JSON."""
+    settings = load_settings()
+    prepare_environment(settings)
+    context = Context.open(settings)
+    with context.workspace.night_lock():
+        return run_night(context).model_dump(mode="json")
+
+
+def run_night(context: Context) -> Night:
+    """Run one night, from the store to the verdict, skipping what an earlier run of it has finished.
+
+    Raises:
+        Unreachable: the store or the registry does not answer.
+        DataInvalid: there is nothing to look at.
+        TrainingFailed: no CNN could be trained.
+    """
+    clock = Clock()
+    registry = Registry(context.settings)
+    snapshot = clock.time("pull", pull_task, context)
+    id_ = night_id(context, snapshot)
+    if (night := finished_night(context, id_, registry, clock)) is not None:
+        return night
+    start = begin(context, id_, registry)
+    validation = clock.time("validate", validate_task, context, snapshot)
+    if validation.valid:
+        evidence = _compete(context, snapshot, validation, start, registry, clock)
+    else:
+        evidence = Evidence(snapshot, validation)
+    decision = clock.time("decide", decide_task, context, evidence)
+    champion = start.champion
+    if evidence.contest is not None:
+        champion = clock.time("promote", promote_task, context, decision, evidence.contest.challenger, registry)
+    night = conclude(context, start, decision, champion, clock)
+    # The night is over when its record is there, so the report, which can be built again, comes before it.
+    clock.time("report", report_task, context, night)
+    night = night.model_copy(update={"seconds": dict(clock.seconds)})
+    context.records.save(night, id_)
+    context.records.point("night", night)
+    return night
+
+
+def _compete(
+    context: Context,
+    snapshot: Snapshot,
+    validation: ValidationResult,
+    start: Start,
+    registry: Registry,
+    clock: Clock,
+) -> Evidence:
+    """Train both CNNs, choose the challenger on validation, and let it look at the holdout if it is worth it."""
+    split = clock.time("split", split_task, context, validation)
+    pack = clock.time("pack", pack_task, context, split)
+    candidates, failed = _train_all(context, split, pack, clock)
+    contest = clock.time("choose", prepare_contest_task, context, candidates, start, registry, split, pack)
+    evaluation, refused = _look(context, contest, split, pack, clock)
+    return Evidence(snapshot, validation, split, candidates, failed, contest, evaluation, refused)
+
+
+def _train_all(context: Context, split: Split, pack: Pack, clock: Clock) -> tuple[list[Candidate], dict[str, str]]:
+    """Train every CNN of the settings; one that fails costs itself, not the night."""
+    settings = context.settings
+    candidates: list[Candidate] = []
+    failed: dict[str, str] = {}
+    where = train_elsewhere if settings.training.where == "deployment" else train_task
+    for model in settings.training.models:
+        spec = train_spec(settings, model, split.id)
+        try:
+            candidates.append(clock.time(f"train {model}", where, context, spec, split, pack))
+        except TrainingFailed as error:
+            log.error("%s", error)
+            failed[model] = error.message
+    if not candidates:
+        raise TrainingFailed(
+            "no CNN could be trained: " + "; ".join(f"{model}: {why}" for model, why in failed.items()),
+            "the champion is untouched; correct the cause and run the night again",
+        )
+    return candidates, failed
+
+
+def _look(context: Context, contest: Contest, split: Split, pack: Pack, clock: Clock) -> tuple[Evaluation | None, str]:
+    if not contest.worth_a_look:
+        return None, ""
+    try:
+        return clock.time("evaluate", evaluate_task, context, contest, split, pack), ""
+    except LedgerSpent as error:
+        log.error("%s", error)
+        return None, error.message

@@ -1,0 +1,181 @@
+"""What the command line shows: facts on standard output, progress and trouble on standard error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Column, Table
+from rich.text import Text
+
+from infra.settings import Settings, mask
+from validation.errors import RetrainError
+from validation.records import Interval, Verdict
+
+if TYPE_CHECKING:
+    from tasks.import_cells import ImportResult
+    from tasks.import_cells import Progress as ImportProgress
+    from tasks.predict import Prediction
+    from validation.records import ChampionRef, Night
+
+OURS = ("flows", "tasks", "infra", "validation")
+COLOURS = {
+    Verdict.PROMOTED: "bold green",
+    Verdict.KEPT: "bold blue",
+    Verdict.UNDECIDED: "bold yellow",
+    Verdict.AWAITING_APPROVAL: "bold yellow",
+    Verdict.NOTHING_NEW: "bold",
+    Verdict.INVALID_DATA: "bold red",
+}
+
+# soft_wrap: a path or an id that is cut in two cannot be copied.
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def prepare_logging() -> None:
+    """Show what our own modules log, one short line each, on standard error."""
+    handler = RichHandler(console=err, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
+    for name in OURS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        if not any(isinstance(known, RichHandler) for known in logger.handlers):
+            logger.addHandler(handler)
+
+
+def quieten_prefect() -> None:
+    """Keep Prefect's own lines out of the terminal; its pages have them all."""
+    for handler in logging.getLogger().handlers:
+        if type(handler).__module__.startswith("prefect"):
+            handler.setLevel(logging.CRITICAL)
+
+
+def json_line(value: Any) -> None:
+    """Print one JSON value on a line of its own."""
+    sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+
+
+def verdict(night: Night, report: str | None) -> None:
+    """Print a night's verdict in one line, its headline numbers, and where its report is."""
+    line = Text()
+    line.append(night.verdict.value.upper(), COLOURS[night.verdict])
+    line.append(f"  {night.sentence}")
+    numbers = [
+        f"{name.replace('_', ' ')} {_interval(interval)}" for name, interval in night.metrics.items() if interval
+    ]
+    if numbers:
+        out.print(Text(f"{night.challenger_model} on holdout patients: {'; '.join(numbers)}"))
+    if night.synthetic:
+        out.print(Text("These cells are SYNTHETIC: the figures say nothing about real blood.", "yellow"))
+    out.print(line)
+    if report:
+        out.print(Text(f"report: {report}"))
+
+
+def predictions(champion: ChampionRef, rows: Sequence[Prediction]) -> None:
+    """Print one line an image."""
+    for row in rows:
+        if row.problem:
+            out.print(Text(f"{'-':>8}  {'not scored':<12} {row.path}  ({row.problem})", "red"))
+        else:
+            out.print(Text(f"{row.probability:8.6f}  {row.call:<12} {row.path}"))
+    err.print(
+        Text(f"champion: version {champion.version} ({champion.model}), threshold {champion.threshold:.6f}", "dim")
+    )
+
+
+def facts(values: dict[str, Any]) -> None:
+    """Print named facts as two columns."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in values.items():
+        if isinstance(value, dict):
+            for part, interval in value.items():
+                table.add_row(part.replace("_", " "), _interval(Interval.model_validate(interval)))
+        elif value is not None:
+            table.add_row(name.replace("_", " "), Text(str(value)))
+    out.print(table)
+
+
+def settings(current: Settings, config: Path) -> None:
+    """Print all settings with their names in the environment."""
+    table = Table("setting", Column("value", overflow="fold"), "environment", box=None, padding=(0, 2, 0, 0))
+    for name, value in current.printable().items():
+        table.add_row(name, Text(value), f"RETRAIN_{name.upper().replace('.', '__')}")
+    out.print(table)
+    err.print(Text(f"settings file: {config} ({'in use' if config.exists() else 'not there'})", "dim"))
+
+
+def imported(result: ImportResult, store: str) -> None:
+    """Say what an import did."""
+    err.print(
+        Text(
+            f"{result.written:,} cells written to {mask(store)}, {result.unchanged:,} were there already "
+            f"({result.found:,} found in {mask(result.source)})"
+        )
+    )
+    for reason, count in result.skipped.items():
+        err.print(Text(f"  left out, {reason}: {count:,}", "yellow"))
+
+
+def error(problem: RetrainError) -> None:
+    """Print an error and what to do about it."""
+    err.print(Text.assemble(("error: ", "bold red"), mask(problem.message)))
+    if problem.hint:
+        err.print(Text(f"  {mask(problem.hint)}"))
+
+
+def unexpected(problem: Exception) -> None:
+    """Print one line about an error that nobody foresaw, and keep its traceback in a file."""
+    with tempfile.NamedTemporaryFile("w", prefix="retrain-error-", suffix=".txt", delete=False) as file:
+        file.write(mask("".join(traceback.format_exception(problem))))
+    first_line = (str(problem).strip().splitlines() or [""])[0][:300]
+    error(RetrainError(f"unexpected {type(problem).__name__}: {first_line}", f"the traceback is in {file.name}"))
+
+
+@contextmanager
+def counting(doing: str) -> Iterator[Callable[[int], None]]:
+    """Show a running count on a terminal; elsewhere nothing."""
+    with err.status(doing) as status:
+        yield lambda count: status.update(f"{doing}: {count:,}")
+
+
+@contextmanager
+def importing() -> Iterator[Callable[[ImportProgress], None]]:
+    """Show the progress of an import: a bar on a terminal; elsewhere nothing."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[done]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(progress: ImportProgress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total, done="")
+            done = f"{progress.done / 1e6:.1f} MB" if progress.unit == "bytes" else f"{progress.done:,} cells"
+            bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, done=done)
+
+        yield tell
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.4f} ({interval.low:.4f}-{interval.high:.4f})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)

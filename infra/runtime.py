@@ -1,0 +1,117 @@
+"""The surroundings of a run: libraries told to keep to the home folder and to call nobody, and a server for Prefect.
+
+Must be called before Prefect, MLflow or Great Expectations are imported, since they read these names at import.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infra.settings import Settings, prefect_api_url
+from validation.errors import RetrainError
+
+log = logging.getLogger(__name__)
+
+# Loading Prefect's server takes about 5 s here, 10 s at its first start; a loaded machine takes several times that.
+SERVER_START_SECONDS = 180.0
+
+
+def prepare_environment(settings: Settings) -> None:
+    """Keep the libraries' files under the home folder, switch their telemetry off, and quieten them.
+
+    What is set already is left as it is: a deployment knows better than a default.
+    """
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Everything below the flows uses plain logging; this carries it to Prefect's pages.
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,infra,validation",
+        "MPLCONFIGDIR": str(settings.home / "cache" / "matplotlib"),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def prefect_server(settings: Settings) -> Iterator[str]:
+    """Give Prefect a server: the one that PREFECT_API_URL names, or a temporary one on loopback; yield its address.
+
+    Prefect would start one by itself, but leaves it behind when its parent is killed; this one dies with us.
+
+    Raises:
+        RetrainError: when the temporary server does not start.
+    """
+    if (url := prefect_api_url()) is not None:
+        yield url
+        return
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    settings.home.mkdir(parents=True, exist_ok=True)
+    log_path = settings.home / "prefect-server.log"
+    log.info("starting a temporary Prefect server (its log: %s)", log_path)
+    with log_path.open("wb") as output:
+        server = subprocess.Popen(_server_command(port), stdout=output, stderr=output, env=_server_environment())
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        _wait_until_healthy(server, url, str(log_path))
+        yield url
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        server.terminate()
+        try:
+            server.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _server_command(port: int) -> list[str]:
+    tied = [sys.executable, "-m", "infra.processes", str(os.getpid())]
+    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    return [*tied, *uvicorn, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+
+
+def _server_environment() -> dict[str, str]:
+    # What Prefect's own temporary server is told: no pages, and nothing that belongs to a permanent one.
+    return {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log_path: str) -> None:
+    import httpx
+
+    until = time.monotonic() + SERVER_START_SECONDS
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            if httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RetrainError(
+        "the temporary Prefect server did not start", f"see {log_path}, or set PREFECT_API_URL to a server of yours"
+    )
+
+
+def _free_port() -> int:
+    # A port of the dynamic range that is free now; chosen at random, so that two nights seldom meet.
+    for _ in range(50):
+        port = 49_152 + secrets.randbelow(16_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RetrainError("no free port on loopback for a temporary Prefect server", "set PREFECT_API_URL")

@@ -1,0 +1,195 @@
+"""All settings, in one model: from the environment (``RETRAIN_...``), a TOML file, and defaults. Only this module reads
+the environment.
+
+Order, the first that speaks wins: environment, the file ``RETRAIN_CONFIG`` (default ``<home>/retrain.toml``), defaults.
+A nested setting is ``RETRAIN_GATE__SENSITIVITY_MARGIN`` in the environment and ``[gate] sensitivity_margin`` in TOML.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from validation.digest import digest
+from validation.errors import SettingsError
+from validation.rules import DataRules, GateRules, Rules, SplitRules
+
+PREFIX = "RETRAIN_"
+
+
+class TrainingSettings(Rules):
+    """What is trained, and where."""
+
+    models: Annotated[tuple[str, ...], NoDecode] = Field(("fastai", "keras"), min_length=1)
+    side: int = Field(64, ge=16, le=512, description="cells are resized to side x side pixels")
+    seed: int = Field(1, ge=0)
+    fastai: dict[str, Any] = Field(default_factory=dict, description="recipe settings of the fastai CNN")
+    keras: dict[str, Any] = Field(default_factory=dict, description="recipe settings of the Keras CNN")
+    where: Literal["here", "deployment"] = Field(
+        "here", description="'here': a child process; 'deployment': the Prefect deployment train/<model>"
+    )
+    deployment_timeout_seconds: float = Field(14_400, gt=0, description="how long to wait for a deployed training")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_on_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def recipe(self, model: str) -> dict[str, Any]:
+        """Return the recipe settings given for ``model``."""
+        return dict(getattr(self, model, {}))
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. ``retrain settings`` prints it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    home: Path = Field(description="folder for everything that is written on this machine")
+    store: str = Field("", description="URI of the object store; default: the folder <home>/store")
+    store_endpoint: str | None = Field(None, description="endpoint of an S3-compatible store")
+    store_region: str | None = Field(None, description="region of the bucket")
+    registry: str = Field("", description="MLflow tracking URI; default: SQLite at <home>/mlflow.db")
+    registry_artifacts: str | None = Field(
+        None, description="where MLflow keeps files; default: <home>/mlflow-artifacts"
+    )
+    data: DataRules = DataRules()
+    split: SplitRules = SplitRules()
+    gate: GateRules = GateRules()
+    training: TrainingSettings = TrainingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, dotenv_settings, file_secret_settings
+        # The file's values are given as arguments (load_settings), so the environment goes before them.
+        return env_settings, init_settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        home = Path(values.get("home") or default_home()).expanduser().absolute()
+        store = values.get("store") or (home / "store").as_uri()
+        return {
+            **values,
+            "home": home,
+            # A plain path is what people type; everything behind this line sees one URI.
+            "store": store if "://" in store else Path(store).expanduser().absolute().as_uri(),
+            "registry": values.get("registry") or f"sqlite:///{home / 'mlflow.db'}",
+            "registry_artifacts": values.get("registry_artifacts") or (home / "mlflow-artifacts").as_uri(),
+        }
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that can change a night's outcome; where things lie is not part of it."""
+        training = self.training.model_dump(mode="json", exclude={"where", "deployment_timeout_seconds"})
+        sections = (self.data, self.split, self.gate)
+        return digest(*(section.model_dump(mode="json") for section in sections), training)
+
+    def printable(self) -> dict[str, str]:
+        """Return all settings as flat text, with passwords in addresses masked."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+
+def default_home() -> Path:
+    """Return where things are kept when RETRAIN_HOME is not set: beside a checkout, else in the user's home."""
+    root = Path(__file__).resolve().parent.parent
+    return root / ".retrain" if (root / "prefect.yaml").exists() else Path.home() / ".retrain"
+
+
+def config_path() -> Path:
+    """Return where the settings file is looked for."""
+    if named := os.environ.get(f"{PREFIX}CONFIG"):
+        return Path(named).expanduser()
+    return Path(os.environ.get(f"{PREFIX}HOME") or default_home()).expanduser() / "retrain.toml"
+
+
+def prefect_api_url() -> str | None:
+    """Return the Prefect server that the environment names, if any; Prefect's own setting, not one of ours."""
+    return os.environ.get("PREFECT_API_URL") or None
+
+
+def load_settings() -> Settings:
+    """Read the settings; nothing else in the project looks at the environment.
+
+    Raises:
+        SettingsError: for an unknown or impossible setting, a missing or malformed file; all of them by name.
+    """
+    unknown = [name for name in os.environ if name.startswith(PREFIX) and not _known(name)]
+    if unknown:
+        raise SettingsError(
+            f"unknown setting{'s' * (len(unknown) > 1)} in the environment: {', '.join(sorted(unknown))}",
+            "`retrain settings` lists all there are",
+        )
+    path = config_path()
+    try:
+        return Settings(**_read_toml(path, required=f"{PREFIX}CONFIG" in os.environ))
+    except ValidationError as error:
+        raise SettingsError(
+            "\n".join(_explain(problem, path) for problem in error.errors()), "`retrain settings` lists all there are"
+        ) from None
+
+
+def _known(name: str) -> bool:
+    field = name.removeprefix(PREFIX).lower().split("__")[0]
+    return field == "config" or field in Settings.model_fields
+
+
+def _read_toml(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"no settings file at {path}", "correct or unset RETRAIN_CONFIG") from None
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML: {error}", "correct the file") from None
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}", "correct or unset RETRAIN_CONFIG") from None
+
+
+def _explain(problem: Any, path: Path) -> str:
+    """Say which setting is wrong, by both its names."""
+    where = [str(part) for part in problem["loc"]]
+    name = ".".join(where)
+    variable = PREFIX + "__".join(where).upper()
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name} (environment: {variable}; file: {path})"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"setting {name} = {problem['input']!r}: {message} (environment: {variable}; file: {path})"
+
+
+_PASSWORD = re.compile(r"(://[^:/@\s]+:)[^@\s]+@")
+
+
+def mask(text: str) -> str:
+    """Return ``text`` with passwords in addresses replaced by ``***``."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            yield from _flatten(item, f"{prefix}{key}.")
+        elif isinstance(item, list):
+            yield f"{prefix}{key}", mask(", ".join(map(str, item)))
+        else:
+            yield f"{prefix}{key}", "" if item in (None, {}) else mask(str(item))

@@ -1,0 +1,125 @@
+"""What both CNNs do alike before and after their frameworks: batches, augmentation, and the model file's contract.
+
+NumPy and ONNX only, so that both learn from the same cells in the same way and this imports no framework.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from validation.errors import TrainingFailed
+
+from . import Images, TrainingData
+
+INPUT, OUTPUT = "images", "probability"
+# fastai's XResNet halves a cell five times; below this nothing would be left to convolve.
+SMALLEST_SIDE = 32
+
+log = logging.getLogger(__name__)
+
+
+def check_data(data: TrainingData, name: str) -> None:
+    """Refuse what no recipe can learn from.
+
+    Raises:
+        TrainingFailed: when a class is missing in training, validation is empty, or the arrays do not fit together.
+    """
+    pairs = ((data.train_images, data.train_labels), (data.valid_images, data.valid_labels))
+    side = data.train_images.shape[1] if data.train_images.ndim == 4 else 0
+    for images, labels in pairs:
+        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3) or labels.shape != (len(images),):
+            raise TrainingFailed(
+                f"{name}: expected uint8 [n, side, side, 3] with one label each,"
+                f" found {images.dtype} {images.shape} with labels {labels.shape}"
+            )
+    if side < SMALLEST_SIDE:
+        raise TrainingFailed(f"{name}: cells of {side} pixels a side are too small, {SMALLEST_SIDE} is the least")
+    classes = {float(label) for label in np.unique(data.train_labels)}
+    if classes != {0.0, 1.0} or not len(data.valid_labels):
+        raise TrainingFailed(
+            f"{name}: expected training cells of both classes and some validation cells,"
+            f" found training labels {sorted(classes)} and {len(data.valid_labels)} validation cells"
+        )
+
+
+def batch_count(cells: int, batch_size: int) -> int:
+    """Return how many batches an epoch has: all cells, none left over, each batch ``batch_size`` or a little more."""
+    return max(1, cells // batch_size)
+
+
+def planned_epochs(epochs: int, min_steps: int, cells: int, batch_size: int) -> int:
+    """Return ``epochs``, or as many more as it takes a small set to reach ``min_steps`` optimiser steps."""
+    return max(epochs, math.ceil(min_steps / batch_count(cells, batch_size)))
+
+
+def shuffled_batches(cells: int, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.intp]]:
+    """Return the shuffled indices of one epoch's batches.
+
+    A last batch of one cell would break batch normalisation, and a dropped one would waste small sets: so the
+    cells are dealt out evenly instead.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(cells)
+    return np.array_split(order, batch_count(cells, batch_size))
+
+
+def augment(images: Images, stain: float, rng: np.random.Generator) -> Images:
+    """Return the batch with each cell turned and mirrored at random, and its stain varied.
+
+    A smear has no up or down, so all eight turns and mirrorings of a cell are equally likely. The stain varies by
+    one factor a channel, ``exp(N(0, stain))``, half of it common to all three: between slides both its strength
+    and its hue differ. Black padding stays black.
+    """
+    out = images.copy()
+    views = rng.integers(8, size=len(images))
+    for view in range(1, 8):
+        chosen = views == view
+        turned = np.rot90(images[chosen], view % 4, axes=(1, 2))
+        out[chosen] = turned[:, :, ::-1] if view >= 4 else turned
+    if stain == 0:
+        return out
+    noise = rng.normal(0, stain, (len(images), 1, 1, 1)) + rng.normal(0, stain, (len(images), 1, 1, 3))
+    gain = np.exp(noise / math.sqrt(2)).astype(np.float32)
+    stained: Images = np.clip(out * gain, 0, 255).astype(np.uint8)
+    return stained
+
+
+def finish_onnx(model: Any, path: Path) -> None:
+    """Give an exported graph the model file's names, check it, and write it as one self-contained file.
+
+    Exporters leave source paths and graph names from their process in the file; without them the same training
+    gives the same bytes.
+    """
+    import onnx
+
+    graph = model.graph
+    _rename(graph, graph.input[0].name, INPUT)
+    _rename(graph, graph.output[0].name, OUTPUT)
+    graph.name = "malaria-cell"
+    model.doc_string = graph.doc_string = ""
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for node in graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+        value.type.tensor_type.shape.dim[0].ClearField("dim_value")
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    onnx.checker.check_model(model, full_check=True)
+    beside = path.with_name(f".{path.name}.part")
+    onnx.save_model(model, str(beside), save_as_external_data=False)
+    beside.replace(path)
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    for value in (*graph.input, *graph.output):
+        if value.name == old:
+            value.name = new

@@ -1,0 +1,336 @@
+"""fastai's XResNet34, trained from scratch on cells in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from validation.errors import TrainingFailed
+from validation.records import EpochRecord
+
+from . import Deadline, FitResult, Images, Labels, Recipe, TrainingData
+from ._common import INPUT, OUTPUT, augment, check_data, finish_onnx, planned_epochs, shuffled_batches
+
+__all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
+
+RECIPE_VERSION = 1
+OPSET = 20
+# Rough mean and spread of stained cells on black; batch normalisation does the rest, so they need not follow the data.
+MEAN, SPREAD = 0.5, 0.3
+SCORING_BATCH = 256
+
+log = logging.getLogger(__name__)
+
+
+class DefaultRecipe(Recipe):
+    """Hyperparameters of the fastai CNN, each with the reason for its number."""
+
+    epochs: int = Field(default=6, gt=0)
+    min_steps: int = Field(default=300, ge=0)
+    batch_size: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    stain: float = Field(default=0.1, ge=0, le=1)
+    patience: int = Field(default=3, gt=0)
+    deadline_seconds: float = Field(default=600, gt=0)
+    architecture: Literal["xresnet18", "xresnet34", "xresnet50"] = "xresnet34"
+
+
+def fit(
+    data: TrainingData,
+    recipe: DefaultRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    on_epoch: Callable[[EpochRecord], None],
+) -> FitResult:
+    """Train with a one-cycle schedule, stop early on validation loss, and export the best epoch.
+
+    Raises:
+        TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
+    """
+    deadline = Deadline(recipe.deadline_seconds)
+    check_data(data, "fastai")
+    _frameworks()
+    from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives a Learner its no_bar)
+    from fastai.data.core import DataLoaders
+    from fastai.learner import AvgMetric, Learner
+    from fastai.losses import BCEWithLogitsLossFlat
+
+    device = _seeded_device(seed)
+    epochs = planned_epochs(recipe.epochs, recipe.min_steps, len(data.train_images), recipe.batch_size)
+    train = _Batches(data.train_images, data.train_labels, recipe, seed, device)
+    valid = _Batches(data.valid_images, data.valid_labels, recipe, None, device)
+    model = _network(recipe.architecture).to(device)
+    history: list[EpochRecord] = []
+    weights = folder / "weights.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights.unlink(missing_ok=True)
+
+    learn = Learner(
+        DataLoaders(train, valid, path=folder, device=device),
+        model,
+        loss_func=BCEWithLogitsLossFlat(),
+        metrics=[AvgMetric(_accuracy)],
+        wd=recipe.weight_decay,
+        cbs=_callbacks(recipe, deadline, weights, history, on_epoch),
+        path=folder,
+    )
+    if device.type == "cuda":
+        learn.to_channelslast()  # with mixed precision: what a GPU's tensor cores want
+    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fastai lags behind torch's deprecations
+        learn.fit_one_cycle(epochs, recipe.learning_rate)
+
+    if not history:
+        raise TrainingFailed(
+            f"fastai: no epoch ended within {recipe.deadline_seconds:.0f} s on {_describe(device)}",
+            "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
+        )
+    best = min(history, key=lambda record: record.valid_loss)
+    ended: Literal["early", "finished"] = "early" if len(history) < epochs else "finished"
+    onnx = folder / "model.onnx"
+    _export(learn.model, data.train_images.shape[1], onnx)
+    return FitResult(
+        onnx=onnx,
+        weights=weights,
+        history=tuple(history),
+        best_epoch=best.epoch,
+        stopped="deadline" if ended == "early" and deadline.passed else ended,
+        device=_describe(device),
+        versions=_versions(),
+    )
+
+
+def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.NDArray[np.float32]:
+    """Return the probability of Parasitized for each cell, float32 [n], computed by torch from the weights file."""
+    torch = _frameworks()
+    from safetensors.torch import load_file
+
+    model = _network(recipe.architecture)
+    model.load_state_dict(load_file(weights))
+    scorer = torch.nn.Sequential(model, torch.nn.Sigmoid(), torch.nn.Flatten(0)).eval()
+    with torch.inference_mode():
+        scores = [scorer(torch.from_numpy(chunk)) for chunk in _chunks(images)]
+    return np.concatenate([s.numpy() for s in scores]) if scores else np.empty(0, np.float32)
+
+
+class _Batches:
+    """What a Learner needs of a loader: whole batches by index, no item ever touched alone."""
+
+    def __init__(self, images: Images, labels: Labels, recipe: DefaultRecipe, seed: int | None, device: Any) -> None:
+        self.dataset, self.labels, self.recipe, self.seed, self.device = images, labels, recipe, seed, device
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._indices())
+
+    def _indices(self) -> list[npt.NDArray[np.intp]]:
+        if self.seed is None:
+            return _chunks(np.arange(len(self.dataset)))
+        return shuffled_batches(len(self.dataset), self.recipe.batch_size, self.seed, self.epoch)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        import torch
+
+        for number, chosen in enumerate(self._indices()):
+            images = self.dataset[chosen]
+            if self.seed is not None:
+                images = augment(images, self.recipe.stain, np.random.default_rng((self.seed, self.epoch, number)))
+            labels = torch.from_numpy(self.labels[chosen].astype(np.float32))
+            yield torch.from_numpy(images).to(self.device), labels.to(self.device)
+        self.epoch += 1
+
+
+def _callbacks(
+    recipe: DefaultRecipe,
+    deadline: Deadline,
+    weights: Path,
+    history: list[EpochRecord],
+    on_epoch: Callable[[EpochRecord], None],
+) -> list[Any]:
+    """Return fastai's early stopping and best-weights callbacks, and the journal that stands between them."""
+    from fastai.callback.core import Callback, CancelFitException
+    from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+    from safetensors.torch import load_file, save_file
+
+    class SaveBest(SaveModelCallback):  # type: ignore[misc]
+        """fastai's own choice of the best epoch, kept as safetensors: nothing here is ever unpickled."""
+
+        def _save(self, name: str) -> None:
+            state = self.learn.model.state_dict()
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, weights)
+
+        def after_epoch(self) -> None:
+            with _printing_to_log():
+                super().after_epoch()
+
+        def after_fit(self, **_: Any) -> None:
+            if weights.exists():
+                self.learn.model.load_state_dict(load_file(weights))
+
+    class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
+        """fastai's own, quiet."""
+
+        def after_epoch(self) -> None:
+            with _printing_to_log():
+                super().after_epoch()
+
+    class Journal(Callback):  # type: ignore[misc]
+        """Watches the clock and the loss between batches, and writes one record an epoch."""
+
+        order = SaveModelCallback.order + 1  # after the best is saved, before early stopping ends the fit
+
+        def before_epoch(self) -> None:
+            self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0, 0.0
+
+        def after_batch(self) -> None:
+            if self.training:
+                cells = len(self.learn.y)
+                loss = float(self.learn.loss.detach())
+                if not np.isfinite(loss):
+                    raise TrainingFailed(
+                        f"fastai: the training loss became {loss} in epoch {self.learn.epoch + 1}",
+                        "lower the recipe's learning_rate",
+                    )
+                self.loss_sum += loss * cells
+                self.right += float(_accuracy(self.learn.pred.detach(), self.learn.y)) * cells
+                self.seen += cells
+            if deadline.passed:
+                raise CancelFitException
+
+        def after_epoch(self) -> None:
+            _, valid_loss, accuracy = self.learn.recorder.values[-1]
+            if not np.isfinite(valid_loss):
+                raise TrainingFailed(
+                    f"fastai: the validation loss became {valid_loss} in epoch {self.learn.epoch + 1}",
+                    "lower the recipe's learning_rate",
+                )
+            record = EpochRecord(
+                epoch=self.learn.epoch + 1,
+                train_loss=self.loss_sum / self.seen,
+                valid_loss=float(valid_loss),
+                valid_accuracy=float(accuracy),
+                train_accuracy=self.right / self.seen,
+                learning_rate=float(self.learn.opt.hypers[-1]["lr"]),
+                seconds=time.monotonic() - self.started,
+            )
+            history.append(record)
+            log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
+            on_epoch(record)
+
+    return [
+        SaveBest(monitor="valid_loss", comp=np.less),
+        Journal(),
+        StopEarly(monitor="valid_loss", comp=np.less, patience=recipe.patience),
+    ]
+
+
+def _network(architecture: str) -> Any:
+    """Return uint8 [n, side, side, 3] -> logit [n, 1]."""
+    import torch
+    from fastai.vision.models import xresnet
+
+    class Cells(torch.nn.Module):  # type: ignore[misc]
+        """Bytes as they come from the pack -> normalised channels-first floats."""
+
+        def forward(self, images: Any) -> Any:
+            return (images.permute(0, 3, 1, 2).float() / 255 - MEAN) / SPREAD
+
+    return torch.nn.Sequential(Cells(), getattr(xresnet, architecture)(n_out=1))
+
+
+def _export(model: Any, side: int, path: Path) -> None:
+    import onnx
+    import torch
+
+    scorer = torch.nn.Sequential(model.cpu().float(), torch.nn.Sigmoid(), torch.nn.Flatten(0)).eval()
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    raw = path.with_name(".exported.onnx")
+    with warnings.catch_warnings(), _printing_to_log():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            scorer.to(memory_format=torch.contiguous_format),
+            (example,),
+            raw,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    finish_onnx(onnx.load(raw), path)
+    raw.unlink()
+
+
+def _frameworks() -> Any:
+    """Import torch and fastai, without what their imports have to say about each other.
+
+    By default torch's OpenMP threads spin while they wait for each other. On a core that they share with anything
+    else that is fatal: beside one busy process, a batch took 8-12 s spinning and 0.95 s sleeping (2 cores).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import fastai.learner  # noqa: F401
+        import torch
+    return torch
+
+
+def _seeded_device(seed: int) -> Any:
+    """Return the device that this machine has, with everything on it seeded."""
+    import torch
+    from fastai.callback import schedule  # noqa: F401  (gives a Learner its fit_one_cycle)
+    from fastai.torch_core import set_seed
+
+    set_seed(seed, reproducible=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # Costs nothing on a CPU. On a GPU a few kernels have no deterministic twin: there it is best effort.
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    return device
+
+
+def _describe(device: Any) -> str:
+    import torch
+
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
+
+
+def _accuracy(logits: Any, labels: Any) -> Any:
+    return ((logits.flatten() > 0) == (labels.flatten() > 0.5)).float().mean()
+
+
+def _chunks(items: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    return [items[start : start + SCORING_BATCH] for start in range(0, len(items), SCORING_BATCH)]
+
+
+@contextlib.contextmanager
+def _printing_to_log() -> Iterator[None]:
+    """Send what fastai and torch print to the log, where a worker's output belongs."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            yield
+    finally:
+        for line in said.getvalue().splitlines():
+            log.debug(line)
+
+
+def _versions() -> dict[str, str]:
+    import fastai
+    import torch
+
+    return {"torch": torch.__version__, "fastai": fastai.__version__, "onnx_opset": str(OPSET)}

@@ -1,0 +1,298 @@
+"""A Keras CNN of our own, small enough for a CPU: three convolution blocks, batch normalised, pooled globally."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from validation.errors import TrainingFailed
+from validation.records import EpochRecord
+
+from . import Deadline, FitResult, Images, Recipe, TrainingData
+from ._common import INPUT, OUTPUT, augment, batch_count, check_data, finish_onnx, planned_epochs, shuffled_batches
+
+__all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
+
+RECIPE_VERSION = 1
+OPSET = 18
+SCORING_BATCH = 256
+
+log = logging.getLogger(__name__)
+
+
+class DefaultRecipe(Recipe):
+    """Hyperparameters of the Keras CNN, each with the reason for its number."""
+
+    epochs: int = Field(default=12, gt=0)
+    min_steps: int = Field(default=500, ge=0)
+    batch_size: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    width: int = Field(default=32, gt=0)
+    stain: float = Field(default=0.1, ge=0, le=1)
+    patience: int = Field(default=4, gt=0)
+    deadline_seconds: float = Field(default=600, gt=0)
+
+
+def fit(
+    data: TrainingData,
+    recipe: DefaultRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    on_epoch: Callable[[EpochRecord], None],
+) -> FitResult:
+    """Train under a cosine schedule, stop early on validation loss, and export the best epoch.
+
+    Raises:
+        TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
+    """
+    deadline = Deadline(recipe.deadline_seconds)
+    check_data(data, "keras")
+    keras = _framework()
+    device = _seeded_device(seed)
+    cells, side = len(data.train_images), data.train_images.shape[1]
+    epochs = planned_epochs(recipe.epochs, recipe.min_steps, cells, recipe.batch_size)
+    steps = epochs * batch_count(cells, recipe.batch_size)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    keras.config.set_dtype_policy("mixed_float16" if device != "cpu" else "float32")
+    network = _network(side, recipe)
+    network.compile(
+        optimizer=keras.optimizers.AdamW(_schedule(recipe, steps), weight_decay=recipe.weight_decay),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=[keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")],
+        jit_compile=False,  # batches come in two sizes, and XLA would compile everything for each
+    )
+    history: list[EpochRecord] = []
+    stop_early = keras.callbacks.EarlyStopping(
+        monitor="val_loss", mode="min", patience=recipe.patience, restore_best_weights=True
+    )
+    with contextlib.suppress(_DeadlinePassed):
+        network.fit(
+            _batches(data, recipe, seed),
+            epochs=epochs,
+            shuffle=False,  # the batches are shuffled by our own seed
+            validation_data=(data.valid_images, data.valid_labels),
+            validation_batch_size=SCORING_BATCH,
+            callbacks=[_journal(deadline, history, on_epoch), stop_early],
+            verbose=0,
+        )
+    if not history:
+        raise TrainingFailed(
+            f"keras: no epoch ended within {recipe.deadline_seconds:.0f} s on {device}",
+            "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
+        )
+    best = min(history, key=lambda record: record.valid_loss)
+    ended: Literal["early", "finished"] = "early" if len(history) < epochs else "finished"
+
+    # Whatever precision it was trained in, it is kept and exported in float32, which every machine can score.
+    keras.config.set_dtype_policy("float32")
+    scorer = _scorer(side, recipe)
+    scorer.set_weights(stop_early.best_weights)
+    weights, onnx = folder / "weights.keras", folder / "model.onnx"
+    scorer.save(weights)
+    _export(scorer, onnx)
+    return FitResult(
+        onnx=onnx,
+        weights=weights,
+        history=tuple(history),
+        best_epoch=best.epoch,
+        stopped="deadline" if ended == "early" and deadline.passed else ended,
+        device=device,
+        versions=_versions(),
+    )
+
+
+def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.NDArray[np.float32]:
+    """Return the probability of Parasitized for each cell, float32 [n], computed by Keras from the weights file."""
+    if not len(images):
+        return np.empty(0, np.float32)
+    scorer = _framework().saving.load_model(weights, compile=False, safe_mode=True)
+    scores: npt.NDArray[np.float32] = scorer.predict(images, batch_size=SCORING_BATCH, verbose=0)
+    return scores
+
+
+def _network(side: int, recipe: DefaultRecipe) -> Any:
+    """Return uint8 [n, side, side, 3] -> logit [n, 1]."""
+    from keras import Input, Model, layers
+
+    images = Input((side, side, 3), dtype="uint8", name=INPUT)
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="rescale")(images)
+    for block, width in enumerate((recipe.width, 2 * recipe.width, 4 * recipe.width), start=1):
+        for step in (1, 2):
+            x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{block}_{step}")(x)
+            x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}_{step}")(x)
+            x = layers.Activation("relu", name=f"relu{block}_{step}")(x)
+        x = layers.MaxPooling2D(name=f"pool{block}")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(recipe.dropout, name="dropout")(x)
+    logit = layers.Dense(1, dtype="float32", name="logit")(x)
+    return Model(images, logit, name="cells")
+
+
+def _scorer(side: int, recipe: DefaultRecipe) -> Any:
+    """Return uint8 [n, side, side, 3] -> probability [n], with the network's weights in the network's order."""
+    from keras import Model, layers
+
+    network = _network(side, recipe)
+    flat = layers.Reshape((), name="flat")(network.output)
+    return Model(network.input, layers.Activation("sigmoid", name=OUTPUT)(flat), name="scorer")
+
+
+def _schedule(recipe: DefaultRecipe, steps: int) -> Any:
+    from keras.optimizers.schedules import CosineDecay
+
+    warmup = int(recipe.warmup * steps)
+    return CosineDecay(
+        initial_learning_rate=recipe.learning_rate / 10,
+        warmup_target=recipe.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=steps - warmup,
+        alpha=0.01,
+    )
+
+
+def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int) -> Any:
+    """Return the training cells as whole batches, augmented, each decided by seed, epoch and number alone."""
+    from keras.utils import PyDataset
+
+    images, labels = data.train_images, data.train_labels.astype(np.float32)
+
+    class Batches(PyDataset):  # type: ignore[misc]
+        epoch = 0
+
+        def __len__(self) -> int:
+            return batch_count(len(images), recipe.batch_size)
+
+        def __getitem__(self, number: int) -> tuple[Images, npt.NDArray[np.float32]]:
+            chosen = shuffled_batches(len(images), recipe.batch_size, seed, self.epoch)[number]
+            rng = np.random.default_rng((seed, self.epoch, number))
+            return augment(images[chosen], recipe.stain, rng), labels[chosen]
+
+        def on_epoch_end(self) -> None:
+            self.epoch += 1
+
+    return Batches()
+
+
+class _DeadlinePassed(Exception):
+    """Ends model.fit between two batches: ``stop_training`` would validate the unfinished epoch first."""
+
+
+def _journal(deadline: Deadline, history: list[EpochRecord], on_epoch: Callable[[EpochRecord], None]) -> Any:
+    """Return the callback that watches clock and loss between batches and writes one record an epoch."""
+    from keras.callbacks import Callback
+
+    class Journal(Callback):  # type: ignore[misc]
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.started = time.monotonic()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            _refuse_divergence("training", float(logs["loss"]))
+            if deadline.passed:
+                raise _DeadlinePassed
+
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            if deadline.passed:
+                raise _DeadlinePassed
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            _refuse_divergence("validation", float(logs["val_loss"]))
+            record = EpochRecord(
+                epoch=epoch + 1,
+                train_loss=float(logs["loss"]),
+                valid_loss=float(logs["val_loss"]),
+                valid_accuracy=float(logs["val_accuracy"]),
+                train_accuracy=float(logs["accuracy"]),
+                learning_rate=float(self.model.optimizer.learning_rate),
+                seconds=time.monotonic() - self.started,
+            )
+            history.append(record)
+            log.info("keras epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
+            on_epoch(record)
+
+    return Journal()
+
+
+def _refuse_divergence(which: str, loss: float) -> None:
+    if not np.isfinite(loss):
+        raise TrainingFailed(f"keras: the {which} loss became {loss}", "lower the recipe's learning_rate")
+
+
+def _export(scorer: Any, path: Path) -> None:
+    import onnx
+
+    raw = path.with_name(".exported.onnx")
+    scorer(np.zeros((1, *scorer.input_shape[1:]), np.uint8))  # Keras exports only what has been called
+    with warnings.catch_warnings(), _stderr_to_log():
+        warnings.simplefilter("ignore")
+        scorer.export(str(raw), format="onnx", opset_version=OPSET, verbose=False)
+    finish_onnx(onnx.load(raw), path)
+    raw.unlink()
+
+
+def _framework() -> Any:
+    """Import Keras over TensorFlow, quietly. Both read these variables once, when they are first imported."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with warnings.catch_warnings(), _stderr_to_log():
+        warnings.simplefilter("ignore")
+        import keras
+        import tensorflow as tf  # noqa: F401  (speaks while it is imported: let it do so here)
+    for chatty in ("tensorflow", "tf2onnx"):  # their hints about retracing and optimisers are not for a worker's log
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    return keras
+
+
+def _seeded_device(seed: int) -> str:
+    """Return the device that this machine has, with everything on it seeded."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        with contextlib.suppress(RuntimeError):  # already initialised by an earlier fit in this process
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus:
+        return "cpu"
+    return f"cuda: {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
+
+
+@contextlib.contextmanager
+def _stderr_to_log() -> Iterator[None]:
+    """Send what TensorFlow's C++ writes on the process's stderr to the log; no setting of its own keeps it quiet."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            for line in said:
+                log.debug(line.rstrip())
+
+
+def _versions() -> dict[str, str]:
+    import keras
+    import tensorflow as tf
+
+    return {"tensorflow": tf.__version__, "keras": keras.__version__, "onnx_opset": str(OPSET)}

@@ -1,0 +1,214 @@
+"""Train: one CNN, in a process of its own, to one model file with a frozen threshold."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from infra.keys import candidate_key
+from infra.scoring import ModelFile
+from infra.settings import Settings
+from tasks.context import Context
+from tasks.holdings import SideData, load_side
+from tasks.models import get_model
+from tasks.stage import stage
+from validation.digest import digest, sha256
+from validation.errors import SettingsError, TrainingFailed
+from validation.metrics import choose_threshold, summarise
+from validation.records import Candidate, EpochRecord, Pack, SideName, Split, TrainSpec
+
+log = logging.getLogger(__name__)
+
+Sides = Mapping[SideName, SideData]
+
+# Loading the framework and writing the files come on top of the fit's own deadline.
+SIDES: tuple[SideName, ...] = ("train", "validation")
+GRACE_SECONDS = 300.0
+
+
+def train_spec(settings: Settings, model: str, split_id: str) -> TrainSpec:
+    """Return all that decides what a training of ``model`` on a split makes.
+
+    Raises:
+        SettingsError: for an unknown model, or a recipe setting that is unknown or impossible.
+    """
+    module = get_model(model)
+    try:
+        recipe = module.DefaultRecipe(**settings.training.recipe(model))
+    except ValidationError as error:
+        lines = [f"setting training.{model}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        known = ", ".join(module.DefaultRecipe.model_fields)
+        raise SettingsError("\n".join(lines), f"recipe settings of {model}: {known}") from None
+    return TrainSpec(
+        model=model,
+        split=split_id,
+        side=settings.training.side,
+        seed=settings.training.seed,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_version=module.RECIPE_VERSION,
+    )
+
+
+def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Candidate:
+    """Return the candidate that ``spec`` makes, trained unless it is there already.
+
+    Raises:
+        TrainingFailed: when the training ends without a model, whatever ended it.
+    """
+    id_ = digest(spec.model_dump(mode="json"))
+    if (stored := context.records.find(Candidate, id_)) is not None:
+        return stored
+    folder = context.workspace.scratch(f"train-{id_}")
+    sides = {side: load_side(context, split, pack, side) for side in SIDES}
+    for name, side in sides.items():
+        if len(set(side.labels.tolist())) < 2:
+            raise TrainingFailed(
+                f"the {name} side of the split has {side.patients_count} patients and not cells of both classes",
+                "more patients are needed",
+            )
+    result = _finished(folder)
+    if result is None:
+        _write_request(context, folder, spec, pack, sides)
+        _run_child(folder, spec)
+        result = _finished(folder)
+    if result is None:
+        raise TrainingFailed(f"the training of {spec.model} left no model", f"see {folder / 'stderr.log'}")
+    candidate = _keep(context, id_, spec, folder, result, sides)
+    shutil.rmtree(folder)
+    return candidate
+
+
+def _write_request(context: Context, folder: Path, spec: TrainSpec, pack: Pack, sides: Sides) -> None:
+    labels = np.zeros(pack.cells, np.float32)
+    for side in sides.values():
+        labels[side.start : side.stop] = side.labels
+    buffer = io.BytesIO()
+    np.save(buffer, labels)
+    (folder / "labels.npy").write_bytes(buffer.getvalue())
+    request: dict[str, Any] = {
+        "model": spec.model,
+        "recipe": spec.recipe,
+        "seed": spec.seed,
+        "pack": str(context.workspace.pack_path(pack.id)),
+    }
+    request.update({name: [side.start, side.stop] for name, side in sides.items()})
+    (folder / "request.json").write_text(json.dumps(request))
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """Return the result of a training that ended well, also of one whose parent was killed before it was stored."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        whole = all(sha256((folder / name).read_bytes()) == found for name, found in result["sha256"].items())
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return result if whole else None
+
+
+def _run_child(folder: Path, spec: TrainSpec) -> None:
+    limit = float(spec.recipe["deadline_seconds"]) + GRACE_SECONDS
+    command = [sys.executable, "-m", "tasks.train_child", str(os.getpid()), str(folder)]
+    with (
+        (folder / "stderr.log").open("wb") as errors,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as child,
+    ):
+        # The fit minds its own deadline between batches; this is for one that hangs.
+        timer = threading.Timer(limit, child.kill)
+        timer.start()
+        try:
+            problem = _relay(child.stdout or (), spec)
+            code = child.wait()
+        finally:
+            timer.cancel()
+            child.kill()
+    if code:
+        raise TrainingFailed(
+            f"the training of {spec.model} ended without a model: {problem or _last_words(folder, code)}",
+            f"its output is in {folder / 'stderr.log'}; the night can be run again",
+        )
+
+
+def _relay(lines: Iterable[bytes], spec: TrainSpec) -> str:
+    """Log what a training reports, an epoch at a time; return the error that it reports, if any."""
+    problem = ""
+    for line in lines:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            continue  # a line torn by a kill
+        if "error" in message:
+            problem = message["error"]
+            continue
+        epoch = EpochRecord.model_validate(message["epoch"])
+        accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
+        log.info(
+            "%s epoch %d of at most %s: training loss %.4f, validation loss %.4f%s (%.0f s)",
+            *(spec.model, epoch.epoch, spec.recipe["epochs"], epoch.train_loss, epoch.valid_loss, accuracy),
+            epoch.seconds,
+        )
+    return problem
+
+
+def _last_words(folder: Path, code: int) -> str:
+    if code < 0:
+        return f"killed by signal {-code}" + (" (out of memory, or out of time?)" if code == -9 else "")
+    lines = (folder / "stderr.log").read_text(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else f"exit code {code}"
+
+
+def _keep(
+    context: Context,
+    id_: str,
+    spec: TrainSpec,
+    folder: Path,
+    result: dict[str, Any],
+    sides: Sides,
+) -> Candidate:
+    """Freeze the threshold on the validation patients and store model file, weights and record, the record last."""
+    onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
+    valid, fitted = sides["validation"], sides["train"]
+    probabilities = ModelFile(onnx).score(valid.images).astype(np.float64)
+    threshold = choose_threshold(valid.labels, probabilities)
+    model_key, weights_key = candidate_key(id_, "model.onnx"), candidate_key(id_, result["weights"])
+    context.store.put(model_key, onnx)
+    context.store.put(weights_key, weights)
+    candidate = Candidate(
+        id=id_,
+        spec=spec,
+        model_key=model_key,
+        model_sha256=sha256(onnx),
+        model_bytes=len(onnx),
+        weights_key=weights_key,
+        weights_sha256=sha256(weights),
+        threshold=threshold,
+        validation=summarise(valid.scored(probabilities, threshold), resamples=context.settings.gate.resamples),
+        history=tuple(EpochRecord.model_validate(epoch) for epoch in result["history"]),
+        best_epoch=result["best_epoch"],
+        stopped=result["stopped"],
+        train_cells=len(fitted.labels),
+        train_patients=fitted.patients_count,
+        train_patients_digest=digest(sorted(set(fitted.patients))),
+        versions=result["versions"],
+        device=result["device"],
+        seconds=result["seconds"],
+        peak_memory_mb=result["peak_memory_mb"],
+        created_at=datetime.now(UTC),
+    )
+    context.records.save(candidate, id_)
+    return candidate
+
+
+train_task = stage(train)

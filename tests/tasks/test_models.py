@@ -1,0 +1,280 @@
+"""One contract over both CNNs. Every fit runs in a child process, so that no process ever loads both frameworks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tasks import models
+from tasks.models import _common
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}
+SIDE = 32
+# The smallest of each family: these tests are about what fit() promises, not about how well a CNN can see.
+SMALL = {
+    "fastai": {"batch_size": 16, "min_steps": 0, "stain": 0.0, "architecture": "xresnet18"},
+    "keras": {"batch_size": 16, "min_steps": 0, "stain": 0.0, "width": 8},
+}
+
+# One process, several fits: importing a framework takes longer than each of them.
+CHILD = """
+import json, logging, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+import tasks.models as models
+from validation.errors import TrainingFailed
+
+name, folder, jobs = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+cells = np.load(folder.parent / "cells.npz")
+model = models.get_model(name)
+results = {}
+for job in jobs:
+    heard = []
+    def on_epoch(record):
+        heard.append(record.epoch)
+        if len(heard) == job.get("clock_jumps_after"):
+            models.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 1e6)
+    flip = job.get("valid_labels") == "inverted"
+    n, v = job.get("train", 150), job.get("valid", 50)
+    valid = cells["valid_labels"][:v]
+    data = models.TrainingData(
+        cells["train_images"][:n], cells["train_labels"][:n], cells["valid_images"][:v], 1 - valid if flip else valid
+    )
+    recipe = model.DefaultRecipe(**json.loads(sys.argv[4]) | job["recipe"])
+    try:
+        fitted = model.fit(data, recipe, seed=job["seed"], folder=folder / job["name"], on_epoch=on_epoch)
+    except TrainingFailed as error:
+        results[job["name"]] = {"failed": str(error)}
+        continue
+    finally:
+        models.time = time
+    results[job["name"]] = {
+        "onnx": str(fitted.onnx), "weights": str(fitted.weights), "stopped": fitted.stopped,
+        "best_epoch": fitted.best_epoch, "device": fitted.device, "versions": fitted.versions, "heard": heard,
+        "history": [record.model_dump() for record in fitted.history],
+        "native": model.predict_native(fitted.weights, recipe, cells["valid_images"]).tolist(),
+    }
+loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modules]
+(folder / "results.json").write_text(json.dumps({"jobs": results, "loaded": loaded}))
+"""
+
+JOBS: list[dict[str, Any]] = [
+    {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4}},
+    # Better on training cells is worse on these: the best epoch is an early one, and patience runs out.
+    {"name": "early", "seed": 3, "valid_labels": "inverted", "recipe": {"epochs": 30, "patience": 2}},
+    {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30}},
+    {"name": "hopeless", "seed": 3, "recipe": {"epochs": 2, "deadline_seconds": 1e-3}},
+    {"name": "diverging", "seed": 3, "recipe": {"epochs": 2, "learning_rate": 1e30}},
+    {"name": "tiny", "seed": 3, "train": 17, "valid": 3, "recipe": {"epochs": 1, "batch_size": 64}},
+]
+
+
+def synthetic_cells(count: int, seed: int) -> tuple[models.Images, models.Labels]:
+    """Return discs on black, every second one with a dark spot inside: the least that a parasite looks like."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
+    disc = (x - SIDE / 2) ** 2 + (y - SIDE / 2) ** 2 < (SIDE / 2 - 2) ** 2
+    images = np.where(disc[None, ..., None], rng.normal(190, 12, (count, SIDE, SIDE, 3)), 0)
+    labels = (np.arange(count) % 2 == 0).astype(np.float32)
+    for cell in np.flatnonzero(labels):
+        left, top = rng.uniform(10, SIDE - 10, 2)
+        images[cell][(x - left) ** 2 + (y - top) ** 2 < 16] = (90, 30, 120)
+    return np.clip(images, 0, 255).astype(np.uint8), labels
+
+
+class Fits(NamedTuple):
+    """What one child process left behind."""
+
+    jobs: dict[str, Any]
+    loaded: set[str]
+    said: str
+
+
+def run_child(name: str, folder: Path, jobs: list[dict[str, Any]]) -> Fits:
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, name, str(folder), json.dumps(jobs), json.dumps(SMALL[name])],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((folder / "results.json").read_text())
+    return Fits(results["jobs"], set(results["loaded"]), done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, models.TrainingData]:
+    folder = tmp_path_factory.mktemp("models")
+    data = models.TrainingData(*synthetic_cells(150, 1), *synthetic_cells(50, 2))
+    np.savez(folder / "cells.npz", **vars(data))
+    return folder, data
+
+
+@pytest.fixture(scope="module", params=models.model_names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def fits(name: str, cells: tuple[Path, models.TrainingData]) -> Fits:
+    return run_child(name, cells[0] / name, JOBS)
+
+
+def score(onnx: str, images: models.Images) -> npt.NDArray[np.float32]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    scores: npt.NDArray[np.float32] = session.run(["probability"], {"images": images})[0]
+    return scores
+
+
+def cross_entropy(scores: npt.NDArray[np.float32], labels: models.Labels) -> float:
+    p = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
+    return float(-np.mean(np.where(labels > 0.5, np.log(p), np.log(1 - p))))
+
+
+def test_importing_the_models_loads_no_framework() -> None:
+    code = (
+        "import sys, tasks.models as m; [m.get_model(n) for n in m.model_names()]; "
+        "print([f for f in ('torch', 'fastai', 'tensorflow', 'keras', 'onnx') if f in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+class TestFit:
+    def test_the_process_never_holds_the_other_framework(self, name: str, fits: Fits) -> None:
+        assert fits.loaded == FRAMEWORKS[name]
+
+    def test_it_says_nothing_on_the_terminal(self, fits: Fits) -> None:
+        assert fits.said == ""
+
+    def test_the_model_file_keeps_its_contract(self, fits: Fits, cells: tuple[Path, models.TrainingData]) -> None:
+        import onnx
+        import onnxruntime
+
+        path = fits.jobs["plain"]["onnx"]
+        onnx.checker.check_model(path, full_check=True)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (taken,), (given,) = session.get_inputs(), session.get_outputs()
+        assert (taken.name, taken.type, taken.shape) == ("images", "tensor(uint8)", ["n", SIDE, SIDE, 3])
+        assert (given.name, given.type, given.shape) == ("probability", "tensor(float)", ["n"])
+        for n in (1, 7):
+            scores = score(path, cells[1].valid_images[:n])
+            assert scores.shape == (n,)
+            assert scores.dtype == np.float32
+            assert ((scores >= 0) & (scores <= 1)).all()
+
+    def test_the_model_file_needs_no_other(
+        self, fits: Fits, cells: tuple[Path, models.TrainingData], tmp_path: Path
+    ) -> None:
+        alone = tmp_path / "alone.onnx"
+        alone.write_bytes(Path(fits.jobs["plain"]["onnx"]).read_bytes())
+        assert score(str(alone), cells[1].valid_images[:3]).shape == (3,)
+
+    def test_a_cell_scores_the_same_in_any_company(self, fits: Fits, cells: tuple[Path, models.TrainingData]) -> None:
+        images = cells[1].valid_images
+        alone = np.concatenate([score(fits.jobs["plain"]["onnx"], images[i : i + 1]) for i in range(5)])
+        np.testing.assert_allclose(alone, score(fits.jobs["plain"]["onnx"], images)[:5], atol=1e-5)
+
+    def test_onnxruntime_agrees_with_the_framework(self, fits: Fits, cells: tuple[Path, models.TrainingData]) -> None:
+        # Measured: 4e-7 fastai, 1e-7 keras, on trained weights.
+        for job in ("plain", "early", "tiny"):
+            scores = score(fits.jobs[job]["onnx"], cells[1].valid_images)
+            np.testing.assert_allclose(scores, fits.jobs[job]["native"], atol=1e-5)
+
+    def test_every_epoch_is_recorded_and_heard_of(self, fits: Fits) -> None:
+        fitted = fits.jobs["plain"]
+        assert fitted["stopped"] == "finished"
+        assert fitted["heard"] == [record["epoch"] for record in fitted["history"]] == [1, 2, 3, 4]
+        for record in fitted["history"]:
+            assert record["learning_rate"] > 0
+            assert record["seconds"] > 0
+            assert 0 <= record["valid_accuracy"] <= 1
+            assert 0 <= record["train_accuracy"] <= 1
+        assert fitted["history"][-1]["train_loss"] < fitted["history"][0]["train_loss"]
+        assert fitted["device"] == "cpu" or fitted["device"].startswith("cuda: ")
+        assert "onnx_opset" in fitted["versions"]
+
+    @pytest.mark.parametrize("job", ["plain", "early", "late"])
+    def test_the_best_epoch_is_what_is_exported(
+        self, job: str, fits: Fits, cells: tuple[Path, models.TrainingData]
+    ) -> None:
+        fitted = fits.jobs[job]
+        losses = [record["valid_loss"] for record in fitted["history"]]
+        labels = cells[1].valid_labels
+        scores = score(fitted["onnx"], cells[1].valid_images)
+        assert fitted["best_epoch"] == 1 + int(np.argmin(losses))
+        assert cross_entropy(scores, 1 - labels if job == "early" else labels) == pytest.approx(min(losses), rel=1e-4)
+
+    def test_patience_ends_the_fit(self, fits: Fits) -> None:
+        fitted = fits.jobs["early"]
+        assert fitted["stopped"] == "early"
+        assert len(fitted["history"]) == fitted["best_epoch"] + 2 < 30
+
+    def test_the_deadline_ends_the_fit_with_what_there_is(self, fits: Fits) -> None:
+        assert fits.jobs["late"]["stopped"] == "deadline"
+        assert len(fits.jobs["late"]["history"]) == 2
+
+    def test_a_deadline_before_the_first_epoch_is_a_failed_training(self, fits: Fits) -> None:
+        assert "no epoch ended within" in fits.jobs["hopeless"]["failed"]
+
+    def test_a_diverging_loss_is_a_failed_training(self, fits: Fits) -> None:
+        assert "loss became" in fits.jobs["diverging"]["failed"]
+
+    def test_a_handful_of_cells_is_enough_to_run(self, fits: Fits) -> None:
+        assert fits.jobs["tiny"]["stopped"] == "finished"
+
+    def test_the_same_seed_gives_the_same_model(
+        self, name: str, fits: Fits, cells: tuple[Path, models.TrainingData]
+    ) -> None:
+        again = run_child(name, cells[0] / f"{name}-again", JOBS[:1]).jobs["plain"]
+        first = fits.jobs["plain"]
+        images = cells[1].valid_images
+        assert [r["valid_loss"] for r in again["history"]] == [r["valid_loss"] for r in first["history"]]
+        assert (score(again["onnx"], images) == score(first["onnx"], images)).all()
+        assert Path(again["onnx"]).read_bytes() == Path(first["onnx"]).read_bytes()
+
+
+class TestCommon:
+    @pytest.mark.parametrize(("cells", "batch_size"), [(17, 64), (33, 16), (150, 16), (64, 64), (65, 64)])
+    def test_batches_hold_every_cell_once_and_are_never_short(self, cells: int, batch_size: int) -> None:
+        dealt = _common.shuffled_batches(cells, batch_size, seed=1, epoch=2)
+        assert sorted(np.concatenate(dealt)) == list(range(cells))
+        assert min(map(len, dealt)) >= min(cells, batch_size)
+        assert len(dealt) == _common.batch_count(cells, batch_size)
+
+    def test_small_sets_get_more_epochs(self) -> None:
+        assert _common.planned_epochs(epochs=6, min_steps=300, cells=4641, batch_size=32) == 6
+        assert _common.planned_epochs(epochs=6, min_steps=300, cells=640, batch_size=32) == 15
+
+    def test_augmentation_shows_all_eight_views_and_keeps_black_black(self) -> None:
+        cell = np.zeros((1, 4, 4, 3), np.uint8)
+        cell[0, 0, 1] = (100, 150, 200)
+        many = _common.augment(np.repeat(cell, 200, axis=0), 0.2, np.random.default_rng(0))
+        lit = many.any(axis=-1)
+        assert (lit.sum(axis=(1, 2)) == 1).all()
+        assert len(np.unique(lit.reshape(200, -1), axis=0)) == 8
+        assert len(np.unique(many.reshape(200, -1).max(axis=1))) > 20
+
+    def test_without_stain_only_the_view_changes(self) -> None:
+        images, _ = synthetic_cells(16, 5)
+        turned = _common.augment(images, 0.0, np.random.default_rng(0))
+        for before, after in zip(images, turned, strict=True):
+            views = [np.rot90(side, k) for side in (before, before[:, ::-1]) for k in range(4)]
+            assert any((after == view).all() for view in views)

@@ -1,0 +1,190 @@
+"""The gates of a promotion: each with its value, its interval, its bound and its verdict.
+
+All comparisons are paired, by patient and one-sided, at a level that is the night's share of one error budget, since
+a holdout that is looked at every night wears out (Bonferroni over the looks of a generation).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy.stats import norm
+
+from validation.records import Gate, Interval, Metrics, Verdict
+from validation.rules import GateRules
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gates say together."""
+
+    verdict: Verdict
+    sentence: str
+    gates: tuple[Gate, ...]
+    further_patients: int | None = None
+
+
+def level_of_look(rules: GateRules) -> float:
+    """Return the one-sided level of tonight's tests: an equal share of the budget."""
+    return rules.error_budget / rules.looks
+
+
+def beats_on_validation(challenger: Metrics, champion: Metrics) -> bool:
+    """Whether a challenger is worth a look at the holdout: better balanced accuracy on the validation patients."""
+    new, old = challenger.balanced_accuracy, champion.balanced_accuracy
+    return new is not None and (old is None or new.value > old.value)
+
+
+def judge_first(challenger: Metrics, rules: GateRules) -> Judgement:
+    """Judge a model that has no champion to beat: only the amount of data and the floors apply."""
+    gates = (*_enough(challenger, rules), *_floors(challenger, rules))
+    failed = [gate for gate in gates if not gate.passed]
+    if not failed:
+        return Judgement(
+            Verdict.PROMOTED, "First champion: it meets every floor; there was none to compare it with", gates
+        )
+    if any(gate.name.startswith("holdout") for gate in failed):
+        return Judgement(
+            Verdict.UNDECIDED,
+            f"Too little holdout data to decide: {failed[0].sentence}",
+            gates,
+            _missing_patients(challenger, rules),
+        )
+    return Judgement(Verdict.KEPT, f"No champion yet, and the challenger fails a floor: {failed[0].sentence}", gates)
+
+
+def judge(challenger: Metrics, differences: dict[str, Interval], rules: GateRules) -> Judgement:
+    """Judge a challenger against the champion.
+
+    ``differences`` are challenger minus champion on the same holdout cells; each interval's lower bound is the
+    one-sided bound at tonight's level (validation.metrics.compare).
+
+    promoted: every gate passes. undecided: nothing speaks against the challenger but the evidence is too thin.
+    kept: the challenger is not better, or something speaks against it.
+    """
+    level = level_of_look(rules)
+    enough = _enough(challenger, rules)
+    compared = tuple(
+        _difference_gate(name, differences.get(metric), bound, level, text)
+        for name, metric, bound, text in (
+            ("superior balanced accuracy", "balanced_accuracy", 0.0, "better"),
+            ("sensitivity not worse", "sensitivity", -rules.sensitivity_margin, "not worse"),
+            ("specificity not worse", "specificity", -rules.specificity_margin, "not worse"),
+        )
+    )
+    floors = _floors(challenger, rules)
+    gates = (*enough, *compared, *floors)
+    if all(gate.passed for gate in gates):
+        return Judgement(
+            Verdict.PROMOTED, "The challenger is better than the champion, and worse in nothing that matters", gates
+        )
+    if not all(gate.passed for gate in enough):
+        first = next(gate for gate in enough if not gate.passed)
+        return Judgement(
+            Verdict.UNDECIDED,
+            f"Too little holdout data to decide: {first.sentence}",
+            gates,
+            _missing_patients(challenger, rules),
+        )
+    against = [g for g in compared if g.value is None or g.value <= g.bound] + [g for g in floors if not g.passed]
+    if against:
+        return Judgement(Verdict.KEPT, f"The champion stays: {against[0].sentence}", gates)
+    patients = max(_further(gate, challenger.patients, level) for gate in compared if not gate.passed)
+    sentence = f"The challenger looks better, but not surely so; about {patients} further holdout patients would tell"
+    return Judgement(Verdict.UNDECIDED, sentence, gates, patients)
+
+
+def _difference_gate(name: str, difference: Interval | None, bound: float, level: float, text: str) -> Gate:
+    label = name.replace("superior ", "").replace(" not worse", "")
+    if difference is None:
+        sentence = f"{label} cannot be compared: the holdout has no cells of a class"
+        return Gate(
+            name=name, value=None, low=None, high=None, bound=bound, level=level, passed=False, sentence=sentence
+        )
+    passed = difference.low > bound
+    sentence = (
+        f"{label} differs by {100 * difference.value:+.2f} points; at least {100 * difference.low:+.2f} is sure at "
+        f"one-sided level {level:.4f}, above {100 * bound:+.2f} is needed: {'' if passed else 'not shown '}{text}"
+    )
+    return Gate(
+        name=name,
+        value=difference.value,
+        low=difference.low,
+        high=difference.high,
+        bound=bound,
+        level=level,
+        passed=passed,
+        sentence=sentence,
+    )
+
+
+def _enough(metrics: Metrics, rules: GateRules) -> tuple[Gate, ...]:
+    amounts = (
+        ("holdout patients", metrics.patients, rules.min_patients),
+        ("holdout Parasitized cells", metrics.tp + metrics.fn, rules.min_cells_per_class),
+        ("holdout Uninfected cells", metrics.tn + metrics.fp, rules.min_cells_per_class),
+    )
+    return tuple(
+        Gate(
+            name=name,
+            value=found,
+            low=None,
+            high=None,
+            bound=least,
+            level=None,
+            passed=found >= least,
+            sentence=f"{found} {name.removeprefix('holdout ')} in the holdout, at least {least} needed",
+        )
+        for name, found, least in amounts
+    )
+
+
+def _floors(metrics: Metrics, rules: GateRules) -> tuple[Gate, ...]:
+    floors = (
+        ("AUC floor", metrics.auc, rules.min_auc),
+        ("sensitivity floor", metrics.sensitivity, rules.min_sensitivity),
+        ("specificity floor", metrics.specificity, rules.min_specificity),
+    )
+    gates = []
+    for name, interval, least in floors:
+        value = interval.value if interval else None
+        shown = "not defined" if value is None else f"{value:.4f}"
+        gates.append(
+            Gate(
+                name=name,
+                value=value,
+                low=interval.low if interval else None,
+                high=interval.high if interval else None,
+                bound=least,
+                level=None,
+                passed=value is not None and value >= least,
+                sentence=f"{name.removesuffix(' floor')} is {shown}, at least {least:.4f} needed",
+            )
+        )
+    return tuple(gates)
+
+
+def _further(gate: Gate, patients: int, level: float) -> int:
+    """Estimate how many more patients would settle a gate, if the difference stays what it is.
+
+    The bound lies ``z * se`` below the value and se shrinks with the square root of the patients, so
+    ``n' = n * (z se / (value - bound))^2`` patients are needed in all.
+    """
+    if gate.value is None or gate.low is None or gate.value <= gate.bound:
+        raise ValueError(f"gate {gate.name} cannot be settled by more patients")
+    z = float(norm.isf(level))
+    error = (gate.value - gate.low) / z
+    needed = patients * (z * error / (gate.value - gate.bound)) ** 2
+    return max(1, math.ceil(needed) - patients)
+
+
+def _missing_patients(metrics: Metrics, rules: GateRules) -> int:
+    """Estimate how many patients the holdout lacks, by its rarest requirement."""
+    shares = [rules.min_patients / metrics.patients] if metrics.patients else []
+    for cells in (metrics.tp + metrics.fn, metrics.tn + metrics.fp):
+        if cells:
+            shares.append(rules.min_cells_per_class / cells)
+    if len(shares) < 3:
+        return max(1, rules.min_patients - metrics.patients)
+    return max(1, math.ceil(metrics.patients * max(shares)) - metrics.patients)

@@ -1,0 +1,152 @@
+"""How well a model calls, with intervals that treat the patient, not the cell, as the unit.
+
+Cells of one patient share stain, focus and microscope, so they are not independent. All intervals come from a cluster
+bootstrap: whole patients are drawn with replacement (Field & Welsh 2007, JRSS B 69:369), and two models are compared
+on the same draws, which pairs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from validation.records import Interval, Metrics
+
+Floats = npt.NDArray[np.float64]
+
+NAMES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
+# Any fixed number serves: the same predictions must give the same interval on every machine.
+SEED = 20_130
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model's probabilities on a set of cells.
+
+    ``labels`` bool [n], True for Parasitized; ``probabilities`` float [n]; ``patients`` int [n], 0 .. patients-1.
+    """
+
+    labels: npt.NDArray[np.bool_]
+    probabilities: Floats
+    patients: npt.NDArray[np.int64]
+    threshold: float
+
+    @cached_property
+    def count(self) -> int:
+        """Number of patients."""
+        return int(self.patients.max()) + 1 if len(self.patients) else 0
+
+    @cached_property
+    def tallies(self) -> Floats:
+        """Per patient: true positives, positives, true negatives, negatives; float [patients, 4]."""
+        calls = self.probabilities >= self.threshold
+        columns = (calls & self.labels, self.labels, ~calls & ~self.labels, ~self.labels)
+        return np.stack([np.bincount(self.patients, weights=c, minlength=self.count) for c in columns], axis=1)
+
+    @cached_property
+    def wins(self) -> Floats:
+        """``wins[i, j]``: pairs of a positive of patient i that scores above a negative of patient j, ties half.
+
+        The sum over all pairs is the Mann-Whitney statistic, so the AUC of any draw of patients is a quadratic form.
+        """
+        wins = np.zeros((self.count, self.count))
+        for i in range(self.count):
+            positives = np.sort(self.probabilities[self.labels & (self.patients == i)])
+            if not len(positives):
+                continue
+            negatives = self.probabilities[~self.labels]
+            above = len(positives) - np.searchsorted(positives, negatives, side="right")
+            ties = len(positives) - np.searchsorted(positives, negatives, side="left") - above
+            wins[i] = np.bincount(self.patients[~self.labels], weights=above + ties / 2, minlength=self.count)
+        return wins
+
+    def metrics(self, weights: Floats) -> dict[str, Floats]:
+        """Return every metric for each row of ``weights`` [draws, patients]; NaN where a class is missing."""
+        tp, positives, tn, negatives = (weights @ self.tallies).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            sensitivity, specificity = tp / positives, tn / negatives
+            return {
+                "accuracy": (tp + tn) / (positives + negatives),
+                "balanced_accuracy": (sensitivity + specificity) / 2,
+                "auc": np.einsum("bi,ij,bj->b", weights, self.wins, weights, optimize=True) / (positives * negatives),
+                "sensitivity": sensitivity,
+                "specificity": specificity,
+            }
+
+
+def draws(patients: int, resamples: int) -> Floats:
+    """Return how often each patient is in each draw: float [resamples, patients]; the rows sum to ``patients``."""
+    rng = np.random.default_rng(SEED)
+    return rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
+
+
+def summarise(scored: Scored, *, resamples: int, level: float = 0.95) -> Metrics:
+    """Return all metrics of one model with two-sided percentile intervals; None where a metric is undefined."""
+    intervals: dict[str, Interval | None] = dict.fromkeys(NAMES)
+    if scored.count:
+        point = scored.metrics(np.ones((1, scored.count)))
+        spread = scored.metrics(draws(scored.count, resamples))
+        intervals = {name: _interval(point[name][0], spread[name], level) for name in NAMES}
+    tp, positives, tn, negatives = (int(x) for x in scored.tallies.sum(axis=0)) if scored.count else (0, 0, 0, 0)
+    return Metrics(
+        cells=len(scored.labels),
+        patients=scored.count,
+        threshold=scored.threshold,
+        tp=tp,
+        fn=positives - tp,
+        tn=tn,
+        fp=negatives - tn,
+        log_loss=log_loss(scored) if len(scored.labels) else None,
+        **intervals,
+    )
+
+
+def log_loss(scored: Scored) -> float:
+    """Return the mean binary cross-entropy in nats."""
+    p = np.clip(scored.probabilities, 1e-7, 1 - 1e-7)
+    return float(-np.where(scored.labels, np.log(p), np.log1p(-p)).mean())
+
+
+def compare(challenger: Scored, champion: Scored, *, resamples: int, level: float) -> dict[str, Interval]:
+    """Return challenger minus champion for every metric, paired by drawing the same patients for both.
+
+    ``level`` is the one-sided level of a gate: the interval's lower bound is the ``level`` quantile of the draws, its
+    upper bound the ``1 - level`` quantile. A metric that is undefined for either is left out.
+    """
+    ones, drawn = np.ones((1, challenger.count)), draws(challenger.count, resamples)
+    point = {name: a - champion.metrics(ones)[name] for name, a in challenger.metrics(ones).items()}
+    old = champion.metrics(drawn)
+    spread = {name: a - old[name] for name, a in challenger.metrics(drawn).items()}
+    intervals = {name: _interval(point[name][0], spread[name], 1 - 2 * level) for name in NAMES}
+    return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def choose_threshold(labels: npt.NDArray[np.bool_], probabilities: Floats) -> float:
+    """Return the threshold with the best balanced accuracy (Youden's J), the middle of the best gap.
+
+    With one class only there is nothing to balance: 0.5.
+    """
+    if labels.all() or not labels.any():
+        return 0.5
+    order = np.argsort(probabilities, kind="stable")
+    scores, truth = probabilities[order], labels[order]
+    # Calling everything from position k on positive: what is lost below, what is spared above.
+    sensitivity = 1 - np.concatenate([[0], np.cumsum(truth)]) / truth.sum()
+    specificity = np.concatenate([[0], np.cumsum(~truth)]) / (~truth).sum()
+    edges = np.concatenate([[0.0], (scores[1:] + scores[:-1]) / 2, [1.0]])
+    # A cut inside a run of equal scores cannot be made.
+    possible = np.concatenate([[True], scores[1:] > scores[:-1], [True]])
+    balanced = np.where(possible, sensitivity + specificity, -1)
+    best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
+    return float(edges[best[len(best) // 2]])
+
+
+def _interval(value: float, spread: Floats, level: float) -> Interval | None:
+    if np.isnan(value):
+        return None
+    # A draw may hold no patient of a class; it says nothing about that metric.
+    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value=float(value), low=float(low), high=float(high), level=level)

@@ -1,0 +1,32 @@
+"""Which patient a cell is from, and on which side of the split a patient is, for ever."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from validation.records import SideName
+from validation.rules import SplitRules
+
+
+def patient_of(name: str, pattern: str) -> str | None:
+    """Return the patient that a file's name tells, or None.
+
+    ``pattern`` is matched at the start of the last part of ``name``; its one group is the patient. The default takes
+    what stands before "thin" in any case, since splitting on "thinF" misses names like ``thin_Original_Motic``.
+    """
+    match = re.match(pattern, name.rsplit("/", 1)[-1])
+    return (match.group(1) or None) if match else None
+
+
+def side_of(patient: str | None, rules: SplitRules) -> SideName:
+    """Return the side of a patient: a pure function of the name, so that nobody ever changes sides.
+
+    A cell with no patient can only be trained on: nothing shows that its patient is not among the others.
+    """
+    if patient is None:
+        return "train"
+    fraction = int(hashlib.sha256(f"{rules.generation}/{patient}".encode()).hexdigest()[:16], 16) / 2**64
+    if fraction < rules.train:
+        return "train"
+    return "validation" if fraction < rules.train + rules.validation else "holdout"

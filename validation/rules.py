@@ -1,0 +1,73 @@
+"""The rules that judgement goes by, each with its default and its meaning. ``infra.settings`` fills them in."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+DEFAULT_PATIENT_PATTERN = r"(?i)(.*?)_?thin"
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    if groups != 1:
+        raise ValueError(f"must have exactly one group, the patient; it has {groups}")
+    return pattern
+
+
+class Rules(BaseModel):
+    """Base of all groups of rules: immutable, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataRules(Rules):
+    """What an image and a batch must be like to be trained on."""
+
+    patient_pattern: Annotated[str, AfterValidator(_compiles)] = Field(
+        DEFAULT_PATIENT_PATTERN, description="matched at the start of an image's name; its one group is the patient"
+    )
+    max_bytes: int = Field(20_000_000, gt=0, description="larger objects are not fetched")
+    min_pixels: int = Field(16, gt=0, description="an image's width and height at least")
+    max_pixels: int = Field(4_096, gt=0, description="an image's width and height at most")
+    min_cells_per_class: int = Field(50, ge=1, description="fewer accepted cells of a class: invalid data")
+    min_patients_per_class: int = Field(5, ge=1, description="cells of a class from fewer patients: invalid data")
+    max_class_ratio: float = Field(20.0, ge=1, description="larger class over smaller class at most")
+    warn_class_ratio: float = Field(3.0, ge=1, description="above it the report warns")
+    max_rejected_share: float = Field(0.25, gt=0, le=1, description="more rejected images than this: invalid data")
+    warn_rejected_share: float = Field(0.02, ge=0, le=1, description="above it the report warns")
+
+
+class SplitRules(Rules):
+    """How patients are assigned. Changing any of these begins another split: nothing of the old one may be compared."""
+
+    generation: str = Field("g1", min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="salt of the patient hash")
+    train: float = Field(0.70, gt=0, lt=1, description="share of patients in training")
+    validation: float = Field(0.15, gt=0, lt=1, description="share of patients in validation; the rest is holdout")
+
+    @field_validator("validation")
+    @classmethod
+    def _leaves_a_holdout(cls, validation: float, info: Any) -> float:
+        if info.data.get("train", 0) + validation > 0.95:
+            raise ValueError("train + validation leave less than 0.05 for the holdout")
+        return validation
+
+
+class GateRules(Rules):
+    """When a challenger may become champion."""
+
+    error_budget: float = Field(0.05, gt=0, lt=0.5, description="chance of any false promotion in a generation")
+    looks: int = Field(24, ge=1, description="looks at the holdout that share the budget")
+    sensitivity_margin: float = Field(0.01, ge=0, lt=1, description="sensitivity may not be worse by more than this")
+    specificity_margin: float = Field(0.01, ge=0, lt=1, description="specificity may not be worse by more than this")
+    min_auc: float = Field(0.90, ge=0, le=1, description="floor")
+    min_sensitivity: float = Field(0.80, ge=0, le=1, description="floor")
+    min_specificity: float = Field(0.80, ge=0, le=1, description="floor")
+    min_patients: int = Field(8, ge=2, description="holdout patients; fewer: undecided")
+    min_cells_per_class: int = Field(25, ge=1, description="holdout cells of each class; fewer: undecided")
+    resamples: int = Field(10_000, ge=1_000, description="patients are resampled this often for every interval")
