@@ -47,7 +47,7 @@ def demo(
         typer.Option(
             help="A folder or zip of real cells, <Class>/<name>.png; 'nlm' is the public archive. "
             "Without it, synthetic cells arrive."
-        ),  # fmt: skip
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +57,7 @@ def demo(
     """
     from infra.store import open_store
     from infra.synthetic import SyntheticPlan
-    from tasks.demo import choose_place, deliver, refuse_synthetic
+    from tasks.demo import choose_place, deliver
 
     home = load_settings().home
     own = choose_place(config_path(), home, synthetic=cells is None)
@@ -71,7 +71,6 @@ def demo(
             night, count = deliver(store, SyntheticPlan(), progress=progress)
         log.info("night %d: %s SYNTHETIC cells have arrived in %s", night, f"{count:,}", settings.store)
     else:
-        refuse_synthetic(store)
         _import(settings, cells)
     _night(settings, as_json)
 
@@ -181,6 +180,7 @@ def _night(settings: Settings, as_json: bool) -> None:
 
     prepare_environment(settings)
     show.prepare_logging()
+    _check(settings)
     with prefect_server(settings):
         night = _run_flow()
     if as_json:
@@ -189,6 +189,16 @@ def _night(settings: Settings, as_json: bool) -> None:
         show.verdict(night, night.report)
     if night.verdict is Verdict.INVALID_DATA:
         raise SystemExit(DataInvalid.exit_code)
+
+
+def _check(settings: Settings) -> None:
+    """Find a person's mistakes before anything is started."""
+    from tasks.context import Context
+    from tasks.specs import train_spec
+
+    for model in settings.training.models:
+        train_spec(settings, model, "")
+    Context.open(settings).store.check()
 
 
 def _run_flow() -> Night:
@@ -203,12 +213,14 @@ def _run_flow() -> Night:
 def _import(settings: Settings, source: str) -> Any:
     from infra.files import Workspace
     from infra.store import FolderStore, open_store
+    from tasks.demo import refuse_synthetic
     from tasks.import_cells import import_cells
 
     store = open_store(settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
     if isinstance(store, FolderStore):
         store.root.mkdir(parents=True, exist_ok=True)
     store.check()
+    refuse_synthetic(store)
     with show.importing() as progress:
         result = import_cells(source, store, Workspace(settings.home), progress=progress)
     show.imported(result, settings.store)

@@ -12,7 +12,7 @@ from infra.keys import SYNTHETIC_MARK
 from infra.registry import Registry
 from tasks.context import Context
 from tasks.report import report, report_path
-from tasks.train import train_spec
+from tasks.specs import train_spec
 from validation.digest import digest
 from validation.records import (
     Candidate,

@@ -22,8 +22,9 @@ from tasks.pack import pack_task
 from tasks.promote import promote_task
 from tasks.pull import pull_task
 from tasks.report import report_task
+from tasks.specs import train_spec
 from tasks.split import split_task
-from tasks.train import train_spec, train_task
+from tasks.train import train_task
 from tasks.validate import validate_task
 from validation.errors import LedgerSpent, TrainingFailed
 from validation.records import Candidate, Evaluation, Night, Pack, Snapshot, Split, Start, ValidationResult

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -44,14 +43,22 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+class _Lines(logging.StreamHandler[Any]):
+    """Plain lines, never wrapped: a path that is cut in two cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+
+
 def prepare_logging() -> None:
     """Show what our own modules log, one short line each, on standard error."""
-    handler = RichHandler(console=err, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
+    handler = _Lines()
     for name in OURS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        if not any(isinstance(known, RichHandler) for known in logger.handlers):
+        if not any(isinstance(known, _Lines) for known in logger.handlers):
             logger.addHandler(handler)
 
 

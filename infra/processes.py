@@ -1,31 +1,37 @@
 """Child processes that never outlive their parent, not even one that was killed with SIGKILL.
 
-As a program, ``python -m infra.processes PARENT COMMAND ...`` becomes COMMAND, tied to the process PARENT.
+As a program, ``python -m infra.processes PARENT MODULE ARGUMENT ...`` runs MODULE like ``python -m``, tied to the
+process PARENT.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
+import runpy
 import sys
+import threading
+import time
 
-_PR_SET_PDEATHSIG = 1
+EVERY_SECONDS = 0.5
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when the thread that started it ends (Linux; elsewhere nothing happens).
+    """End this process within a second of the end of ``parent``, the process that started it.
 
-    ``parent`` is the process that is meant: when it is gone already, this process ends at once.
+    A thread asks who the parent is: an orphan is given another one. Linux would send a signal by itself
+    (PR_SET_PDEATHSIG), but also when only the *thread* that started the child has ended, which kills the children of
+    a flow that runs in a worker's thread.
     """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have died between fork and prctl; then no signal would ever come.
-    if os.getppid() != parent:
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(EVERY_SECONDS)
         os._exit(1)
+
+    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
 
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - our own command, no shell
+    sys.argv = sys.argv[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

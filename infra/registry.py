@@ -39,13 +39,12 @@ class Registry:
         self.uri = settings.registry
         self._artifacts = settings.registry_artifacts if self.uri.startswith("sqlite:") else None
         _quiet()
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._client = self._call(self._open)
 
     def _open(self) -> Any:
         import mlflow
 
+        _knock(self.uri)
         client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         # A first question now, so that a registry that is away is noticed before anything is trained.
         client.search_registered_models(max_results=1)
@@ -73,12 +72,11 @@ class Registry:
         Raises:
             ModelFileInvalid: when its bytes are not those that were registered.
         """
-        import mlflow
-
+        mlflow = self._selected()
         with tempfile.TemporaryDirectory() as folder:
             path = self._call(
                 lambda: mlflow.artifacts.download_artifacts(
-                    f"models:/{MODEL_NAME}/{reference.version}", dst_path=folder, tracking_uri=self.uri
+                    f"models:/{MODEL_NAME}/{reference.version}", dst_path=folder
                 )
             )
             files = list(Path(path).rglob("*.onnx"))
@@ -110,11 +108,9 @@ class Registry:
         return next((version for version in versions if version.tags.get("decision") == decision), None)
 
     def _new_version(self, candidate: Candidate, model: bytes, decision: Decision) -> Any:
-        import mlflow
         import onnx
 
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
+        mlflow = self._selected()
         with mlflow.start_run(experiment_id=self._experiment(), run_name=f"{candidate.spec.model}-{candidate.id[:8]}"):
             mlflow.log_params({"model": candidate.spec.model, "side": candidate.spec.side, "seed": candidate.spec.seed})
             mlflow.log_params({f"recipe.{name}": value for name, value in candidate.spec.recipe.items()})
@@ -142,6 +138,14 @@ class Registry:
             description=decision.sentence,
         )
 
+    def _selected(self) -> Any:
+        """Return MLflow set to this registry: parts of it know no other way to be told which one is meant."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        return mlflow
+
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
@@ -154,12 +158,26 @@ class Registry:
 
         try:
             return call()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            first_line = str(error).strip().splitlines()[0][:300]
+        except (MlflowException, SQLAlchemyError, OSError, ModuleNotFoundError) as error:
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise RegistryUnreachable(
                 f"the registry {mask(self.uri)} cannot be used: {mask(first_line)}",
                 "check RETRAIN_REGISTRY, and that its server or its folder can be reached and written",
             ) from error
+
+
+def _knock(uri: str) -> None:
+    """Ask a database once for its tables. MLflow asks ten times in 100 s before it believes that one cannot be used."""
+    import sqlalchemy
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return  # a server, which MLflow's own client asks
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    sqlalchemy.inspect(engine).get_table_names()
+    engine.dispose()
 
 
 def _reference(version: Any) -> ChampionRef:
@@ -214,6 +232,7 @@ def _installed(package: str) -> str:
 def _quiet() -> None:
     """Keep MLflow from telling of its database migrations, from calling home and from retrying for minutes."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -62,7 +62,10 @@ def prefect_server(settings: Settings) -> Iterator[str]:
     log_path = settings.home / "prefect-server.log"
     log.info("starting a temporary Prefect server (its log: %s)", log_path)
     with log_path.open("wb") as output:
-        server = subprocess.Popen(_server_command(port), stdout=output, stderr=output, env=_server_environment())
+        # A session of its own: Ctrl-C is for the night, which still has to tell the server how it ended.
+        server = subprocess.Popen(
+            _server_command(port), stdout=output, stderr=output, env=_server_environment(), start_new_session=True
+        )
     os.environ["PREFECT_API_URL"] = url
     try:
         _wait_until_healthy(server, url, str(log_path))
@@ -79,7 +82,7 @@ def prefect_server(settings: Settings) -> Iterator[str]:
 
 def _server_command(port: int) -> list[str]:
     tied = [sys.executable, "-m", "infra.processes", str(os.getpid())]
-    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app"]
     return [*tied, *uvicorn, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as Unparsable
 
 from validation.digest import digest
 from validation.errors import SettingsError
@@ -53,6 +54,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
+        # A compose file hands on what is not set as empty text.
+        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
@@ -87,13 +90,18 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
-        home = Path(values.get("home") or default_home()).expanduser().absolute()
+        home = values.get("home") or default_home()
+        if not isinstance(home, str | Path):
+            return values  # refused by its type
+        home = Path(home).expanduser().absolute()
         store = values.get("store") or (home / "store").as_uri()
+        if isinstance(store, str) and "://" not in store:
+            # A plain path is what people type; everything behind this line sees one URI.
+            store = Path(store).expanduser().absolute().as_uri()
         return {
             **values,
             "home": home,
-            # A plain path is what people type; everything behind this line sees one URI.
-            "store": store if "://" in store else Path(store).expanduser().absolute().as_uri(),
+            "store": store,
             "registry": values.get("registry") or f"sqlite:///{home / 'mlflow.db'}",
             "registry_artifacts": values.get("registry_artifacts") or (home / "mlflow-artifacts").as_uri(),
         }
@@ -141,7 +149,13 @@ def load_settings() -> Settings:
         )
     path = config_path()
     try:
-        return Settings(**_read_toml(path, required=f"{PREFIX}CONFIG" in os.environ))
+        return Settings(**_read_toml(path, required=bool(os.environ.get(f"{PREFIX}CONFIG"))))
+    except Unparsable as error:
+        named = re.search(r'field "(\w+)"', str(error))
+        name = f"{PREFIX}{named[1].upper()}" if named else f"{PREFIX}..."
+        raise SettingsError(
+            f"setting {name} is a group, expected as JSON: {error.__cause__}", f"set its parts one by one: {name}__..."
+        ) from None
     except ValidationError as error:
         raise SettingsError(
             "\n".join(_explain(problem, path) for problem in error.errors()), "`retrain settings` lists all there are"
@@ -149,13 +163,16 @@ def load_settings() -> Settings:
 
 
 def _known(name: str) -> bool:
-    field = name.removeprefix(PREFIX).lower().split("__")[0]
-    return field == "config" or field in Settings.model_fields
+    first, nested, _ = name.removeprefix(PREFIX).lower().partition("__")
+    field = Settings.model_fields.get(first)
+    if field is None:
+        return first == "config" and not nested
+    return not nested or isinstance(field.default, Rules)
 
 
 def _read_toml(path: Path, *, required: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if required:
             raise SettingsError(f"no settings file at {path}", "correct or unset RETRAIN_CONFIG") from None
@@ -177,7 +194,7 @@ def _explain(problem: Any, path: Path) -> str:
     return f"setting {name} = {problem['input']!r}: {message} (environment: {variable}; file: {path})"
 
 
-_PASSWORD = re.compile(r"(://[^:/@\s]+:)[^@\s]+@")
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
 
 
 def mask(text: str) -> str:

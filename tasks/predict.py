@@ -10,7 +10,7 @@ import numpy as np
 
 from infra.registry import Registry
 from infra.scoring import ModelFile
-from infra.settings import Settings
+from infra.settings import Settings, mask
 from validation.errors import UsageError
 from validation.images import BadImage, decode, to_square
 from validation.records import NEGATIVE, POSITIVE, ChampionRef
@@ -37,7 +37,7 @@ def current_champion(registry: Registry) -> ChampionRef:
     """
     champion = registry.champion()
     if champion is None:
-        raise UsageError(f"no champion in {registry.uri} yet", "run a night first: `retrain run`")
+        raise UsageError(f"no champion in {mask(registry.uri)} yet", "run a night first: `retrain run`")
     return champion
 
 

@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from infra.keys import candidate_key
 from infra.scoring import ModelFile
-from infra.settings import Settings
 from tasks.context import Context
 from tasks.holdings import SideData, load_side
-from tasks.models import get_model
 from tasks.stage import stage
 from validation.digest import digest, sha256
-from validation.errors import SettingsError, TrainingFailed
+from validation.errors import TrainingFailed
 from validation.metrics import choose_threshold, summarise
 from validation.records import Candidate, EpochRecord, Pack, SideName, Split, TrainSpec
 
@@ -34,32 +31,9 @@ log = logging.getLogger(__name__)
 
 Sides = Mapping[SideName, SideData]
 
-# Loading the framework and writing the files come on top of the fit's own deadline.
 SIDES: tuple[SideName, ...] = ("train", "validation")
+# Loading the framework and writing the files come on top of the fit's own deadline.
 GRACE_SECONDS = 300.0
-
-
-def train_spec(settings: Settings, model: str, split_id: str) -> TrainSpec:
-    """Return all that decides what a training of ``model`` on a split makes.
-
-    Raises:
-        SettingsError: for an unknown model, or a recipe setting that is unknown or impossible.
-    """
-    module = get_model(model)
-    try:
-        recipe = module.DefaultRecipe(**settings.training.recipe(model))
-    except ValidationError as error:
-        lines = [f"setting training.{model}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        known = ", ".join(module.DefaultRecipe.model_fields)
-        raise SettingsError("\n".join(lines), f"recipe settings of {model}: {known}") from None
-    return TrainSpec(
-        model=model,
-        split=split_id,
-        side=settings.training.side,
-        seed=settings.training.seed,
-        recipe=recipe.model_dump(mode="json"),
-        recipe_version=module.RECIPE_VERSION,
-    )
 
 
 def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Candidate:
@@ -123,7 +97,9 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
     command = [sys.executable, "-m", "tasks.train_child", str(os.getpid()), str(folder)]
     with (
         (folder / "stderr.log").open("wb") as errors,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as child,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        ) as child,
     ):
         # The fit minds its own deadline between batches; this is for one that hangs.
         timer = threading.Timer(limit, child.kill)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
 
+from infra.settings import Settings
 from infra.store import S3Store
 
 
@@ -52,3 +55,30 @@ def s3_store(moto_endpoint: str, fake_aws: None) -> S3Store:
     client.create_bucket(Bucket=bucket)
     client.close()
     return S3Store(f"s3://{bucket}/some/prefix", endpoint=moto_endpoint)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_from_outside() -> Iterator[None]:
+    """No setting of this machine's own reaches a test, nor a server of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("RETRAIN_") or name == "PREFECT_API_URL"]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home folder of a test."""
+    path = tmp_path / "home"
+    monkeypatch.setenv("RETRAIN_HOME", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables and nothing in them: making one takes seconds, copying it none."""
+    from infra.registry import Registry
+
+    home = tmp_path_factory.mktemp("registry")
+    Registry(Settings(home=home))
+    return home / "mlflow.db"

@@ -99,7 +99,7 @@ def _check(context: Any, name: str, frame: pd.DataFrame, title: str, severity: S
     return Check(
         name=title,
         expected=_expected(expectation),
-        observed=_observed(frame, result.result, str(expectation.column)),
+        observed=_observed(name, frame, result.result, str(expectation.column)),
         passed=bool(result.success),
         severity=severity,
     )
@@ -108,17 +108,24 @@ def _check(context: Any, name: str, frame: pd.DataFrame, title: str, severity: S
 def _expected(expectation: Any) -> str:
     if hasattr(expectation, "value_set"):
         return "one of " + ", ".join(map(str, expectation.value_set))
-    low, high = getattr(expectation, "min_value", None), getattr(expectation, "max_value", None)
+    low: Any = getattr(expectation, "min_value", None)
+    high: Any = getattr(expectation, "max_value", None)
     if low is None and high is None:
         return "unique"
     if high is None:
-        return f"at least {low:g}"
-    return f"at most {high:g}" if low in (None, 0, 1) else f"{low:g} to {high:g}"
+        return f"at least {_number(low)}"
+    return f"at most {_number(high)}" if low in (None, 0, 1) else f"{_number(low)} to {_number(high)}"
 
 
-def _observed(frame: pd.DataFrame, result: dict[str, Any], column: str) -> str:
-    if len(frame) == 1:
+def _observed(name: str, frame: pd.DataFrame, result: dict[str, Any], column: str) -> str:
+    # A batch of one image is one row too, so the number of rows does not tell totals from images.
+    if name == "batch":
         value = cast(float, frame[column].iloc[0])
-        return "one class is missing" if value == 1e9 else f"{value:,.4g}" if value < 1 else f"{value:,.6g}"
+        return "one class is missing" if value == 1e9 else _number(value)
     count = int(result.get("unexpected_count", 0))
     return f"{count:,} of {len(frame):,} images do not fit" if count else f"all {len(frame):,} images fit"
+
+
+def _number(value: float) -> str:
+    """Counts whole, however large; shares and ratios to the digits that matter."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}" if value < 1 else f"{value:,.6g}"

@@ -176,15 +176,14 @@ def _further(gate: Gate, patients: int, level: float) -> int:
     z = float(norm.isf(level))
     error = (gate.value - gate.low) / z
     needed = patients * (z * error / (gate.value - gate.bound)) ** 2
-    return max(1, math.ceil(needed) - patients)
+    # The bound has to be passed, not met.
+    return max(1, math.floor(needed) + 1 - patients)
 
 
-def _missing_patients(metrics: Metrics, rules: GateRules) -> int:
-    """Estimate how many patients the holdout lacks, by its rarest requirement."""
-    shares = [rules.min_patients / metrics.patients] if metrics.patients else []
-    for cells in (metrics.tp + metrics.fn, metrics.tn + metrics.fp):
-        if cells:
-            shares.append(rules.min_cells_per_class / cells)
-    if len(shares) < 3:
-        return max(1, rules.min_patients - metrics.patients)
+def _missing_patients(metrics: Metrics, rules: GateRules) -> int | None:
+    """Estimate how many patients the holdout lacks, by its rarest requirement; None where a class was never seen."""
+    positives, negatives = metrics.tp + metrics.fn, metrics.tn + metrics.fp
+    if not (metrics.patients and positives and negatives):
+        return None
+    shares = [rules.min_patients / metrics.patients, *(rules.min_cells_per_class / n for n in (positives, negatives))]
     return max(1, math.ceil(metrics.patients * max(shares)) - metrics.patients)

@@ -60,6 +60,8 @@ def decode(data: bytes, rules: DataRules) -> RGB:
             return np.asarray(image)
     except UnidentifiedImageError:
         raise BadImage("not an image", f"{len(data)} bytes that are neither PNG nor JPEG") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage("too large", str(error)[:200]) from None
     except BadImage:
         raise
     except Exception as error:  # any decoder error: hostile bytes must cost the image, not the night

@@ -116,6 +116,8 @@ def compare(challenger: Scored, champion: Scored, *, resamples: int, level: floa
     ``level`` is the one-sided level of a gate: the interval's lower bound is the ``level`` quantile of the draws, its
     upper bound the ``1 - level`` quantile. A metric that is undefined for either is left out.
     """
+    if not challenger.count:
+        return {}
     ones, drawn = np.ones((1, challenger.count)), draws(challenger.count, resamples)
     point = {name: a - champion.metrics(ones)[name] for name, a in challenger.metrics(ones).items()}
     old = champion.metrics(drawn)
@@ -136,9 +138,11 @@ def choose_threshold(labels: npt.NDArray[np.bool_], probabilities: Floats) -> fl
     # Calling everything from position k on positive: what is lost below, what is spared above.
     sensitivity = 1 - np.concatenate([[0], np.cumsum(truth)]) / truth.sum()
     specificity = np.concatenate([[0], np.cumsum(~truth)]) / (~truth).sum()
-    edges = np.concatenate([[0.0], (scores[1:] + scores[:-1]) / 2, [1.0]])
-    # A cut inside a run of equal scores cannot be made.
-    possible = np.concatenate([[True], scores[1:] > scores[:-1], [True]])
+    middle = (scores[1:] + scores[:-1]) / 2
+    # Between two neighbouring floats there is no middle: it rounds to one of them, and only the upper one parts them.
+    edges = np.concatenate([[0.0], np.where(middle > scores[:-1], middle, scores[1:]), [1.0]])
+    # A cut inside a run of equal scores cannot be made, nor one above a score of 1.
+    possible = np.concatenate([[True], scores[1:] > scores[:-1], [scores[-1] < 1]])
     balanced = np.where(possible, sensitivity + specificity, -1)
     best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
     return float(edges[best[len(best) // 2]])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 DEFAULT_PATIENT_PATTERN = r"(?i)(.*?)_?thin"
 
@@ -34,7 +34,7 @@ class DataRules(Rules):
     )
     max_bytes: int = Field(20_000_000, gt=0, description="larger objects are not fetched")
     min_pixels: int = Field(16, gt=0, description="an image's width and height at least")
-    max_pixels: int = Field(4_096, gt=0, description="an image's width and height at most")
+    max_pixels: int = Field(4_096, gt=0, validate_default=True, description="an image's width and height at most")
     min_cells_per_class: int = Field(50, ge=1, description="fewer accepted cells of a class: invalid data")
     min_patients_per_class: int = Field(5, ge=1, description="cells of a class from fewer patients: invalid data")
     max_class_ratio: float = Field(20.0, ge=1, description="larger class over smaller class at most")
@@ -42,18 +42,29 @@ class DataRules(Rules):
     max_rejected_share: float = Field(0.25, gt=0, le=1, description="more rejected images than this: invalid data")
     warn_rejected_share: float = Field(0.02, ge=0, le=1, description="above it the report warns")
 
+    @field_validator("max_pixels")
+    @classmethod
+    def _leaves_a_size(cls, max_pixels: int, info: ValidationInfo) -> int:
+        if info.data.get("min_pixels", 0) > max_pixels:
+            raise ValueError(f"is below min_pixels, {info.data['min_pixels']}: no image could be accepted")
+        return max_pixels
+
 
 class SplitRules(Rules):
     """How patients are assigned. Changing any of these begins another split: nothing of the old one may be compared."""
 
     generation: str = Field("g1", min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="salt of the patient hash")
     train: float = Field(0.70, gt=0, lt=1, description="share of patients in training")
-    validation: float = Field(0.15, gt=0, lt=1, description="share of patients in validation; the rest is holdout")
+    # The default is checked too: a larger ``train`` alone could leave no holdout.
+    validation: float = Field(
+        0.15, gt=0, lt=1, validate_default=True, description="share of patients in validation; the rest is holdout"
+    )
 
     @field_validator("validation")
     @classmethod
-    def _leaves_a_holdout(cls, validation: float, info: Any) -> float:
-        if info.data.get("train", 0) + validation > 0.95:
+    def _leaves_a_holdout(cls, validation: float, info: ValidationInfo) -> float:
+        # Rounded, since 0.8 + 0.15 is a little more than 0.95 in binary.
+        if round(info.data.get("train", 0) + validation, 9) > 0.95:
             raise ValueError("train + validation leave less than 0.05 for the holdout")
         return validation
 

@@ -282,7 +282,8 @@ def _frameworks() -> Any:
     By default torch's OpenMP threads spin while they wait for each other. On a core that they share with anything
     else that is fatal: beside one busy process, a batch took 8-12 s spinning and 0.95 s sleeping (2 cores).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is first imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both are read once, when torch is first imported
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import fastai.learner  # noqa: F401

@@ -263,13 +263,13 @@ def _seeded_device(seed: int) -> str:
     import keras
     import tensorflow as tf
 
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        with contextlib.suppress(RuntimeError):  # an earlier fit in this process has initialised the GPU already
+            tf.config.experimental.set_memory_growth(gpu, True)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        with contextlib.suppress(RuntimeError):  # already initialised by an earlier fit in this process
-            tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus:
         return "cpu"
     return f"cuda: {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"

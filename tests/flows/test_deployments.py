@@ -1,0 +1,52 @@
+"""prefect.yaml: it parses, every entrypoint imports, and it says what the design promises."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow
+
+ROOT = Path(__file__).parents[2]
+CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+DEPLOYMENTS: list[dict[str, Any]] = CONFIG["deployments"]
+
+
+def flow_of(deployment: dict[str, Any]) -> Flow[Any, Any]:
+    file, name = deployment["entrypoint"].split(":")
+    assert (ROOT / file).is_file()
+    flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
+    assert isinstance(flow, Flow)
+    return flow
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: str(deployment["name"]))
+def test_every_entrypoint_imports_and_is_a_flow(deployment: dict[str, Any]) -> None:
+    assert flow_of(deployment).name
+    assert deployment["work_pool"]["name"] in ("cpu", "gpu")
+    assert deployment["description"]
+
+
+def test_the_nightly_run_has_a_schedule_with_a_time_zone_and_never_overlaps() -> None:
+    [nightly] = [d for d in DEPLOYMENTS if d["name"] == "nightly"]
+    assert flow_of(nightly).name == "retrain"
+    [schedule] = nightly["schedules"]
+    assert len(schedule["cron"].split()) == 5
+    assert schedule["timezone"]
+    assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def test_every_model_has_a_training_deployment_on_the_gpu_pool() -> None:
+    from tasks.models import model_names
+
+    trainings = {d["name"]: d for d in DEPLOYMENTS if flow_of(d).name == "train"}
+    assert set(trainings) == set(model_names())
+    assert {d["work_pool"]["name"] for d in trainings.values()} == {"gpu"}
+
+
+def test_the_pull_step_is_said_outright() -> None:
+    # Left out, Prefect bakes in the folder of whoever deploys.
+    assert CONFIG["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $MALARIA_CODE }}"}}]

@@ -1,0 +1,313 @@
+"""Whole nights, end to end: real (tiny) trainings of both CNNs, a real registry, a real Prefect server, real kills.
+
+The nights run as their users run them: the command line in a process of its own, told where things are by its
+environment alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from infra.keys import SYNTHETIC_MARK
+from infra.runtime import prefect_server, prepare_environment
+from infra.settings import load_settings
+from infra.store import FolderStore
+from infra.synthetic import SyntheticPlan
+from tasks.demo import deliver
+
+pytestmark = [pytest.mark.slow, pytest.mark.server]
+
+ROOT = Path(__file__).parents[2]
+PLAN = SyntheticPlan(patients=40, cells_per_patient=10, new_patients=6, scale=0.4)
+STAGES = ("pull", "validate", "split", "pack", "train fastai", "train keras", "choose", "evaluate", "decide", "promote")
+# Small enough to train in seconds: these tests are about the line, not about how well it sees.
+SETTINGS: dict[str, Any] = {
+    "RETRAIN_TRAINING__SIDE": "32",
+    "RETRAIN_TRAINING__FASTAI": json.dumps(
+        {"epochs": 2, "min_steps": 0, "batch_size": 16, "architecture": "xresnet18"}
+    ),
+    "RETRAIN_TRAINING__KERAS": json.dumps({"epochs": 2, "min_steps": 0, "batch_size": 16, "width": 8}),
+    "RETRAIN_GATE__MIN_PATIENTS": "3",
+    "RETRAIN_GATE__MIN_CELLS_PER_CLASS": "5",
+    "RETRAIN_GATE__MIN_AUC": "0",
+    "RETRAIN_GATE__MIN_SENSITIVITY": "0",
+    "RETRAIN_GATE__MIN_SPECIFICITY": "0",
+    "RETRAIN_GATE__RESAMPLES": "1000",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A home folder, and the command line set to it."""
+
+    home: Path
+    server: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("RETRAIN_")}
+        return ours | SETTINGS | {"RETRAIN_HOME": str(self.home), "PREFECT_API_URL": self.server}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def retrain(self, *arguments: str, code: int = 0) -> Any:
+        process = self.start(*arguments, "--json")
+        shown, told = process.communicate(timeout=400)
+        assert process.returncode == code, told
+        return json.loads(shown.splitlines()[-1]) if shown.strip() else told
+
+    @property
+    def store(self) -> FolderStore:
+        (self.home / "store").mkdir(parents=True, exist_ok=True)
+        return FolderStore(self.home / "store")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Prefect server for all nights of this module; one for each is tested in test_runtime."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("server")))
+    patch.delenv("PREFECT_API_URL", raising=False)
+    before = dict(os.environ)
+    settings = load_settings()
+    prepare_environment(settings)
+    try:
+        with prefect_server(settings) as url:
+            yield url
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        patch.undo()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, server: str) -> Machine:
+    made = Machine(tmp_path_factory.mktemp("machine") / "home", server)
+    deliver(made.store, PLAN)
+    return made
+
+
+@pytest.fixture(scope="module")
+def first_night(machine: Machine) -> dict[str, Any]:
+    night: dict[str, Any] = machine.retrain("run")
+    return night
+
+
+def test_the_first_night_ends_with_a_champion_and_a_report(machine: Machine, first_night: dict[str, Any]) -> None:
+    assert first_night["verdict"] == "promoted"
+    assert (first_night["champion_before"], first_night["champion_after"]) == (None, "1")
+    assert first_night["challenger_model"] in ("fastai", "keras")
+    assert first_night["synthetic"] is True
+    assert set(STAGES) <= set(first_night["seconds"])
+    assert first_night["images"]["accepted"] == len(list((machine.home / "store" / "labeled").rglob("*.png")))
+    for name in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity"):
+        interval = first_night["metrics"][name]
+        assert interval["low"] <= interval["value"] <= interval["high"]
+    page = Path(first_night["report"]).read_text()
+    assert first_night["decision"] in page
+    assert "synthetic" in page.lower()
+    assert not (machine.home / "scratch").exists() or not list((machine.home / "scratch").iterdir())
+
+
+def test_both_cnns_were_trained_in_processes_of_their_own_and_each_left_one_model_file(
+    machine: Machine, first_night: dict[str, Any]
+) -> None:
+    kept = machine.home / "store" / "retraining" / "candidates"
+    records = [json.loads(path.read_text()) for path in kept.glob("*.json")]
+    assert {record["spec"]["model"] for record in records} == {"fastai", "keras"}
+    for record in records:
+        assert (machine.home / "store" / record["model_key"]).is_file()
+        assert record["history"]
+        frameworks = {"torch", "tensorflow"} & set(record["versions"])
+        assert len(frameworks) == 1, record["versions"]
+
+
+def test_the_champion_loads_with_mlflow_alone_and_agrees_with_predict(
+    machine: Machine, first_night: dict[str, Any]
+) -> None:
+    facts = machine.retrain("champion")
+    assert (facts["version"], facts["decision"]) == ("1", first_night["decision"])
+    path = next((machine.home / "store" / "labeled" / "Parasitized").glob("*.png"))
+    [prediction] = machine.retrain("predict", str(path))["predictions"]
+    code = f"""
+import sys, mlflow
+from pathlib import Path
+from validation.images import decode, to_square
+from validation.rules import DataRules
+mlflow.set_tracking_uri({facts["registry"]!r})
+model = mlflow.pyfunc.load_model("models:/malaria-cell@champion")
+image = to_square(decode(Path({str(path)!r}).read_bytes(), DataRules()), 32)[None]
+answer = model.predict(image)["probability"]
+assert not {{"torch", "tensorflow"}} & set(sys.modules)
+print(repr(float(answer[0])))
+"""
+    shown = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT, env=machine.environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(shown.stdout.splitlines()[-1]) == prediction["probability"]
+
+
+def test_unchanged_data_is_nothing_new_and_trains_nothing(machine: Machine, first_night: dict[str, Any]) -> None:
+    looks = list((machine.home / "store" / "retraining" / "looks").rglob("*.json"))
+    night = machine.retrain("run")
+    assert night["verdict"] == "nothing new"
+    assert night["decision"] == first_night["decision"]
+    assert set(night["seconds"]) == {"pull"}
+    assert night["images"]["new"] == 0
+    assert looks == list((machine.home / "store" / "retraining" / "looks").rglob("*.json"))
+
+
+def test_new_cells_bring_a_challenger_and_the_champion_is_scored_again(
+    machine: Machine, first_night: dict[str, Any]
+) -> None:
+    number, count = deliver(machine.store, PLAN)
+    assert number == 2
+    night = machine.retrain("run")
+    assert night["verdict"] in ("kept", "undecided", "promoted")
+    assert night["images"]["new"] == count
+    assert night["champion_before"] == "1"
+    assert night["decision"] != first_night["decision"]
+    report = machine.retrain("report", night["decision"][:8])
+    assert Path(report["report"]).read_bytes() == Path(night["report"]).read_bytes()
+
+
+def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_untouched(
+    tmp_path: Path, server: str
+) -> None:
+    machine = Machine(tmp_path / "home", server)
+    deliver(machine.store, PLAN)
+    for path in (machine.home / "store" / "labeled" / "Parasitized").iterdir():
+        path.unlink()
+    for _ in range(2):  # the same data is as invalid the second time
+        night = machine.retrain("run", code=3)
+        assert night["verdict"] == "invalid data"
+        assert "Parasitized cells" in night["sentence"]
+        assert night["champion_after"] is None
+        assert Path(night["report"]).exists()
+
+
+def test_an_empty_store_says_what_to_do(tmp_path: Path, server: str) -> None:
+    machine = Machine(tmp_path / "home", server)
+    (machine.store.root / "labeled").mkdir()
+    told = machine.retrain("run", code=3)
+    assert "no cells in" in told
+    assert "retrain import" in told
+    assert "Traceback" not in told
+
+
+def test_bad_images_are_left_out_by_name_and_cost_nothing_else(
+    machine: Machine, first_night: dict[str, Any], tmp_path: Path
+) -> None:
+    del first_night
+    folder = machine.home / "store" / "labeled" / "Uninfected"
+    cell = next(folder.glob("*.png")).read_bytes()
+    (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (folder / "notes.txt").write_text("left here by mistake")
+    (folder / "C9P9ThinF_IMG_20260101_000000_cell_1.png").write_bytes(cell[: len(cell) // 2])
+    (folder / "nobody.png").write_bytes(_other_pixels(cell))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    night = machine.retrain("run")
+    assert night["images"]["rejected"] == 2
+    assert night["images"]["without_patient"] == 1
+    page = Path(night["report"]).read_text()
+    for reason in ("junk file", "not an image", "damaged image", "no patient"):
+        assert reason in page
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(tmp_path: Path, server: str) -> None:
+    """SIGKILL in every stage, one after the other; what was finished is not done again, and the result is the same."""
+    whole = Machine(tmp_path / "whole", server)
+    killed = Machine(tmp_path / "killed", server)
+    for machine in (whole, killed):
+        deliver(machine.store, PLAN)
+    expected = whole.retrain("run")
+    done: list[str] = []
+    for stage in (*STAGES, None):
+        process = killed.start("run", "--json")
+        told = _kill_after(process, stage)
+        # A stage that an earlier attempt finished takes no time; a training that it finished reports no epoch.
+        trained = {model for model in ("fastai", "keras") if any(f"{model} epoch" in line for line in told)}
+        assert not [model for model in trained if f"train {model}" in done], told
+        if stage is not None:
+            assert process.returncode == -signal.SIGKILL, told
+            done.append(stage)
+    night = killed.retrain("run")
+    assert night["verdict"] == "nothing new"
+    assert night["decision"] == expected["decision"]
+    assert (night["champion_after"], expected["champion_after"]) == ("1", "1")
+    history = list((killed.home / "store" / "retraining" / "history").iterdir())
+    looks = list((killed.home / "store" / "retraining" / "looks").rglob("*.json"))
+    assert (len(history), len(looks)) == (1, 1)
+
+
+def test_a_training_that_is_killed_in_an_epoch_leaves_no_child_and_is_done_again(tmp_path: Path, server: str) -> None:
+    machine = Machine(tmp_path / "home", server)
+    deliver(machine.store, PLAN)
+    process = machine.start("run", "--json")
+    _kill_after(process, "fastai epoch 1")
+    assert process.returncode == -signal.SIGKILL
+    assert _processes_of(machine.home) == []
+    assert machine.retrain("run")["verdict"] == "promoted"
+
+
+def test_the_mark_of_synthetic_cells_is_there(machine: Machine) -> None:
+    assert machine.store.exists(SYNTHETIC_MARK)
+
+
+def _kill_after(process: subprocess.Popen[str], text: str | None) -> list[str]:
+    """Kill a run with SIGKILL as soon as it has told that ``text`` is done; without a text let it end."""
+    told: list[str] = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        told.append(line)
+        if text is not None and (f"  {text}: " in line or (text in line and "epoch" in text)):
+            process.kill()
+            break
+    process.communicate(timeout=300)
+    return told
+
+
+def _processes_of(home: Path) -> list[str]:
+    """Command lines of live processes that mention a home folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # ended while we looked
+        if str(home) in command:
+            found.append(command)
+    return found
+
+
+def _other_pixels(png: bytes) -> bytes:
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        pixels = np.asarray(image)
+    out = io.BytesIO()
+    Image.fromarray(np.flipud(pixels)).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,88 @@
+"""Children die with their parent, and with nothing less."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.processes import EVERY_SECONDS
+
+# A module to run: it says who it is, then waits longer than any test.
+CHILD = "import os, sys, time\nprint(os.getpid(), *sys.argv[1:], flush=True)\ntime.sleep(60)\n"
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-m", "infra.processes", str(os.getpid()), "waits", "a", "b c"])
+child.wait()
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "waits.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # nobody may be there to bury an orphan
+
+
+def gone_within(seconds: float, pid: int) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not is_alive(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_dies_with_its_parent(how: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pid, *arguments = parent.stdout.readline().split(maxsplit=1)
+        assert arguments == ["a b c\n"]
+        parent.send_signal(how)
+        parent.wait()
+    assert gone_within(10, int(pid))
+
+
+def test_a_child_outlives_the_thread_that_started_it() -> None:
+    """Linux's own parent death signal is about threads: it killed the children of flows that ran in one."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start() -> None:
+        command = [sys.executable, "-m", "infra.processes", str(os.getpid()), "waits"]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert child.stdout
+        child.stdout.readline()
+        children.append(child)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    (child,) = children
+    with child:
+        try:
+            time.sleep(3 * EVERY_SECONDS)
+            assert child.poll() is None
+        finally:
+            child.kill()
+
+
+def test_a_child_of_nobody_ends_at_once() -> None:
+    # Its parent is this process, not number 1: as if that had died before the child could look.
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.processes", "1", "waits"], capture_output=True, timeout=30, check=False
+    )
+    assert done.returncode == 1

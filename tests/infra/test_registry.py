@@ -1,0 +1,167 @@
+"""The registry: a real MLflow over a real SQLite file, and what anyone gets from it with MLflow's own client."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infra.keys import MODEL_NAME
+from infra.registry import Registry
+from infra.scoring import ModelFile
+from infra.settings import Settings
+from tests.builders import RED, SIDE, channel_model, made_up_candidate, made_up_decision, registry_in
+from validation.digest import sha256
+from validation.errors import ModelFileInvalid, RegistryUnreachable
+from validation.records import ChampionRef
+
+GREEN_MODEL, RED_MODEL = channel_model(), channel_model(RED)
+
+
+@pytest.fixture
+def registry(home: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Registry:
+    monkeypatch.chdir(tmp_path)
+    return registry_in(home, empty_registry)
+
+
+def register(registry: Registry, model: bytes = GREEN_MODEL, decision: str = "a" * 24) -> ChampionRef:
+    return registry.register(made_up_candidate(model), model, made_up_decision(decision))
+
+
+def test_there_is_no_champion_at_first(registry: Registry) -> None:
+    assert registry.champion() is None
+
+
+def test_a_registered_version_is_champion_once_it_is_set(registry: Registry, home: Path, tmp_path: Path) -> None:
+    first = register(registry)
+    assert registry.champion() is None
+    registry.set_champion(first.version)
+    candidate = made_up_candidate(GREEN_MODEL)
+    champion = registry.champion()
+    assert champion == first
+    assert (champion.version, champion.candidate, champion.model) == ("1", candidate.id, "fastai")
+    assert champion.threshold == candidate.threshold
+    assert champion.model_sha256 == sha256(GREEN_MODEL)
+    assert champion.since is not None
+    assert registry.model_bytes(champion) == GREEN_MODEL
+    # Another process sees the same, and nothing was written outside the home folder.
+    assert Registry(Settings(home=home)).champion() == first
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_the_alias_moves_and_old_versions_stay(registry: Registry) -> None:
+    first, second = register(registry), register(registry, RED_MODEL, "b" * 24)
+    assert (first.version, second.version) == ("1", "2")
+    registry.set_champion("1")
+    registry.set_champion("2")
+    assert registry.champion() == second
+    assert registry.model_bytes(first) == GREEN_MODEL
+    assert registry.model_bytes(second) == RED_MODEL
+
+
+def test_the_same_decision_registers_once(registry: Registry) -> None:
+    assert register(registry) == register(registry)
+    assert register(registry, decision="b" * 24).version == "2"
+
+
+def test_a_version_tells_where_it_came_from(registry: Registry, home: Path) -> None:
+    import mlflow
+
+    register(registry)
+    client = mlflow.MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
+    version = client.get_model_version(MODEL_NAME, "1")
+    assert version.tags["decision"] == "a" * 24
+    assert version.tags["snapshot"] == "1" * 24
+    assert version.tags["synthetic"] == "true"
+    assert version.tags["version.framework"] == "1.0"
+    assert version.description == "It was promoted"
+    run = client.get_run(version.run_id)
+    assert run.data.params["recipe.epochs"] == "2"
+    assert run.data.metrics["validation.balanced_accuracy"] == 0.95
+    assert run.data.metrics["valid_loss"] == 0.4
+    assert run.info.artifact_uri.startswith((home / "mlflow-artifacts").as_uri())
+
+
+def test_a_tampered_model_file_is_never_given_out(registry: Registry, home: Path) -> None:
+    champion = register(registry)
+    (file,) = (home / "mlflow-artifacts").rglob("*.onnx")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ModelFileInvalid, match=f"registered was {champion.model_sha256}") as caught:
+        registry.model_bytes(champion)
+    assert "roll back" in caught.value.hint
+    file.unlink()
+    with pytest.raises((ModelFileInvalid, RegistryUnreachable)):
+        registry.model_bytes(champion)
+
+
+OUTSIDER = f"""
+import sys
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/{MODEL_NAME}@champion")
+np.save(sys.argv[3], model.predict(np.load(sys.argv[2])))
+print([name for name in ("torch", "fastai", "tensorflow", "keras", "infra", "tasks") if name in sys.modules])
+"""
+
+
+def test_anyone_can_load_the_champion_without_us_or_a_framework(registry: Registry, tmp_path: Path) -> None:
+    registry.set_champion(register(registry).version)
+    # One batch of ours: how cells are batched may change the last bit.
+    cells = np.random.default_rng(1).integers(0, 256, (64, SIDE, SIDE, 3)).astype(np.uint8)
+    np.save(tmp_path / "cells.npy", cells)
+    done = subprocess.run(
+        [sys.executable, "-c", OUTSIDER, registry.uri, str(tmp_path / "cells.npy"), str(tmp_path / "scores.npy")],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    scores = np.load(tmp_path / "scores.npy", allow_pickle=True)
+    told = np.asarray(scores.item()["probability"] if scores.dtype == object else scores)
+    np.testing.assert_array_equal(told, ModelFile(GREEN_MODEL).score(cells))
+
+
+def test_a_server_that_is_not_there_is_given_up_soon(home: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(RegistryUnreachable, match="cannot be used") as caught:
+        Registry(Settings(home=home, registry=f"http://me:s3cret@127.0.0.1:{port}"))
+    assert time.monotonic() - started < 30
+    assert "s3cret" not in str(caught.value)
+    assert f"me:***@127.0.0.1:{port}" in str(caught.value)
+    assert "RETRAIN_REGISTRY" in caught.value.hint
+    assert caught.value.exit_code == 4
+
+
+def test_a_database_that_cannot_be_used_is_named(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "rubbish.db").write_text("no database " * 100)
+    (tmp_path / "folder.db").mkdir()
+    for path in ("file/mlflow.db", "rubbish.db", "folder.db"):
+        with pytest.raises(RegistryUnreachable, match="cannot be used") as caught:
+            Registry(Settings(home=home, registry=f"sqlite:///{tmp_path / path}"))
+        assert str(tmp_path / path) in str(caught.value)
+
+
+def test_an_address_of_no_kind_is_refused(home: Path) -> None:
+    with pytest.raises(RegistryUnreachable, match="cannot be used"):
+        Registry(Settings(home=home, registry="nonsense://x"))
+
+
+def test_a_database_without_its_driver_is_named(home: Path) -> None:
+    with pytest.raises(RegistryUnreachable, match="cannot be used") as caught:
+        Registry(Settings(home=home, registry="mssql+pymssql://me:s3cret@db/mlflow"))
+    assert "s3cret" not in str(caught.value)

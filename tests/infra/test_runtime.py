@@ -1,0 +1,121 @@
+"""The surroundings of a run: where libraries keep their files, and a Prefect server that is there and then gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from infra import runtime
+from infra.runtime import prefect_server, prepare_environment
+from infra.settings import Settings
+from tests.infra.test_processes import gone_within
+from validation.errors import RetrainError
+
+NAMES = (
+    "DO_NOT_TRACK",
+    "GX_ANALYTICS_ENABLED",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "PREFECT_HOME",
+    "PREFECT_SERVER_ANALYTICS_ENABLED",
+    "PREFECT_LOGGING_EXTRA_LOGGERS",
+    "MPLCONFIGDIR",
+    "TF_CPP_MIN_LOG_LEVEL",
+)
+
+
+@pytest.fixture
+def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that monkeypatch puts back what a test leaves there
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.delenv("PREFECT_API_URL")
+    return Settings(home=home)
+
+
+def test_libraries_keep_to_the_home_folder_and_call_nobody(settings: Settings) -> None:
+    prepare_environment(settings)
+    for name in ("PREFECT_HOME", "MPLCONFIGDIR"):
+        assert Path(os.environ[name]).is_relative_to(settings.home)
+    assert os.environ["DO_NOT_TRACK"] == "1"
+    assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_what_is_set_already_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", "/elsewhere")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    prepare_environment(settings)
+    assert os.environ["PREFECT_HOME"] == "/elsewhere"
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+
+
+def test_a_server_that_is_named_is_used(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect:4200/api")
+    with prefect_server(settings) as url:
+        assert url == "http://prefect:4200/api"
+    assert os.environ["PREFECT_API_URL"] == url
+    assert not settings.home.exists()
+
+
+def test_a_server_that_does_not_start_is_an_error_that_names_its_log(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_server_command", lambda port: [sys.executable, "-c", f"exit('no {port}')"])
+    with pytest.raises(RetrainError, match="did not start") as caught, prefect_server(settings):
+        pass
+    log = settings.home / "prefect-server.log"
+    assert str(log) in caught.value.hint
+    assert log.read_text().startswith("no ")
+    assert "PREFECT_API_URL" not in os.environ
+
+
+@pytest.mark.server
+def test_a_temporary_server_answers_and_is_gone_afterwards(settings: Settings) -> None:
+    prepare_environment(settings)
+    with prefect_server(settings) as url:
+        assert os.environ["PREFECT_API_URL"] == url
+        assert url.startswith("http://127.0.0.1:")
+        assert httpx.get(f"{url}/health", trust_env=False).json() is True
+        assert httpx.post(f"{url}/flows/filter", json={}, trust_env=False).json() == []
+    assert "PREFECT_API_URL" not in os.environ
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health", trust_env=False)
+    assert (settings.home / "prefect").is_dir()
+
+
+NIGHT = """
+import subprocess, sys, time
+from infra import runtime
+from infra.settings import load_settings
+started = []
+class Popen(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        started.append(self.pid)
+runtime.subprocess.Popen = Popen
+settings = load_settings()
+runtime.prepare_environment(settings)
+with runtime.prefect_server(settings) as url:
+    print(url, *started, flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.mark.server
+def test_a_temporary_server_is_gone_when_its_night_is_killed(settings: Settings) -> None:
+    del settings
+    with subprocess.Popen([sys.executable, "-c", NIGHT], stdout=subprocess.PIPE, text=True) as night:
+        assert night.stdout
+        try:
+            url, server = night.stdout.readline().split()
+            assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        finally:
+            night.send_signal(signal.SIGKILL)
+    assert gone_within(10, int(server))

@@ -1,0 +1,315 @@
+"""The gates: what is promoted, kept and left undecided, exactly at the bounds too."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from validation.gate import Judgement, beats_on_validation, judge, judge_first, level_of_look
+from validation.metrics import Scored, compare, summarise
+from validation.records import Gate, Interval, Metrics, Verdict
+from validation.rules import GateRules
+
+RULES = GateRules()
+steady = settings(deadline=None, derandomize=True, max_examples=200)
+
+
+def interval(value: float, half: float = 0.02) -> Interval:
+    return Interval(value=value, low=value - half, high=value + half)
+
+
+def measured(
+    *,
+    patients: int = 30,
+    infected: int = 500,
+    clear: int = 600,
+    auc: float | None = 0.98,
+    sensitivity: float | None = 0.94,
+    specificity: float | None = 0.96,
+) -> Metrics:
+    """A challenger's metrics on the holdout; the counts of right calls play no part in a gate."""
+    values = {"auc": auc, "sensitivity": sensitivity, "specificity": specificity}
+    return Metrics(
+        cells=infected + clear, patients=patients, threshold=0.5, tp=infected, fn=0, tn=clear, fp=0,
+        accuracy=interval(0.95), balanced_accuracy=interval(0.95), log_loss=0.2,
+        **{name: None if value is None else interval(value) for name, value in values.items()},
+    )  # fmt: skip
+
+
+def gains(
+    balanced: tuple[float, float] = (0.02, 0.005),
+    sensitivity: tuple[float, float] = (0.03, 0.001),
+    specificity: tuple[float, float] = (0.01, -0.004),
+) -> dict[str, Interval]:
+    """Challenger minus champion: value and one-sided lower bound of each."""
+    given_ends = {"balanced_accuracy": balanced, "sensitivity": sensitivity, "specificity": specificity}
+    return {name: Interval(value=v, low=low, high=2 * v - low) for name, (v, low) in given_ends.items()}
+
+
+def failed(judgement: Judgement) -> list[str]:
+    return [gate.name for gate in judgement.gates if not gate.passed]
+
+
+def gate(judgement: Judgement, name: str) -> Gate:
+    return next(gate for gate in judgement.gates if gate.name == name)
+
+
+# --- against a champion ------------------------------------------------------------------------------------------
+
+
+def test_a_challenger_that_is_surely_better_is_promoted() -> None:
+    judgement = judge(measured(), gains(), RULES)
+    assert judgement.verdict is Verdict.PROMOTED
+    assert failed(judgement) == []
+    assert judgement.further_patients is None
+    assert len(judgement.gates) == 9
+
+
+def test_a_challenger_that_looks_better_but_not_surely_is_undecided() -> None:
+    judgement = judge(measured(), gains(balanced=(0.02, -0.01)), RULES)
+    assert judgement.verdict is Verdict.UNDECIDED
+    assert failed(judgement) == ["superior balanced accuracy"]
+    assert judgement.further_patients is not None
+    assert f"about {judgement.further_patients} further holdout patients" in judgement.sentence
+
+
+@pytest.mark.parametrize("value", [0.0, -1e-9, -0.05])
+def test_a_challenger_that_is_not_better_leaves_the_champion(value: float) -> None:
+    judgement = judge(measured(), gains(balanced=(value, value - 0.02)), RULES)
+    assert judgement.verdict is Verdict.KEPT
+    assert judgement.further_patients is None
+    assert judgement.sentence.startswith("The champion stays: balanced accuracy differs by")
+
+
+@pytest.mark.parametrize("metric", ["sensitivity", "specificity"])
+def test_a_gain_does_not_make_up_for_a_loss_beyond_the_margin(metric: str) -> None:
+    lost: dict[str, Any] = {metric: (-0.011, -0.03)}
+    judgement = judge(measured(), gains(balanced=(0.05, 0.03), **lost), RULES)
+    assert judgement.verdict is Verdict.KEPT
+    assert failed(judgement) == [f"{metric} not worse"]
+    assert f"{metric} differs by -1.10 points" in judgement.sentence
+
+
+@pytest.mark.parametrize("metric", ["sensitivity", "specificity"])
+def test_a_loss_that_may_be_within_the_margin_is_undecided(metric: str) -> None:
+    maybe: dict[str, Any] = {metric: (-0.002, -0.03)}
+    judgement = judge(measured(), gains(**maybe), RULES)
+    assert judgement.verdict is Verdict.UNDECIDED
+    assert failed(judgement) == [f"{metric} not worse"]
+    assert judgement.further_patients is not None
+
+
+@pytest.mark.parametrize(
+    ("floor", "value"),
+    [("auc", 0.899), ("sensitivity", 0.799), ("specificity", 0.799), ("auc", None)],
+)
+def test_a_challenger_below_a_floor_is_kept_out_however_much_better_it_is(floor: str, value: float | None) -> None:
+    bad: dict[str, Any] = {floor: value}
+    judgement = judge(measured(**bad), gains(balanced=(0.2, 0.1)), RULES)
+    assert judgement.verdict is Verdict.KEPT
+    assert len(failed(judgement)) == 1
+    assert "floor" in failed(judgement)[0]
+    assert judgement.sentence.removeprefix("The champion stays: ").lower().startswith(floor)
+
+
+@pytest.mark.parametrize(
+    ("few", "lacking", "further"),
+    [
+        ({"patients": 7}, "holdout patients", 1),
+        ({"patients": 2}, "holdout patients", 6),
+        ({"infected": 24}, "holdout Parasitized cells", 2),  # 30 patients brought 24: 31.25 would bring 25
+        ({"clear": 10}, "holdout Uninfected cells", 45),
+        ({"infected": 0, "sensitivity": None, "auc": None}, "holdout Parasitized cells", None),
+        ({"patients": 0, "infected": 0, "clear": 0}, "holdout patients", None),
+    ],
+)
+def test_too_little_data_is_undecided_whatever_it_seems_to_say(
+    few: dict[str, Any], lacking: str, further: int | None
+) -> None:
+    for differences in (gains(), gains(balanced=(-0.3, -0.4)), {}):
+        judgement = judge(measured(**few), differences, RULES)
+        assert judgement.verdict is Verdict.UNDECIDED
+        assert lacking in failed(judgement)
+        assert "Too little holdout data" in judgement.sentence
+        # Nobody knows how many patients bring a class that was never seen.
+        assert judgement.further_patients == further
+
+
+def test_a_metric_that_cannot_be_compared_is_no_pass() -> None:
+    differences = gains()
+    del differences["sensitivity"]
+    judgement = judge(measured(), differences, RULES)
+    assert judgement.verdict is Verdict.KEPT
+    assert failed(judgement) == ["sensitivity not worse"]
+    assert gate(judgement, "sensitivity not worse").value is None
+    assert "cannot be compared" in judgement.sentence
+
+
+@pytest.mark.parametrize(
+    ("metric", "bound"), [("balanced", 0.0), ("sensitivity", -RULES.sensitivity_margin), ("specificity", -0.01)]
+)
+def test_a_lower_bound_must_lie_above_and_not_on_its_bound(metric: str, bound: float) -> None:
+    on: dict[str, Any] = {metric: (0.02, bound)}
+    above: dict[str, Any] = {metric: (0.02, math.nextafter(bound, 1))}
+    judgement = judge(measured(), gains(**on), RULES)
+    assert judgement.verdict is Verdict.UNDECIDED
+    assert judgement.further_patients == 1
+    assert judge(measured(), gains(**above), RULES).verdict is Verdict.PROMOTED
+
+
+def test_floors_and_minima_are_met_by_reaching_them() -> None:
+    just = measured(
+        patients=RULES.min_patients, infected=RULES.min_cells_per_class, clear=RULES.min_cells_per_class,
+        auc=RULES.min_auc, sensitivity=RULES.min_sensitivity, specificity=RULES.min_specificity,
+    )  # fmt: skip
+    assert judge(just, gains(), RULES).verdict is Verdict.PROMOTED
+    assert judge_first(just, RULES).verdict is Verdict.PROMOTED
+
+
+def test_the_margins_are_those_of_the_rules() -> None:
+    differences = gains(sensitivity=(0.0, -0.02), specificity=(0.0, -0.04))
+    wide = GateRules(sensitivity_margin=0.03, specificity_margin=0.05)
+    assert judge(measured(), differences, wide).verdict is Verdict.PROMOTED
+    swapped = GateRules(sensitivity_margin=0.05, specificity_margin=0.03)
+    assert failed(judge(measured(), differences, swapped)) == ["specificity not worse"]
+    none = GateRules(sensitivity_margin=0, specificity_margin=0)
+    # With no margin at all, not worse has to be better.
+    assert judge(measured(), differences, none).verdict is Verdict.KEPT
+
+
+def test_each_comparison_tells_its_value_its_bound_and_the_level() -> None:
+    rules = GateRules(error_budget=0.06, looks=12, sensitivity_margin=0.015)
+    told = gate(judge(measured(), gains(sensitivity=(0.004, -0.02)), rules), "sensitivity not worse")
+    assert (told.value, told.low, told.bound, told.level) == (0.004, -0.02, -0.015, 0.005)
+    assert not told.passed
+    for words in ("differs by +0.40 points", "-2.00 is sure", "level 0.0050", "above -1.50 is needed", "not shown"):
+        assert words in told.sentence
+
+
+# --- further patients --------------------------------------------------------------------------------------------
+
+
+@steady
+@given(st.floats(1e-3, 0.2), st.floats(1e-3, 0.3), st.integers(8, 400))
+def test_that_many_further_patients_at_the_same_difference_would_settle_it(
+    value: float, error: float, patients: int
+) -> None:
+    assume(value - error <= 0)
+
+    def with_patients(total: int) -> Judgement:
+        # The error of a mean over patients shrinks with the square root of their number.
+        low = value - error * math.sqrt(patients / total)
+        return judge(measured(patients=total), gains(balanced=(value, low)), RULES)
+
+    tonight = with_patients(patients)
+    assert tonight.verdict is Verdict.UNDECIDED
+    further = tonight.further_patients
+    assert further is not None
+    # One more than the formula absorbs the rounding of a bound that is met to the last digit.
+    assert with_patients(patients + further + 1).verdict is Verdict.PROMOTED
+    if further > 2:
+        assert with_patients(patients + further - 2).verdict is Verdict.UNDECIDED
+
+
+def test_the_slowest_of_the_open_questions_counts() -> None:
+    alone = judge(measured(), gains(balanced=(0.02, -0.02)), RULES).further_patients
+    slower = judge(measured(), gains(specificity=(0.0, -0.04)), RULES).further_patients
+    both = judge(measured(), gains(balanced=(0.02, -0.02), specificity=(0.0, -0.04)), RULES)
+    # Twice the distance takes four times the patients, four times the distance sixteen times.
+    assert alone == pytest.approx(3 * 30, abs=1)
+    assert slower == pytest.approx(15 * 30, abs=1)
+    assert both.verdict is Verdict.UNDECIDED
+    assert both.further_patients == slower
+
+
+# --- without a champion ------------------------------------------------------------------------------------------
+
+
+def test_a_first_model_that_meets_the_floors_is_promoted_and_told_that_nothing_was_compared() -> None:
+    judgement = judge_first(measured(), RULES)
+    assert judgement.verdict is Verdict.PROMOTED
+    assert "none to compare" in judgement.sentence
+    assert [g.name for g in judgement.gates if g.level is not None] == []
+    assert len(judgement.gates) == 6
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"auc": 0.85}, "AUC is 0.8500, at least 0.9000 needed"),
+        ({"sensitivity": 0.7999}, "sensitivity is 0.7999, at least 0.8000 needed"),
+        ({"specificity": 0.1}, "specificity is 0.1000, at least 0.8000 needed"),
+        ({"auc": None}, "AUC is not defined"),
+    ],
+)
+def test_a_first_model_below_a_floor_is_no_champion(bad: dict[str, Any], words: str) -> None:
+    judgement = judge_first(measured(**bad), RULES)
+    assert judgement.verdict is Verdict.KEPT
+    assert words in judgement.sentence
+
+
+def test_a_first_model_on_too_little_data_is_undecided_even_below_a_floor() -> None:
+    judgement = judge_first(measured(patients=4, auc=0.5), RULES)
+    assert judgement.verdict is Verdict.UNDECIDED
+    assert failed(judgement) == ["holdout patients", "AUC floor"]
+    assert "4 patients in the holdout, at least 8 needed" in judgement.sentence
+    assert judgement.further_patients == 4
+
+
+# --- looks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("budget", "looks"), [(0.05, 24), (0.1, 10), (0.05, 1)])
+def test_all_looks_together_spend_the_budget_and_no_more(budget: float, looks: int) -> None:
+    level = level_of_look(GateRules(error_budget=budget, looks=looks))
+    assert looks * level == pytest.approx(budget)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "worth"),
+    [(0.951, 0.95, True), (0.95, 0.95, False), (0.949, 0.95, False), (0.95, None, True), (None, 0.95, False),
+     (None, None, False)],
+)  # fmt: skip
+def test_only_a_challenger_that_wins_on_validation_is_worth_a_look(
+    new: float | None, old: float | None, worth: bool
+) -> None:
+    def on_validation(value: float | None) -> Metrics:
+        balanced = interval(value) if value is not None else None
+        return measured().model_copy(update={"balanced_accuracy": balanced})
+
+    assert beats_on_validation(on_validation(new), on_validation(old)) is worth
+
+
+# --- from scores to a verdict ------------------------------------------------------------------------------------
+
+
+def model(noise: float, *, patients: int = 40, seed: int = 0) -> Scored:
+    """Both classes in every patient; the same cells are hard for every model."""
+    rng = np.random.default_rng(11)
+    owner = np.repeat(np.arange(patients), 60)
+    labels = np.arange(len(owner)) % 2 == 0
+    logit = (2 * labels - 1) * 2.0 + 0.3 * rng.normal(0, 1, patients)[owner] + 0.5 * rng.normal(0, 1, len(owner))
+    logit = logit + noise * np.random.default_rng(seed).normal(0, 1, len(owner))
+    return Scored(labels, 1 / (1 + np.exp(-logit)), owner, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "verdict"),
+    [
+        (model(0.4), model(1.6, seed=1), Verdict.PROMOTED),
+        (model(1.6), model(0.4, seed=1), Verdict.KEPT),
+        (model(0.9), model(0.9), Verdict.KEPT),
+        (model(0.9, patients=9), model(1.0, patients=9, seed=1), Verdict.UNDECIDED),
+        (model(0.4, patients=7), model(1.6, patients=7, seed=1), Verdict.UNDECIDED),
+    ],
+    ids=["far better", "far worse", "the same", "hardly better", "too few patients"],
+)
+def test_scores_lead_to_the_verdict_that_they_deserve(challenger: Scored, champion: Scored, verdict: Verdict) -> None:
+    differences = compare(challenger, champion, resamples=RULES.resamples, level=level_of_look(RULES))
+    judgement = judge(summarise(challenger, resamples=RULES.resamples), differences, RULES)
+    assert judgement.verdict is verdict
