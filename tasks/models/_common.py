@@ -100,6 +100,7 @@ def finish_onnx(model: Any, path: Path) -> None:
     graph = model.graph
     _rename(graph, graph.input[0].name, INPUT)
     _rename(graph, graph.output[0].name, OUTPUT)
+    _number_tensors(graph)
     graph.name = "malaria-cell"
     model.doc_string = graph.doc_string = ""
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
@@ -114,6 +115,29 @@ def finish_onnx(model: Any, path: Path) -> None:
     beside = path.with_name(f".{path.name}.part")
     onnx.save_model(model, str(beside), save_as_external_data=False)
     beside.replace(path)
+
+
+def _number_tensors(graph: Any) -> None:
+    """Name the inner tensors by their place in the graph, and put the weights in the order of their use.
+
+    tf2onnx numbers its names as its optimisers happen to walk the graph, so that equal trainings gave unequal files.
+    """
+    names: dict[str, str] = {"": "", INPUT: INPUT, OUTPUT: OUTPUT}
+    for index, node in enumerate(graph.node):
+        node.name = f"node{index}"
+        for name in (*node.input, *node.output):
+            names.setdefault(name, f"tensor{len(names)}")
+        node.input[:] = [names[name] for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
+    places = {name: place for place, name in enumerate(names)}
+    used = [weight for weight in graph.initializer if weight.name in places]
+    weights = []
+    for weight in sorted(used, key=lambda weight: places[weight.name]):
+        copy = type(weight).FromString(weight.SerializeToString())
+        copy.name = names[weight.name]
+        weights.append(copy)
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
 
 
 def _rename(graph: Any, old: str, new: str) -> None:

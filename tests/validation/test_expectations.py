@@ -53,7 +53,9 @@ def expected(checks: tuple[Check, ...], name: str) -> str:
     return next(check.expected for check in checks if check.name == name)
 
 
-def test_a_good_batch_meets_all_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_batch_meets_all_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert tempfile.gettempdir() == str(tmp_path)
@@ -69,6 +71,8 @@ def test_a_good_batch_meets_all_and_leaves_nothing_behind(tmp_path: Path, monkey
     assert expected(checks, "class ratio, larger over smaller") == "at most 20"
     assert expected(checks, "share of rejected images") == "at most 0.25"
     assert list(tmp_path.iterdir()) == []
+    # Its progress bars would fill a night's log.
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_class_is_decisive_and_said_in_words() -> None:

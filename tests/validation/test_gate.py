@@ -216,6 +216,12 @@ def test_that_many_further_patients_at_the_same_difference_would_settle_it(
         assert with_patients(patients + further - 2).verdict is Verdict.UNDECIDED
 
 
+def test_a_bound_that_would_only_be_met_takes_one_patient_more() -> None:
+    # Half the error takes four times the patients, and puts the lower bound exactly on 0: not above it.
+    value, error = 1 / 64, 2 / 64
+    assert judge(measured(patients=32), gains(balanced=(value, value - error)), RULES).further_patients == 3 * 32 + 1
+
+
 def test_the_slowest_of_the_open_questions_counts() -> None:
     alone = judge(measured(), gains(balanced=(0.02, -0.02)), RULES).further_patients
     slower = judge(measured(), gains(specificity=(0.0, -0.04)), RULES).further_patients

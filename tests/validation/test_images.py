@@ -34,15 +34,16 @@ def encoded(pixels: npt.NDArray[np.uint8], form: str = "PNG", mode: str | None =
     return out.getvalue()
 
 
-def png(width: int, height: int, *, bits: int = 8, pixels: bytes | None = None) -> bytes:
+def png(width: int, height: int, *, bits: int = 8, pixels: bytes | None = None, text: bytes = b"") -> bytes:
     """An RGB PNG by hand: its header may claim any size, whatever the pixels are (None: there are none)."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0))
+    said = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(text)) if text else b""
     body = b"" if pixels is None else chunk(b"IDAT", zlib.compress(pixels))
-    return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + said + body + chunk(b"IEND", b"")
 
 
 CELL = noise(40, 30)
@@ -90,6 +91,7 @@ def test_a_jpeg_gives_about_its_pixels() -> None:
         (JPEG[: len(JPEG) // 2], "damaged image"),
         (PNG[:200] + bytes(100) + PNG[300:], "damaged image"),
         (png(40, 30), "damaged image"),
+        (png(40, 30, text=bytes(50_000_000)), "damaged image"),  # 50 kB that would unpack to 50 MB of comment
     ],
 )
 def test_what_is_no_usable_image_is_refused_with_its_reason(data: bytes, reason: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score, roc_auc_score
 from sklearn.metrics import log_loss as reference_log_loss
 
-from validation.metrics import NAMES, Scored, choose_threshold, compare, draws, log_loss, summarise
+from validation.metrics import NAMES, Scored, choose_threshold, compare, draws, few_patients, log_loss, summarise
 from validation.records import Interval, Metrics
 
 RESAMPLES = 2_000
@@ -245,11 +245,43 @@ def test_the_lower_end_is_the_one_sided_bound(level: float) -> None:
     found = compare(challenger, champion, resamples=10_000, level=level)
     for name in NAMES:
         spread = challenger.metrics(weights)[name] - champion.metrics(weights)[name]
-        low, high = found[name].low, found[name].high
+        # The widening for few patients undone, what is left are the quantiles themselves.
+        value, factor = found[name].value, few_patients(challenger.count, level)
+        low, high = (value + (bound - value) / factor for bound in (found[name].low, found[name].high))
+        assert found[name].low < low < high < found[name].high
         # A share of ``level`` of the draws lies below (two draws of 10,000 apart); equal ones may lie on the bound.
         assert (spread < low - 1e-12).mean() - 2e-4 <= level <= (spread <= low + 1e-12).mean() + 2e-4
         assert (spread > high + 1e-12).mean() - 2e-4 <= level <= (spread >= high - 1e-12).mean() + 2e-4
         assert found[name].level == pytest.approx(1 - 2 * level)
+
+
+def test_few_patients_widen_an_interval_and_many_do_not() -> None:
+    assert few_patients(1, 0.05) == math.inf
+    # sqrt(20/19) * t(0.95, 19) / z(0.95) = 1.02598 * 1.72913 / 1.64485
+    assert few_patients(20, 0.05) == pytest.approx(1.07855, abs=1e-4)
+    widths = [few_patients(patients, 0.0021) for patients in (5, 10, 20, 40, 1_000)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] == pytest.approx(1, abs=0.01)
+
+
+def test_two_equal_models_are_seldom_called_different() -> None:
+    """One-sided level 0.05, 12 patients of very unequal size: false alarms stay near the level."""
+    rng = np.random.default_rng(5)
+    level, looks, alarms = 0.05, 200, 0
+    for _ in range(looks):
+        sizes = rng.integers(8, 60, 12)
+        patients = np.repeat(np.arange(12), sizes)
+        labels = rng.random(len(patients)) < 0.5
+        skill = 1.5 + rng.normal(0, 0.5, (2, 12))
+        one, two = (
+            Scored(
+                labels, np.where(labels, 1.0, -1.0) * s[patients] / 2 + rng.normal(0, 1, len(patients)), patients, 0.0
+            )
+            for s in skill
+        )
+        alarms += compare(one, two, resamples=400, level=level)["balanced_accuracy"].low > 0
+    # 200 looks at 0.05: 10 expected, more than 19 has a chance of 0.3% (binomial).
+    assert alarms <= 19
 
 
 def test_pairing_makes_the_interval_narrower() -> None:
