@@ -95,7 +95,7 @@ def _rows(context: Context, snapshot: Snapshot | None) -> dict[str, Row]:
 
 def _fetch_new(context: Context, listed: dict[str, ObjectInfo], before: dict[str, Row]) -> list[Row]:
     journal = Journal(context.workspace.home / "cache" / f"pulled-{digest(context.store.uri)}.jsonl")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     known = {key: (row.size, row.etag, row.sha256) for key, row in before.items() if row.sha256} | journal.read()
     wanted = [info for info in listed.values() if _problem(context, info) == "" and not _is_known(info, known)]
     progress = Progress(log, "pulled", len(wanted))

@@ -64,8 +64,10 @@ def _inputs(context: Context, night: Night) -> ReportInputs:
     decision = records.load(Decision, night.decision or "")
     evaluation = records.load(Evaluation, decision.evaluation) if decision.evaluation else None
     before = decision.champion_before
+    # A page cannot show how long it took to be built, or building it again would give another one.
+    seconds = {stage: value for stage, value in night.seconds.items() if stage != "report"}
     return ReportInputs(
-        night=night,
+        night=night.model_copy(update={"seconds": seconds}),
         decision=decision,
         snapshot=records.load(Snapshot, decision.snapshot),
         validation=records.load(ValidationResult, decision.validation),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from infra.keys import candidate_key
 from infra.scoring import ModelFile
@@ -23,7 +24,7 @@ from tasks.context import Context
 from tasks.holdings import SideData, load_side
 from tasks.stage import stage
 from validation.digest import digest, sha256
-from validation.errors import TrainingFailed
+from validation.errors import ModelFileInvalid, TrainingFailed
 from validation.metrics import choose_threshold, summarise
 from validation.records import Candidate, EpochRecord, Pack, SideName, Split, TrainSpec
 
@@ -131,9 +132,8 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> str:
         epoch = EpochRecord.model_validate(message["epoch"])
         accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
         log.info(
-            "%s epoch %d of at most %s: training loss %.4f, validation loss %.4f%s (%.0f s)",
-            *(spec.model, epoch.epoch, spec.recipe["epochs"], epoch.train_loss, epoch.valid_loss, accuracy),
-            epoch.seconds,
+            "%s epoch %d: training loss %.4f, validation loss %.4f%s (%.0f s)",
+            *(spec.model, epoch.epoch, epoch.train_loss, epoch.valid_loss, accuracy, epoch.seconds),
         )
     return problem
 
@@ -156,7 +156,7 @@ def _keep(
     """Freeze the threshold on the validation patients and store model file, weights and record, the record last."""
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
     valid, fitted = sides["validation"], sides["train"]
-    probabilities = ModelFile(onnx).score(valid.images).astype(np.float64)
+    probabilities = _score(onnx, spec, folder, valid)
     threshold = choose_threshold(valid.labels, probabilities)
     model_key, weights_key = candidate_key(id_, "model.onnx"), candidate_key(id_, result["weights"])
     context.store.put(model_key, onnx)
@@ -185,6 +185,22 @@ def _keep(
     )
     context.records.save(candidate, id_)
     return candidate
+
+
+def _score(onnx: bytes, spec: TrainSpec, folder: Path, valid: SideData) -> npt.NDArray[np.float64]:
+    """Score the validation cells with what a training left, which is not believed to be a good model file."""
+    try:
+        probabilities = ModelFile(onnx).score(valid.images).astype(np.float64)
+        problem = "" if np.isfinite(probabilities).all() else "it scores some validation cells with no number"
+    except ModelFileInvalid as error:
+        problem = error.message
+    if problem:
+        # Or every later try would find the same finished training.
+        (folder / "result.json").unlink()
+        raise TrainingFailed(
+            f"the training of {spec.model} left an unusable model file: {problem}", "run the night again to train anew"
+        )
+    return probabilities
 
 
 train_task = stage(train)

@@ -1,14 +1,25 @@
-"""fastai's XResNet34, trained from scratch on cells in memory."""
+"""fastai's XResNet34, trained from scratch on cells in memory: fastai's Learner, one-cycle schedule and callbacks.
+
+Measured 2026-11-22, 64 px, 4,641 cells of 100 patients, on 850 validation cells of 20 others, threshold 0.5:
+accuracy 0.968, balanced 0.967, AUC 0.990, sensitivity 0.959, specificity 0.975, log loss 0.118. One seed (0), with
+six epochs and fastai's own Adam, 929 CPU seconds on 2 shared cores: the recipe below, of five epochs with torch's
+fused AdamW, has yet to be measured. After four of the six: accuracy 0.967, log loss 0.133. The epoch was chosen on
+those same validation cells, so the figures flatter a little; the holdout was never scored. The file and torch agree
+to 4e-7. Averaging four mirrored views gained one cell in 850 for four times the scoring: not done.
+No figure here is from a GPU: that path has not been run.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +39,7 @@ RECIPE_VERSION = 1
 OPSET = 20
 # Rough mean and spread of stained cells on black; batch normalisation does the rest, so they need not follow the data.
 MEAN, SPREAD = 0.5, 0.3
-SCORING_BATCH = 256
+SCORING_BATCH = 64
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +47,21 @@ log = logging.getLogger(__name__)
 class DefaultRecipe(Recipe):
     """Hyperparameters of the fastai CNN, each with the reason for its number."""
 
-    epochs: int = Field(default=6, gt=0)
+    # Validation loss is nearly flat after four or five; each costs 54 s or more on two quiet cores.
+    epochs: int = Field(default=5, gt=0)
+    # A small set takes few steps an epoch: it gets more epochs, nine for 1,100 cells.
     min_steps: int = Field(default=300, ge=0)
-    batch_size: int = Field(default=32, ge=2)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    # 145 steps an epoch: large enough for batch normalisation, small enough to converge in a few epochs.
+    batch_size: int = Field(default=64, ge=2)
+    # The peak of the one cycle. The only value tried.
+    learning_rate: float = Field(default=3e-3, gt=0)
+    # Twice fastai's default, for 21 million weights on 4,641 cells. The only value tried.
     weight_decay: float = Field(default=0.02, ge=0)
+    # About a tenth in strength and hue, as between slides. The only value tried.
     stain: float = Field(default=0.1, ge=0, le=1)
+    # The loss may rise while the rate is at its peak, and falls again in the last third of the cycle.
     patience: int = Field(default=3, gt=0)
+    # Half of a night of 20 minutes. A fit cut at the peak rate is poor: on busy cores, AUC 0.972 after one epoch.
     deadline_seconds: float = Field(default=600, gt=0)
     architecture: Literal["xresnet18", "xresnet34", "xresnet50"] = "xresnet34"
 
@@ -83,6 +102,7 @@ def fit(
         model,
         loss_func=BCEWithLogitsLossFlat(),
         metrics=[AvgMetric(_accuracy)],
+        opt_func=_optimiser(),
         wd=recipe.weight_decay,
         cbs=_callbacks(recipe, deadline, weights, history, on_epoch),
         path=folder,
@@ -227,6 +247,7 @@ def _callbacks(
                 seconds=time.monotonic() - self.started,
             )
             history.append(record)
+            _release_memory()
             log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
             on_epoch(record)
 
@@ -279,10 +300,11 @@ def _export(model: Any, side: int, path: Path) -> None:
 def _frameworks() -> Any:
     """Import torch and fastai, without what their imports have to say about each other.
 
-    By default torch's OpenMP threads spin while they wait for each other. On a core that they share with anything
-    else that is fatal: beside one busy process, a batch took 8-12 s spinning and 0.95 s sleeping (2 cores).
+    By default torch's OpenMP threads spin for about 17 ms whenever they wait for each other. On a core that they
+    share with anything else that is fatal: beside one busy process a batch of 32 took 8-12 s instead of 0.5 s. After
+    a short spin they sleep instead: 1 s in such company, and 0.6 s alone (2 cores, 64 px).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both are read once, when torch is first imported
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # both are read once, when torch is first imported
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -310,8 +332,25 @@ def _describe(device: Any) -> str:
     return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 
+def _optimiser() -> Any:
+    """Return AdamW with fastai's constants, as torch's fused kernel.
+
+    fastai's own Adam goes over 21 million weights a dozen times a step: on a CPU that took as long as the gradients.
+    """
+    import torch
+    from fastai.optimizer import OptimWrapper
+
+    return partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-5, fused=True)
+
+
 def _accuracy(logits: Any, labels: Any) -> Any:
     return ((logits.flatten() > 0) == (labels.flatten() > 0.5)).float().mean()
+
+
+def _release_memory() -> None:
+    """Give freed memory back to the system: glibc keeps torch's large blocks in pieces, 0.3 GiB more every epoch."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call, and may not need it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _chunks(items: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:

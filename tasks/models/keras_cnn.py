@@ -1,4 +1,13 @@
-"""A Keras CNN of our own, small enough for a CPU: three convolution blocks, batch normalised, pooled globally."""
+"""A Keras CNN of our own, small enough for a CPU: three convolution blocks, batch normalised, pooled globally.
+
+Measured 2026-11-22, 64 px, 4,641 cells of 100 patients, on 850 validation cells of 20 others, threshold 0.5:
+accuracy 0.968, balanced 0.966, AUC 0.990, sensitivity 0.954, specificity 0.979, log loss 0.116. One seed (0), the
+eighth of twelve epochs under a schedule of twelve with patience 4, 742 CPU seconds on 2 shared cores: the recipe
+below, whose schedule ends after eight with patience 3, has only been seen for two epochs (seed 1, log loss 0.134).
+The epoch was chosen on those same validation cells, so the figures flatter a little; the holdout was never scored.
+The file and Keras agree to 1.2e-7. Averaging four mirrored views gained nothing. No figure here is from a GPU: that
+path has not been run.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +43,27 @@ log = logging.getLogger(__name__)
 class DefaultRecipe(Recipe):
     """Hyperparameters of the Keras CNN, each with the reason for its number."""
 
-    epochs: int = Field(default=12, gt=0)
+    # Of twelve, the eighth was the best; about 60 CPU seconds each.
+    epochs: int = Field(default=8, gt=0)
+    # A small set takes few steps an epoch: it gets more epochs, fifteen for 1,100 cells.
     min_steps: int = Field(default=500, ge=0)
+    # The same as the fastai CNN's, and as many steps an epoch: 145.
     batch_size: int = Field(default=32, ge=2)
+    # The peak, after the warm-up. The only value tried.
     learning_rate: float = Field(default=2e-3, gt=0)
+    # The share of all steps that lead up to it: the first steps from random weights are the wildest.
     warmup: float = Field(default=0.1, ge=0, lt=1)
+    # 0.3 million weights need little. The only value tried.
     weight_decay: float = Field(default=0.01, ge=0)
+    # Before the only dense layer. The only value tried.
     dropout: float = Field(default=0.3, ge=0, lt=1)
+    # Channels of the first block, doubled by each of the next two: half of XResNet34's arithmetic.
     width: int = Field(default=32, gt=0)
+    # As the fastai CNN's.
     stain: float = Field(default=0.1, ge=0, le=1)
-    patience: int = Field(default=4, gt=0)
+    # Validation loss swings by a tenth between epochs until the rate has fallen.
+    patience: int = Field(default=3, gt=0)
+    # Half of a night of 20 minutes.
     deadline_seconds: float = Field(default=600, gt=0)
 
 

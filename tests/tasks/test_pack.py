@@ -23,6 +23,9 @@ from validation.records import POSITIVE, SideName, Split
 CELLS = synthetic_cells(patients=20)
 
 
+pytestmark = pytest.mark.usefixtures("no_expectations")
+
+
 @pytest.fixture
 def store() -> CountingStore:
     return CountingStore(CELLS)

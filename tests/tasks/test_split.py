@@ -18,6 +18,9 @@ FIRST = plain_cells(40, 2)
 SIDES = ("train", "validation", "holdout")
 
 
+pytestmark = pytest.mark.usefixtures("no_expectations")
+
+
 @pytest.fixture
 def store() -> CountingStore:
     return CountingStore(FIRST)

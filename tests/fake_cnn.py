@@ -1,0 +1,76 @@
+"""A CNN that learns nothing, behind the real protocol: its "training" does what its recipe says, in no time.
+
+It stands in where a test is about what surrounds a training. It imports neither framework, nor the stages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.models import FitResult, Images, Recipe, TrainingData
+from validation.errors import TrainingFailed
+from validation.records import EpochRecord
+
+RECIPE_VERSION = 1
+
+
+class DefaultRecipe(Recipe):
+    """``model`` is the path of the model file that the training is to end with."""
+
+    model: str = ""
+    behaviour: Literal["good", "chatty", "diverges", "crashes", "killed", "hangs", "silent"] = "good"
+    epochs: int = 2
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    patience: int = 1
+    deadline_seconds: float = 60
+
+
+def fit(
+    data: TrainingData, recipe: Any, *, seed: int, folder: Path, on_epoch: Callable[[EpochRecord], None]
+) -> FitResult:
+    """Report two epochs, do what the recipe says, and write down what was given as the weights."""
+    history = tuple(
+        EpochRecord(epoch=number, train_loss=0.5 / number, valid_loss=0.6 / number, valid_accuracy=0.9, seconds=0.01)
+        for number in range(1, recipe.epochs + 1)
+    )
+    for epoch in history:
+        on_epoch(epoch)
+    if recipe.behaviour == "chatty":
+        print("a framework's own words")
+        os.write(1, b"\nnot json\n")
+    elif recipe.behaviour == "diverges":
+        raise TrainingFailed("loss became nan in epoch 2", "lower the learning rate")
+    elif recipe.behaviour == "crashes":
+        raise ZeroDivisionError("in the middle of a batch")
+    elif recipe.behaviour == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif recipe.behaviour == "hangs":
+        time.sleep(60)
+    elif recipe.behaviour == "silent":
+        sys.exit(0)
+    onnx, weights = folder / "model.onnx", folder / "weights.json"
+    onnx.write_bytes(Path(recipe.model).read_bytes())
+    given = {
+        "seed": seed,
+        "train": [list(data.train_images.shape), int(data.train_images.sum()), data.train_labels.tolist()],
+        "validation": [list(data.valid_images.shape), int(data.valid_images.sum()), data.valid_labels.tolist()],
+    }
+    weights.write_text(json.dumps(given))
+    return FitResult(onnx, weights, history, recipe.epochs, "finished", "cpu", {"fake": "1.0"})
+
+
+def predict_native(weights: Path, recipe: Any, images: Images) -> npt.NDArray[np.float32]:
+    """Return one half for every image."""
+    del weights, recipe
+    return np.full(len(images), 0.5, np.float32)

@@ -1,0 +1,66 @@
+"""Fixtures that the tests of several stages use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.registry import Registry
+from infra.store import MemoryStore
+from tasks.context import Context
+from tests.builders import CountingStore, Prepared, context_over, made_up_decision, plain_cells, prepare, registry_in
+from validation.records import Candidate, ChampionRef
+
+Crown = Callable[..., ChampionRef]
+
+
+@pytest.fixture
+def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is expected of a batch as a whole is met: for what comes after validation, and half a second faster."""
+    monkeypatch.setattr("tasks.validate.check_batch", lambda *_, **__: ())
+
+
+@pytest.fixture(scope="session")
+def first_evening(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Prepared]:
+    """All stages up to the pack, once for all tests."""
+    context = context_over(CountingStore(plain_cells()), tmp_path_factory.mktemp("evening"))
+    return context, prepare(context)
+
+
+@pytest.fixture
+def prepared(first_evening: tuple[Context, Prepared]) -> Prepared:
+    """What lies before the trainings of a night over plain cells (tests.builders.plain_cells)."""
+    return first_evening[1]
+
+
+@pytest.fixture
+def context(first_evening: tuple[Context, Prepared], home: Path) -> Context:
+    """The surroundings of that night: a store and a home of the test's own."""
+    before = first_evening[0]
+    assert isinstance(before.store, MemoryStore)
+    shutil.copytree(before.workspace.home / "cache", home / "cache", copy_function=os.link)
+    return context_over(CountingStore(before.store.objects), home)
+
+
+@pytest.fixture
+def registry(home: Path, empty_registry: Path) -> Registry:
+    """A real registry, with nothing in it."""
+    return registry_in(home, empty_registry)
+
+
+@pytest.fixture
+def crown(context: Context, registry: Registry) -> Crown:
+    """Make a candidate champion, as if a night had promoted it long ago."""
+
+    def make_champion(candidate: Candidate) -> ChampionRef:
+        reference = registry.register(
+            candidate, context.store.get(candidate.model_key), made_up_decision(f"crowned {candidate.id}")
+        )
+        registry.set_champion(reference.version)
+        return reference
+
+    return make_champion
