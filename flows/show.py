@@ -104,15 +104,13 @@ def predictions(champion: ChampionRef, rows: Sequence[Prediction]) -> None:
 
 
 def facts(values: dict[str, Any]) -> None:
-    """Print named facts as two columns."""
-    table = Table.grid(padding=(0, 2))
+    """Print named facts, one a line; never wrapped, so that they can be copied."""
     for name, value in values.items():
-        if isinstance(value, dict):
-            for part, interval in value.items():
-                table.add_row(part.replace("_", " "), _interval(Interval.model_validate(interval)))
-        elif value is not None:
-            table.add_row(name.replace("_", " "), Text(str(value)))
-    out.print(table)
+        parts = value if isinstance(value, dict) else {name: value}
+        for part, fact in parts.items():
+            if fact is not None:
+                shown = _interval(Interval.model_validate(fact)) if isinstance(fact, dict) else str(fact)
+                out.print(Text(f"{part.replace('_', ' '):<18} {shown}"))
 
 
 def settings(current: Settings, config: Path) -> None:

@@ -286,7 +286,7 @@ def _body(look: _Look, radius: float, scale: float, rng: np.random.Generator) ->
 def _parasite(canvas: _Canvas, look: _Look, at: tuple[float, float], visible: float) -> None:
     """A ring with its chromatin, a lone chromatin dot, or a grown trophozoite; ``visible`` 1 is plain, 0 invisible."""
     rng, strength = canvas.rng, visible * look.contrast
-    size = rng.uniform(0.7, 1.3) * (0.6 + 0.4 * visible)
+    size = rng.uniform(1.4, 2.1) * (0.6 + 0.4 * visible)
     dot = (0.125 * size * rng.uniform(0.8, 1.2), 0.08 * size * rng.uniform(0.8, 1.2))
     kind = rng.random()
     if kind < 0.55:
@@ -311,13 +311,13 @@ def _distract(canvas: _Canvas, look: _Look, place: Callable[[float], tuple[float
     rng = canvas.rng
     violet = look.chromatin * np.array((0.82, 1.35, 1.12), np.float32)
     dark = look.chromatin * np.array((0.62, 0.8, 0.75), np.float32)
-    if rng.random() < 0.17 * look.dirt:  # a platelet: granules in a haze, with no sharp chromatin and no ring
+    if rng.random() < 0.1 * look.dirt:  # a platelet: granules in a haze, with no sharp chromatin and no ring
         at, size = place(0.5), rng.uniform(0.09, 0.2)
         canvas.spot(at, 1.3 * size, size, rng.uniform(0.2, 0.4), violet)
         for _ in range(rng.integers(5, 10)):
             near = (at[0] + rng.normal(0, 0.5 * size), at[1] + rng.normal(0, 0.5 * size))
             canvas.spot(near, 0.045, 0.035, rng.uniform(0.3, 0.75), violet)
-    if rng.random() < 0.22 * look.dirt:  # drops of stain: smaller, rounder and darker than chromatin
+    if rng.random() < 0.1 * look.dirt:  # drops of stain: smaller, rounder and darker than chromatin
         for _ in range(rng.integers(1, 5)):
             size = rng.uniform(0.025, 0.055)
             canvas.spot(place(0.3), size, size, rng.uniform(0.6, 0.95), dark)
@@ -328,7 +328,7 @@ def _distract(canvas: _Canvas, look: _Look, place: Callable[[float], tuple[float
         at, size = place(0.2), rng.uniform(0.1, 0.24)
         canvas.spot(at, size, size, rng.uniform(0.15, 0.5), look.pale)
         canvas.ring(at, size, 0.04, rng.uniform(0.15, 0.4), 0.72 * look.cytoplasm)
-    for _ in range(rng.poisson(12 * look.stippling)):
+    for _ in range(rng.poisson(5 * look.stippling)):
         canvas.spot(place(0.1), 0.035, 0.03, rng.uniform(0.15, 0.45), 0.5 * (look.cytoplasm + look.chromatin))
 
 

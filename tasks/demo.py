@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 HEADER = "# Written by `retrain demo`, which overwrites it. Remove this line to keep the file as your own.\n"
 
-# A first night should take minutes on a laptop: smaller cells and fewer steps than real ones deserve.
+# A first night should take minutes on a laptop: smaller cells, a smaller network and fewer steps than real ones deserve.
 SMALL = """
 [training]
 side = 48
-fastai = { epochs = 5, min_steps = 150, batch_size = 32 }
-keras = { epochs = 7, min_steps = 230 }
+fastai = { architecture = "xresnet18", epochs = 4, min_steps = 0, batch_size = 32, learning_rate = 0.002 }
+keras = { epochs = 7, min_steps = 0, learning_rate = 0.004, dropout = 0.1 }
 """
 
 

@@ -77,7 +77,7 @@ class CountingStore(MemoryStore):
 
 def small_settings(home: Path, **sections: Any) -> Settings:
     """Return settings for small batches; a section given as a dict is laid over ``SMALL``."""
-    merged = {name: {**SMALL[name], **sections.pop(name, {})} for name in SMALL}
+    merged: dict[str, Any] = {name: {**SMALL[name], **sections.pop(name, {})} for name in SMALL}
     return Settings(home=home, **merged, **sections)
 
 

@@ -47,7 +47,7 @@ def fit(
     for epoch in history:
         on_epoch(epoch)
     if recipe.behaviour == "chatty":
-        print("a framework's own words")
+        sys.stdout.write("a framework's own words\n")
         os.write(1, b"\nnot json\n")
     elif recipe.behaviour == "diverges":
         raise TrainingFailed("loss became nan in epoch 2", "lower the learning rate")

@@ -114,5 +114,7 @@ def get_model(name: str) -> CNN:
         SettingsError: when no CNN has that name.
     """
     if name not in _MODULES:
-        raise SettingsError(f"unknown model {name!r}", f"known models: {', '.join(_MODULES)} (setting RETRAIN_MODELS)")
+        raise SettingsError(
+            f"unknown model {name!r}", f"known models: {', '.join(_MODULES)} (setting RETRAIN_TRAINING__MODELS)"
+        )
     return cast(CNN, importlib.import_module(_MODULES[name]))

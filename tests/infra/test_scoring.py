@@ -38,7 +38,8 @@ def test_more_cells_than_a_batch_come_back_in_order() -> None:
 
 def test_no_cells_have_no_scores() -> None:
     scores = ModelFile(channel_model()).score(images(0))
-    assert (scores.shape, scores.dtype) == ((0,), np.float32)
+    assert scores.shape == (0,)
+    assert scores.dtype == np.float32
 
 
 def test_a_view_of_a_memory_map_is_scored_like_a_copy(tmp_path: Path) -> None:

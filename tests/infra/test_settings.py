@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,9 +117,7 @@ def test_a_value_of_the_wrong_kind_in_the_file_is_refused_by_name(line: str, tom
         load_settings()
 
 
-def test_a_home_of_the_wrong_kind_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_of_the_wrong_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.toml").write_text("home = 5")
     monkeypatch.setenv("RETRAIN_CONFIG", str(tmp_path / "mine.toml"))
     monkeypatch.delenv("RETRAIN_HOME")
@@ -190,7 +189,7 @@ def test_a_fingerprint_says_what_matters_and_not_where_things_are(tmp_path: Path
         training={"where": "deployment", "deployment_timeout_seconds": 5},
     )
     assert places.fingerprint() == base.fingerprint()
-    others = [
+    others: list[dict[str, Any]] = [
         {"gate": {"looks": 3}},
         {"data": {"min_pixels": 20}},
         {"split": {"generation": "g2"}},
@@ -205,4 +204,4 @@ def test_a_fingerprint_says_what_matters_and_not_where_things_are(tmp_path: Path
 
 def test_settings_cannot_be_changed_afterwards(home: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings(home=home).store = "s3://other"
+        Settings(home=home).store = "s3://other"  # type: ignore[misc]

@@ -177,9 +177,7 @@ class TestEvaluation:
         crown(worse)
         # The registry's file is what counts: the candidate's own may be long gone.
         context.store.objects.pop(worse.model_key)  # type: ignore[attr-defined]
-        result = evaluate(
-            context, contest_of(context, prepared, registry, good), prepared.split, prepared.pack
-        )
+        result = evaluate(context, contest_of(context, prepared, registry, good), prepared.split, prepared.pack)
         holdout = load_side(context, prepared.split, prepared.pack, "holdout")
         table = context.records.load_table(result.predictions)
         assert tuple(table["key"]) == holdout.keys

@@ -89,7 +89,9 @@ def test_cells_without_a_patient_are_trained_on_only(context: Context, store: Co
     table = rows(context, result)
     assert set(table.loc[table["patient"] == "", "side"]) == {"train"}
     assert result.without_patient == len(cells)
-    assert result.train.patients == table.loc[(table["side"] == "train") & (table["patient"] != ""), "patient"].nunique()
+    assert (
+        result.train.patients == table.loc[(table["side"] == "train") & (table["patient"] != ""), "patient"].nunique()
+    )
 
 
 def test_the_same_cells_make_the_same_split(context: Context, store: CountingStore, tmp_path: Path) -> None:

@@ -105,7 +105,9 @@ def test_a_bad_image_is_left_out_by_reason(context: Context, store: CountingStor
     assert result.reasons == Counter(reason for reason, _, _ in BAD.values())
     assert (result.images, result.accepted, result.rejected) == (len(CELLS) + len(BAD), len(CELLS), len(BAD))
     assert all(finding.detail for finding in result.examples)
-    assert {key: store.objects[key] for key in keys.values()} == {keys[name]: data for name, (_, data, _) in BAD.items()}
+    assert {key: store.objects[key] for key in keys.values()} == {
+        keys[name]: data for name, (_, data, _) in BAD.items()
+    }
 
 
 def test_its_near_miss_is_not(context: Context, store: CountingStore) -> None:

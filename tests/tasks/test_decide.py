@@ -1,0 +1,183 @@
+"""Decide: every verdict, from evidence; and the same decision for the same evidence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from infra.keys import SYNTHETIC_MARK
+from infra.registry import Registry
+from tasks.context import Context
+from tasks.decide import Evidence, decide
+from tasks.evaluate import Contest, evaluate, prepare_contest
+from tests.builders import (
+    NOON,
+    RED,
+    Prepared,
+    candidate_of,
+    channel_model,
+    made_up_candidate,
+    metrics_of,
+    with_settings,
+)
+from tests.tasks.conftest import Crown
+from validation.records import Candidate, ChampionRef, Check, Decision, Evaluation, Interval, Look, Start, Verdict
+
+CHAMPION = ChampionRef(version="3", candidate="old", model="keras", model_sha256="0" * 64, threshold=0.5, since=NOON)
+CHALLENGER = made_up_candidate(b"model")
+
+
+def contest(champion: ChampionRef | None = CHAMPION, *, on_validation: float = 0.9) -> Contest:
+    return Contest(CHALLENGER, champion, b"" if champion else None, metrics_of(on_validation) if champion else None)
+
+
+def difference(value: float, half: float) -> dict[str, Interval]:
+    interval = Interval(value=value, low=value - half, high=value + half)
+    return {"balanced_accuracy": interval, "sensitivity": interval, "specificity": interval}
+
+
+def evaluation(value: float = 0.95, differences: dict[str, Interval] | None = None, **metrics: Any) -> Evaluation:
+    champion = CHAMPION if differences else None
+    return Evaluation(
+        id=f"{value} {differences} {metrics}",
+        split="split",
+        challenger=CHALLENGER.id,
+        champion=champion,
+        look=Look(generation="g1", number=1, challenger=CHALLENGER.id, champion=None, spent=0, looked_at=NOON),
+        predictions="key",
+        challenger_metrics=metrics_of(value, **metrics),
+        champion_metrics=metrics_of(0.9) if champion else None,
+        differences=differences or {},
+    )
+
+
+@pytest.fixture
+def evidence(prepared: Prepared) -> Evidence:
+    return Evidence(prepared.snapshot, prepared.validation, prepared.split, (CHALLENGER,), {}, contest())
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "sentence"),
+    [
+        ({"contest": contest(None), "evaluation": evaluation()}, Verdict.PROMOTED, "First champion"),
+        ({"contest": contest(None), "evaluation": evaluation(0.7)}, Verdict.KEPT, "fails a floor: AUC is 0.7000"),
+        ({"contest": contest(None), "evaluation": evaluation(patients=2)}, Verdict.UNDECIDED, "Too little holdout"),
+        ({"evaluation": evaluation(differences=difference(0.03, 0.01))}, Verdict.PROMOTED, "better than the champion"),
+        ({"evaluation": evaluation(differences=difference(0.03, 0.04))}, Verdict.UNDECIDED, "not surely so; about"),
+        ({"evaluation": evaluation(differences=difference(-0.03, 0.01))}, Verdict.KEPT, "The champion stays"),
+        ({"evaluation": evaluation(0.7, difference(0.03, 0.01))}, Verdict.KEPT, "AUC is 0.7000"),
+        ({"evaluation": evaluation(0.95, difference(0.03, 0.01), patients=2)}, Verdict.UNDECIDED, "Too little"),
+        (
+            {"contest": contest(on_validation=0.97)},
+            Verdict.KEPT,
+            r"does not beat it on the validation patients \(0.9500 against 0.9700 balanced accuracy\)",
+        ),
+        ({"refused_look": "the holdout was looked at 24 times"}, Verdict.UNDECIDED, "Not looked at: the holdout was"),
+    ],
+)
+def test_a_verdict_and_its_reason(
+    change: dict[str, Any], verdict: Verdict, sentence: str, context: Context, evidence: Evidence
+) -> None:
+    decision = decide(context, replace(evidence, **change))
+    assert decision.verdict is verdict
+    assert re.search(sentence, decision.sentence)
+    assert context.records.load(Decision, decision.id) == decision
+    assert (decision.further_patients is not None) == (verdict is Verdict.UNDECIDED and "evaluation" in change)
+    assert bool(decision.gates) == ("evaluation" in change)
+
+
+def test_invalid_data_is_named_by_every_check_that_failed(context: Context, prepared: Prepared) -> None:
+    def check(name: str, severity: Any, passed: bool) -> Check:
+        return Check(name=name, expected="at least 50", observed="3", passed=passed, severity=severity)
+
+    checks = (
+        check("Parasitized cells", "invalid", False),
+        check("Uninfected cells", "invalid", True),
+        check("class ratio", "invalid", False),
+        check("rejected", "warn", False),
+    )
+    validation = prepared.validation.model_copy(update={"checks": checks})
+    decision = decide(context, Evidence(prepared.snapshot, validation))
+    assert decision.verdict is Verdict.INVALID_DATA
+    assert "Parasitized cells: 3, expected at least 50; class ratio: 3" in decision.sentence
+    assert "rejected" not in decision.sentence
+    assert (decision.challenger, decision.split, decision.candidates) == (None, None, ())
+
+
+def test_a_decision_names_all_that_it_rests_on(context: Context, evidence: Evidence) -> None:
+    judged = evaluation(differences=difference(0.03, 0.01))
+    decision = decide(context, replace(evidence, evaluation=judged, failed_trainings={"keras": "killed"}))
+    assert decision.snapshot == evidence.snapshot.id
+    assert decision.validation == evidence.validation.id
+    assert decision.candidates == (CHALLENGER.id,)
+    assert (decision.challenger, decision.evaluation) == (CHALLENGER.id, judged.id)
+    assert decision.champion_before == CHAMPION
+    assert decision.failed_trainings == {"keras": "killed"}
+    assert decision.generation == "g1"
+    assert not decision.synthetic
+
+
+def test_the_same_evidence_is_the_same_decision(context: Context, evidence: Evidence) -> None:
+    judged = replace(evidence, evaluation=evaluation(differences=difference(0.03, 0.01)))
+    first = decide(context, judged)
+    # When the champion was crowned is told by a registry, and may be told differently by the next.
+    later = replace(judged, contest=contest(CHAMPION.model_copy(update={"since": None})))
+    assert decide(context, judged) == decide(context, later) == first
+    others = [
+        replace(judged, contest=contest(CHAMPION.model_copy(update={"version": "4"}))),
+        replace(judged, evaluation=evaluation(differences=difference(0.04, 0.01))),
+        replace(judged, candidates=(CHALLENGER, CHALLENGER)),
+        replace(judged, evaluation=None, refused_look="spent"),
+    ]
+    ids = {decide(context, other).id for other in others}
+    ids.add(decide(with_settings(context, gate={"looks": 3}), judged).id)
+    assert len(ids | {first.id}) == 6
+
+
+def test_synthetic_cells_are_told(context: Context, evidence: Evidence) -> None:
+    context.store.put(SYNTHETIC_MARK, b"{}")
+    assert decide(context, replace(evidence, evaluation=evaluation(differences=difference(0.03, 0.01)))).synthetic
+
+
+def test_a_night_that_trained_nothing_has_nothing_to_decide(context: Context, prepared: Prepared) -> None:
+    with pytest.raises(ValueError, match="nothing to decide"):
+        decide(context, Evidence(prepared.snapshot, prepared.validation, prepared.split))
+
+
+class TestRealModels:
+    """The whole judgement over real model files: one reads the channel that tells the class, one the other."""
+
+    @staticmethod
+    def night(context: Context, prepared: Prepared, registry: Registry, *candidates: Candidate) -> Decision:
+        start = Start(id="night", champion=registry.champion(), started_at=NOON)
+        contest = prepare_contest(context, candidates, start, registry, prepared.split, prepared.pack)
+        judged = None
+        if contest.worth_a_look:
+            judged = evaluate(context, contest, prepared.split, prepared.pack)
+        return decide(
+            context, Evidence(prepared.snapshot, prepared.validation, prepared.split, candidates, {}, contest, judged)
+        )
+
+    def test_a_better_model_is_promoted_and_a_worse_one_kept_out(
+        self, context: Context, prepared: Prepared, registry: Registry, crown: Crown
+    ) -> None:
+        worse = candidate_of(context, prepared, channel_model(RED), name="keras")
+        good = candidate_of(context, prepared, channel_model(), name="fastai")
+        first = self.night(context, prepared, registry, worse)
+        assert first.verdict is Verdict.KEPT
+        assert first.sentence.startswith("No champion yet, and the challenger fails a floor")
+        crown(worse)
+        # Nine patients are too few to be sure at a twenty-fourth of 5%, and enough at 20%.
+        second = self.night(context, prepared, registry, worse, good)
+        assert second.verdict is Verdict.UNDECIDED
+        assert second.further_patients
+        context = with_settings(context, gate={"error_budget": 0.4, "looks": 2})
+        second = self.night(context, prepared, registry, worse, good)
+        assert (second.verdict, second.challenger) == (Verdict.PROMOTED, good.id)
+        assert all(gate.passed for gate in second.gates)
+        crown(good)
+        other = candidate_of(context, prepared, channel_model(RED), name="keras", seed=2)
+        assert self.night(context, prepared, registry, other).verdict is Verdict.KEPT

@@ -1,0 +1,133 @@
+"""Report: built from records alone, the same page whenever and wherever; and how a night is found."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from infra.keys import report_key
+from infra.registry import Registry
+from tasks.context import Context
+from tasks.decide import Evidence, decide
+from tasks.evaluate import evaluate, prepare_contest
+from tasks.report import find_night, report, report_path
+from tests.builders import (
+    NOON,
+    RED,
+    Prepared,
+    candidate_of,
+    channel_model,
+    context_over,
+    made_up_decision,
+)
+from tests.tasks.conftest import Crown
+from validation.errors import ObjectMissing, UsageError
+from validation.records import Decision, Night, Start, Verdict
+
+
+def night_of(decision: Decision, number: int = 1) -> Night:
+    return Night(
+        id=f"night{number}",
+        verdict=decision.verdict,
+        sentence=decision.sentence,
+        decision=decision.id,
+        champion_before=None,
+        champion_after="1",
+        challenger=decision.challenger,
+        challenger_model="fastai",
+        metrics={},
+        images={"found": 360, "new": 360, "gone": 0, "accepted": 360, "rejected": 0, "without_patient": 0},
+        seconds={"pull": 1.5, "train fastai": 60.0},
+        report=None,
+        synthetic=False,
+        started_at=NOON,
+        finished_at=NOON + timedelta(minutes=number),
+    )
+
+
+def remember(context: Context, night: Night) -> None:
+    context.records.save(night, night.id)
+    context.records.point("night", night)
+
+
+@pytest.fixture
+def night(context: Context, prepared: Prepared, registry: Registry, crown: Crown) -> Night:
+    """A night with everything in it: two candidates, a champion, an evaluation."""
+    crown(candidate_of(context, prepared, channel_model(RED), name="keras", seed=2))
+    candidates = (
+        candidate_of(context, prepared, channel_model(), name="fastai"),
+        candidate_of(context, prepared, channel_model(RED), name="keras"),
+    )
+    start = Start(id="night1", champion=registry.champion(), started_at=NOON)
+    contest = prepare_contest(context, candidates, start, registry, prepared.split, prepared.pack)
+    evaluation = evaluate(context, contest, prepared.split, prepared.pack)
+    evidence = Evidence(prepared.snapshot, prepared.validation, prepared.split, candidates, {}, contest, evaluation)
+    return night_of(decide(context, evidence))
+
+
+def test_a_report_lies_in_the_store_and_on_this_machine(context: Context, night: Night) -> None:
+    path = report(context, night)
+    assert night.decision
+    assert path == report_path(context, night.decision)
+    assert path.is_relative_to(context.workspace.home)
+    page = path.read_bytes()
+    assert context.store.get(report_key(night.decision)) == page
+    text = page.decode()
+    assert night.decision in text
+    assert night.sentence.split(";")[0] in text
+    assert "holdout" in text
+
+
+def test_the_same_night_is_the_same_page_later_and_elsewhere(context: Context, night: Night, tmp_path: Path) -> None:
+    remember(context, night)
+    assert night.decision
+    page = report(context, night).read_bytes()
+    # Its night has learnt since how long the report took, and only the store is left of the rest.
+    finished = night.model_copy(update={"seconds": {**night.seconds, "report": 2.0}})
+    remember(context, finished)
+    elsewhere = context_over(context.store, tmp_path / "elsewhere")
+    assert report(elsewhere, find_night(elsewhere, night.decision)).read_bytes() == page
+    assert context.store.get(report_key(night.decision)) == page
+
+
+def test_a_night_that_ended_early_has_a_report_too(context: Context, prepared: Prepared) -> None:
+    checks = tuple(check.model_copy(update={"passed": False}) for check in prepared.validation.checks)
+    validation = prepared.validation.model_copy(update={"checks": checks, "id": "bad"})
+    context.records.save(validation, "bad")
+    decision = decide(context, Evidence(prepared.snapshot, validation))
+    assert decision.verdict is Verdict.INVALID_DATA
+    text = report(context, night_of(decision)).read_text()
+    assert "must not be trained on" in text
+
+
+def test_a_night_without_a_decision_has_none(context: Context) -> None:
+    with pytest.raises(UsageError, match="no report"):
+        report(context, night_of(made_up_decision()).model_copy(update={"decision": None}))
+
+
+def test_a_night_is_found_by_its_decision(context: Context) -> None:
+    nights = [night_of(made_up_decision(id_), number) for number, id_ in enumerate(("abc1", "abd2", "f003"), start=1)]
+    with pytest.raises(UsageError, match="no night has come to a decision") as caught:
+        find_night(context, "latest")
+    assert "retrain run" in caught.value.hint
+    for night in nights:
+        context.records.save(made_up_decision(night.decision or ""), night.decision or "")
+        remember(context, night)
+    assert find_night(context, "latest") == nights[2]
+    assert find_night(context, "abd2") == nights[1]
+    assert find_night(context, "f") == nights[2]
+    with pytest.raises(UsageError, match="2 decisions begin with 'ab'"):
+        find_night(context, "ab")
+    for unknown in ("zzz", "../abc1", "abc1x"):
+        with pytest.raises(UsageError, match="no decisions begin with") as caught:
+            find_night(context, unknown)
+        assert "latest" in caught.value.hint
+
+
+def test_a_decision_whose_night_was_killed_says_so(context: Context) -> None:
+    context.records.save(made_up_decision("abc"), "abc")
+    with pytest.raises(ObjectMissing, match="was not finished") as caught:
+        find_night(context, "abc")
+    assert "retrain run" in caught.value.hint
