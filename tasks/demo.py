@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 HEADER = "# Written by `retrain demo`, which overwrites it. Remove this line to keep the file as your own.\n"
 
-# A first night should take minutes on a laptop: smaller cells, a smaller network and fewer steps than real ones deserve.
+# A first night should take minutes on a laptop: smaller cells, a smaller network, fewer steps than real ones deserve.
 SMALL = """
 [training]
 side = 48
