@@ -42,6 +42,8 @@ def prepare_environment(settings: Settings) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    for floor in ("flows", "tasks", "infra", "validation"):
+        logging.getLogger(floor).setLevel(logging.INFO)
 
 
 @contextmanager
@@ -71,6 +73,7 @@ def prefect_server(settings: Settings) -> Iterator[str]:
         _wait_until_healthy(server, url, str(log_path))
         yield url
     finally:
+        _send_what_is_queued()
         del os.environ["PREFECT_API_URL"]
         server.terminate()
         try:
@@ -78,6 +81,17 @@ def prefect_server(settings: Settings) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _send_what_is_queued() -> None:
+    """Let Prefect send its last log lines and events while there is a server: later it would try for a minute."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=10)
 
 
 def _server_command(port: int) -> list[str]:

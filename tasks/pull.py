@@ -65,10 +65,13 @@ def pull(context: Context) -> Snapshot:
     rows = _fetch_new(context, listed, before)
     snapshot = _snapshot(context, rows, before, parent)
     context.records.point("snapshot", snapshot)
-    log.info(
-        "%s objects (%.1f MB), %s new or changed, %s gone: snapshot %s",
-        f"{snapshot.objects:,}", snapshot.bytes / 1e6, f"{snapshot.new:,}", f"{snapshot.gone:,}", snapshot.id,
-    )  # fmt: skip
+    if parent is not None and parent.id == snapshot.id:
+        log.info(
+            "%s objects (%.1f MB), as before: snapshot %s", f"{snapshot.objects:,}", snapshot.bytes / 1e6, snapshot.id
+        )
+    else:
+        counts = (f"{count:,}" for count in (snapshot.objects, snapshot.new, snapshot.gone))
+        log.info("%s objects, %s new or changed, %s gone: snapshot %s", *counts, snapshot.id)
     return snapshot
 
 
