@@ -92,3 +92,8 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("registry")
     Registry(Settings(home=home))
     return home / "mlflow.db"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: who broke something small should not wait for the trainings."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
