@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-METRICS = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
-
 
 class Clock:
     """Measures stages and tells the log when one is done."""
@@ -111,7 +109,7 @@ def conclude(
     evaluation = records.load(Evaluation, decision.evaluation) if decision.evaluation else None
     metrics: dict[str, Interval | None] = {}
     if evaluation is not None:
-        metrics = {name: getattr(evaluation.challenger_metrics, name) for name in METRICS}
+        metrics = evaluation.challenger_metrics.intervals()
     before = decision.champion_before if decision.challenger else start.champion
     return Night(
         id=start.id,

@@ -208,8 +208,7 @@ def _tags(candidate: Candidate, decision: Decision) -> dict[str, str]:
 
 
 def _numbers(candidate: Candidate) -> dict[str, float]:
-    names = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
-    values = {name: getattr(candidate.validation, name) for name in names}
+    values = candidate.validation.intervals()
     return {f"validation.{name}": interval.value for name, interval in values.items() if interval is not None}
 
 

@@ -24,7 +24,6 @@ def describe_champion(context: Context, registry: Registry) -> dict[str, Any]:
     decision = context.records.find(Decision, entries[-1].decision) if entries else None
     evaluation = context.records.find(Evaluation, decision.evaluation) if decision and decision.evaluation else None
     metrics = evaluation.challenger_metrics if evaluation else None
-    names = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
     return {
         "version": champion.version,
         "model": champion.model,
@@ -36,7 +35,7 @@ def describe_champion(context: Context, registry: Registry) -> dict[str, Any]:
         "synthetic": decision.synthetic if decision else None,
         "holdout_patients": metrics.patients if metrics else None,
         "holdout_cells": metrics.cells if metrics else None,
-        "metrics": {name: getattr(metrics, name).model_dump() for name in names if getattr(metrics, name)}
+        "metrics": {name: interval.model_dump() for name, interval in metrics.intervals().items() if interval}
         if metrics
         else {},
         "model_sha256": champion.model_sha256,

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, t
 
-from validation.records import Interval, Metrics
+from validation.records import METRIC_NAMES, Interval, Metrics
 
 Floats = npt.NDArray[np.float64]
 
-NAMES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
+NAMES = METRIC_NAMES
 # Any fixed number serves: the same predictions must give the same interval on every machine.
 SEED = 20_130
 # Raise it when the same predictions come to other intervals: an evaluation by another method is another evaluation.

@@ -17,6 +17,9 @@ POSITIVE = "Parasitized"
 NEGATIVE = "Uninfected"
 CLASSES = (POSITIVE, NEGATIVE)
 
+# The metrics that have an interval, in the order in which people are shown them.
+METRIC_NAMES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
+
 SideName = Literal["train", "validation", "holdout"]
 
 
@@ -186,6 +189,10 @@ class Metrics(Record):
     sensitivity: Interval | None
     specificity: Interval | None
     log_loss: float | None
+
+    def intervals(self) -> dict[str, Interval | None]:
+        """Every metric that has an interval, by name."""
+        return {name: getattr(self, name) for name in METRIC_NAMES}
 
 
 class Candidate(Record):
