@@ -34,6 +34,7 @@ COLOURS = {
     Verdict.KEPT: "bold blue",
     Verdict.UNDECIDED: "bold yellow",
     Verdict.AWAITING_APPROVAL: "bold yellow",
+    Verdict.CHAMPION_UNUSABLE: "bold red",
     Verdict.NOTHING_NEW: "bold",
     Verdict.INVALID_DATA: "bold red",
 }

@@ -33,6 +33,8 @@ def why(r: ReportInputs) -> list[str]:
         return _why_invalid(r)
     if r.decision.verdict is Verdict.NOTHING_NEW:
         return _why_nothing_new(r)
+    if r.decision.verdict is Verdict.CHAMPION_UNUSABLE:
+        return _why_unusable(r)
     return [*_contest(r), *_conditions(r.decision.gates), *_outcome(r)]
 
 
@@ -43,6 +45,16 @@ def _why_invalid(r: ReportInputs) -> list[str]:
     lead = f"Tonight's data failed {len(failed)} of {count(len(decisive), 'check')} that must hold before a training."
     ending = f"Nothing was trained, the holdout was not looked at, and {_untouched(r)}."
     return [*([lead, *told] if failed else ["Tonight's data was refused before any training."]), ending]
+
+
+def _why_unusable(r: ReportInputs) -> list[str]:
+    problem = r.decision.champion_problem or "no reason was recorded"
+    return [
+        f"{r.champion_name} could not be loaded or scored: {problem}.",
+        "A champion that cannot be scored counts as beaten by nobody: "
+        "nothing was promoted, and the holdout was not looked at.",
+        "Repair it, or roll back to a version that works.",
+    ]
 
 
 def _untouched(r: ReportInputs) -> str:
@@ -149,6 +161,8 @@ def outlook(r: ReportInputs) -> str:
     today = f"{r.champion_name} goes on as before" if r.has_champion else "there is no champion to use"
     if verdict is Verdict.PROMOTED:
         return "From now on, judging by the holdout patients:"
+    if verdict is Verdict.CHAMPION_UNUSABLE:
+        return "Until a person acts, predictions by the champion cannot be relied on."
     if r.evaluation is None:
         return f"Nothing changes: {today}."
     if verdict is Verdict.AWAITING_APPROVAL:

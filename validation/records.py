@@ -22,6 +22,9 @@ METRIC_NAMES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specific
 
 SideName = Literal["train", "validation", "holdout"]
 
+# What a finding costs: the image, nothing but a line in the report, or the whole night.
+Severity = Literal["reject", "warn", "stop"]
+
 
 class Record(BaseModel):
     """Base of all records: immutable, strict about unknown fields, JSON both ways."""
@@ -37,6 +40,7 @@ class Finding(Record):
     reason: str
     key: str
     detail: str
+    severity: Severity = "reject"
 
 
 class Snapshot(Record):
@@ -260,6 +264,11 @@ class Evaluation(Record):
     challenger_metrics: Metrics
     champion_metrics: Metrics | None
     differences: dict[str, Interval] = Field(description="challenger minus champion, paired by patient")
+    other: str | None = Field(None, description="the candidate that did not challenge; scored for the report alone")
+    other_metrics: Metrics | None = None
+    milliseconds: dict[str, float] = Field(
+        default_factory=dict, description="scoring time an image on this machine, by challenger, champion, other"
+    )
 
 
 class Gate(Record):
@@ -282,6 +291,7 @@ class Verdict(StrEnum):
     KEPT = "kept"
     UNDECIDED = "undecided"
     AWAITING_APPROVAL = "awaiting approval"
+    CHAMPION_UNUSABLE = "champion unusable"
     NOTHING_NEW = "nothing new"
     INVALID_DATA = "invalid data"
 
@@ -305,6 +315,11 @@ class Decision(Record):
     evaluation: str | None
     gates: tuple[Gate, ...]
     further_patients: int | None = Field(description="for undecided: about how many more would settle it")
+    detectable_difference: float | None = Field(
+        None,
+        description="smallest true difference in balanced accuracy that tonight's holdout would probably have shown",
+    )
+    champion_problem: str | None = Field(None, description="why the champion could not be loaded or scored")
     synthetic: bool
     generation: str
     decided_at: datetime
@@ -316,6 +331,8 @@ class Promotion(Record):
     kind: ClassVar[str] = "history"
 
     number: int = Field(ge=1)
+    action: Literal["promoted", "approved", "override", "rollback"] = "promoted"
+    who: str = Field("the nightly run", description="the run or the person that changed the champion")
     decision: str
     version_before: str | None
     version_after: str

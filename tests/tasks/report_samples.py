@@ -351,6 +351,11 @@ def invalid() -> ReportInputs:
     )
 
 
+def unusable() -> ReportInputs:
+    """A champion that does not load."""
+    return not_looked(Verdict.CHAMPION_UNUSABLE, champion_problem="no ONNX model at all")
+
+
 def nothing_new() -> ReportInputs:
     made = bare(Verdict.NOTHING_NEW)
     return replace(made, snapshot=made.snapshot.model_copy(update={"new": 0}))

@@ -24,6 +24,7 @@ from tests.tasks.report_samples import (
     one_class,
     predictions,
     some_metrics,
+    unusable,
 )
 from validation.records import Finding, Verdict
 
@@ -115,6 +116,15 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
             "Nothing changes until a person approves",
         ],
         ["From now on", "replaced"],
+    ),
+    "champion unusable": (
+        unusable(),
+        [
+            "could not be loaded or scored: no ONNX model at all.",
+            "counts as beaten by nobody",
+            "predictions by the champion cannot be relied on",
+        ],
+        ["From now on", "replaced", "goes on as before"],
     ),
     "nothing new": (
         nothing_new(),

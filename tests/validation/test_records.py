@@ -155,7 +155,8 @@ def test_a_night_that_was_stored_before_it_held_its_settings_is_read() -> None:
 
 def test_verdicts_are_the_words_that_people_read() -> None:
     assert [verdict.value for verdict in Verdict] == [
-        "promoted", "kept", "undecided", "awaiting approval", "nothing new", "invalid data",
+        "promoted", "kept", "undecided", "awaiting approval", "champion unusable",
+        "nothing new", "invalid data",
     ]  # fmt: skip
 
 
