@@ -169,14 +169,15 @@ def _at_side(context: Context, side: SideData, model: bytes, pack: Pack) -> Side
 
     from tasks.pull import read_object
     from validation.images import decode, to_square
+    from validation.refusals import SafeLimits
 
     size = ModelFile(model).side
     if size == pack.side:
         return side
-    rules = context.settings.data
+    limits = SafeLimits(context.settings.data.max_pixels)  # what is accepted was judged already
     images = np.zeros((len(side.keys), size, size, 3), np.uint8)
     for index, (key, sha256) in enumerate(zip(side.keys, side.sha256, strict=True)):
-        images[index] = to_square(decode(read_object(context, key, sha256), rules), size)
+        images[index] = to_square(decode(read_object(context, key, sha256), limits), size)
     return replace(side, images=images)
 
 

@@ -19,6 +19,7 @@ from validation.digest import digest
 from validation.errors import RetrainError
 from validation.images import decode, to_square
 from validation.records import Pack, Split
+from validation.refusals import SafeLimits
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,10 @@ def _write(context: Context, path: Path, rows: Any, side: int) -> None:
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(rows), side, side, 3))
     progress = Progress(log, "packed", len(rows))
+    limits = SafeLimits(context.settings.data.max_pixels)  # what is accepted was judged already
 
     def one(row: Any) -> npt.NDArray[np.uint8]:
-        return to_square(decode(read_object(context, row.key, row.sha256), context.settings.data), side)
+        return to_square(decode(read_object(context, row.key, row.sha256), limits), side)
 
     try:
         with ThreadPoolExecutor(THREADS) as pool:

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 
-from tasks.context import Context, Progress
-from tasks.pull import read_object
+from tasks.context import Context
+from tasks.measuring import measure_all
 from tasks.stage import stage
 from validation.digest import digest
-from validation.errors import ObjectMissing
 from validation.expectations import check_batch
-from validation.images import BadImage, decode, measure
+from validation.facts import FACT_NAMES, ImageFacts, judge_image
 from validation.records import CLASSES, Finding, Snapshot, ValidationResult
 
 log = logging.getLogger(__name__)
@@ -28,8 +24,9 @@ log = logging.getLogger(__name__)
 # Raise it when the rules of this module change: a result of other rules is another result.
 RULES_VERSION = 1
 EXAMPLES = 10
-THREADS = 4
 FACTS = ["key", "sha256", "label", "patient", "size", "width", "height", "pixels", "cell_share", "brightness"]
+
+_REJECTING = ("too small", "too large", "odd aspect", "no cell", "blank")
 
 _DETAILS = {
     "junk file": "left behind by a file manager; delete it when convenient",
@@ -80,27 +77,14 @@ def validate(context: Context, snapshot: Snapshot) -> ValidationResult:
 
 
 def _measure_all(context: Context, objects: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
-    progress = Progress(log, "validated", len(objects))
-
-    def one(row: Any) -> dict[str, Any] | Finding:
-        try:
-            facts = measure(decode(read_object(context, row.key, row.sha256), context.settings.data))
-        except BadImage as bad:
-            return Finding(reason=bad.reason, key=row.key, detail=bad.detail)
-        except ObjectMissing as error:
-            return Finding(reason="vanished", key=row.key, detail=error.message)
-        return {**{name: getattr(row, name) for name in (*FACTS[:5], "first_seen")}, **asdict(facts)}
-
-    measured: list[dict[str, Any]] = []
-    findings: list[Finding] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for outcome in pool.map(one, objects.itertuples(index=False)):
-            progress.advance()
-            if isinstance(outcome, Finding):
-                findings.append(outcome)
-            else:
-                measured.append(outcome)
-    return pd.DataFrame(measured, columns=[*FACTS, "first_seen"]), findings
+    table, findings = measure_all(context, objects)
+    good = []
+    for row in table.to_dict("records"):
+        facts = ImageFacts(**{name: row[name] for name in FACT_NAMES})
+        problems = [p for p in judge_image(facts, context.settings.data, {}) if p.reason in _REJECTING]
+        findings += [Finding(reason=p.reason, key=row["key"], detail=p.detail) for p in problems]
+        good.append(not problems)
+    return table.loc[good], findings
 
 
 def _without_doubles(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:

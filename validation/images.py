@@ -1,4 +1,4 @@
-"""One cell image: decoded safely, measured on the cell's own pixels, and made the square that models see.
+"""One cell image: decoded safely, and made the square that models see.
 
 ``to_square`` is the only way from an image to a model's input, for packs and for predictions alike.
 """
@@ -6,86 +6,95 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from validation.digest import sha256
-from validation.rules import DataRules
+from validation.png import SIGNATURE, decode_png
+from validation.refusals import BadImage, Limits, check_size
+
+__all__ = ["RGB", "BadImage", "Decoded", "decode", "read", "to_square"]
 
 RGB = npt.NDArray[np.uint8]
 
-# Decoders that were asked for; Pillow knows dozens more, each with bugs of its own.
-FORMATS = ("PNG", "JPEG")
+_JPEG = b"\xff\xd8\xff"
+# Recognised by their headers, to be named; never decoded. Pillow knows dozens more, each with bugs of its own.
+_OTHERS = ("GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF", "ICO", "PPM")
 
 
-class BadImage(Exception):
-    """Why an image is left out: a reason code for tables, and a detail for people."""
+class Decoded(NamedTuple):
+    """An image that may be measured: its pixels uint8 [height, width, 3], and what its file was."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """What was measured of one image. Shares are 0-1; brightness is the mean grey value, 0-255, of the cell."""
-
-    width: int
-    height: int
-    pixels: str
-    cell_share: float
-    brightness: float
+    rgb: RGB
+    format: str
+    mode: str
 
 
-def decode(data: bytes, rules: DataRules) -> RGB:
+def decode(data: bytes, rules: Limits) -> RGB:
     """Return an image as uint8 [height, width, 3].
 
     Raises:
-        BadImage: not an image, truncated, of a mode other than RGB, or outside the limits. Limits are checked on
-            the header, before any pixel is decoded.
+        BadImage: see ``read``.
     """
+    return read(data, rules).rgb
+
+
+def read(data: bytes, limits: Limits) -> Decoded:
+    """Decode an image: PNG or JPEG, one picture, RGB, 8 bits a channel, no transparency.
+
+    Raises:
+        BadImage: with one of ``validation.refusals.REFUSALS``. Limits are checked on the header, before any pixel
+            is decoded.
+    """
+    if data.startswith(SIGNATURE):
+        return Decoded(decode_png(data, limits), "PNG", "RGB")
+    if data.startswith(_JPEG):
+        return Decoded(_decode_jpeg(data, limits), "JPEG", "RGB")
+    raise _other(data)
+
+
+def _decode_jpeg(data: bytes, limits: Limits) -> RGB:
+    # With Pillow: OpenCV fills what is missing of a cut JPEG with grey, and says nothing.
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if min(width, height) < rules.min_pixels:
-                raise BadImage("too small", f"{width} x {height} pixels, at least {rules.min_pixels} a side expected")
-            if max(width, height) > rules.max_pixels:
-                raise BadImage("too large", f"{width} x {height} pixels, at most {rules.max_pixels} a side expected")
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            check_size(*image.size, limits)
             if image.mode != "RGB":
                 raise BadImage("wrong mode", f"mode {image.mode}, RGB expected")
+            if getattr(image, "n_frames", 1) > 1:
+                raise BadImage("animated", f"{getattr(image, 'n_frames', 1)} pictures (MPO), one expected")
             return np.asarray(image)
-    except UnidentifiedImageError:
-        raise BadImage("not an image", f"{len(data)} bytes that are neither PNG nor JPEG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too large", str(error)[:200]) from None
     except BadImage:
         raise
     except Exception as error:  # any decoder error: hostile bytes must cost the image, not the night
-        raise BadImage("damaged image", f"{type(error).__name__}: {error}"[:200]) from None
+        raise _broken_jpeg(data, error) from None
 
 
-def measure(rgb: RGB) -> ImageFacts:
-    """Measure an image on the cell's own pixels: black ones are background.
+def _broken_jpeg(data: bytes, error: Exception) -> BadImage:
+    ends = data.rstrip(b"\0").endswith(b"\xff\xd9")
+    reason = "damaged image" if ends and "truncated" not in str(error) else "truncated"
+    if isinstance(error, UnidentifiedImageError):  # whose text holds a memory address
+        return BadImage(reason, f"{len(data)} bytes: its JPEG header cannot be read")
+    return BadImage(reason, f"{type(error).__name__}: {error}"[:200])
 
-    Raises:
-        BadImage: when there is no cell, that is, nothing but black.
-    """
-    height, width, _ = rgb.shape
-    cell = rgb.max(axis=2) > 0
-    if not cell.any():
-        raise BadImage("no cell", "all pixels are black")
-    shape = f"{width}x{height}:".encode()
-    return ImageFacts(
-        width=width,
-        height=height,
-        pixels=sha256(shape + rgb.tobytes()),
-        cell_share=round(float(cell.mean()), 4),
-        brightness=round(float(rgb[cell].mean()), 2),
-    )
+
+def _other(data: bytes) -> BadImage:
+    """Say what bytes are that are neither PNG nor JPEG."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_OTHERS) as image:
+            if getattr(image, "is_animated", False):
+                return BadImage("animated", f"{image.format} with several pictures, one PNG or JPEG expected")
+            return BadImage("wrong format", f"{image.format}, PNG or JPEG expected")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return BadImage("wrong format", "a huge image of another format, PNG or JPEG expected")
+    except UnidentifiedImageError:
+        pass
+    except Exception as error:  # a header that misleads Pillow's own reader
+        return BadImage("not an image", f"{len(data)} bytes that cannot be read: {type(error).__name__}"[:200])
+    return BadImage("not an image", f"{len(data)} bytes that are neither PNG nor JPEG")
 
 
 def to_square(rgb: RGB, side: int) -> RGB:

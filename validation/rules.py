@@ -35,6 +35,12 @@ class DataRules(Rules):
     max_bytes: int = Field(20_000_000, gt=0, description="larger objects are not fetched")
     min_pixels: int = Field(16, gt=0, description="an image's width and height at least")
     max_pixels: int = Field(4_096, gt=0, validate_default=True, description="an image's width and height at most")
+    max_aspect: float = Field(4.0, ge=1, description="an image's longer side over its shorter one at most")
+    min_cell_share: float = Field(0.02, ge=0, le=1, description="less of a picture that is not black: no cell")
+    min_contrast: float = Field(1.0, ge=0, description="standard deviation of a cell's grey values; less: blank")
+    max_edge_clipping: float = Field(
+        0.8, gt=0, description="cell along one edge of the picture, over the cell's side; more: cell cut off"
+    )
     min_cells_per_class: int = Field(50, ge=1, description="fewer accepted cells of a class: invalid data")
     min_patients_per_class: int = Field(5, ge=1, description="cells of a class from fewer patients: invalid data")
     max_class_ratio: float = Field(20.0, ge=1, description="larger class over smaller class at most")

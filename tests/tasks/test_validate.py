@@ -58,9 +58,9 @@ def jpeg(pixels: Any) -> bytes:
     return buffer.getvalue()
 
 
-def one_bright_pixel() -> np.ndarray[Any, np.dtype[np.uint8]]:
+def small_on_black() -> np.ndarray[Any, np.dtype[np.uint8]]:
     pixels = np.zeros((40, 30, 3), np.uint8)
-    pixels[0, 0, 2] = 1
+    pixels[20:25, 10:15] = NOISE[:5, :5]
     return pixels
 
 
@@ -84,22 +84,22 @@ BAD: dict[str, tuple[str, bytes, bytes]] = {
     "empty": ("not an image", b"", WHOLE),
     "no_signature": ("not an image", WHOLE[1:], WHOLE),
     "gif": ("not an image", b"GIF89a" + bytes(100), jpeg(NOISE)),
-    "half": ("damaged image", WHOLE[: len(WHOLE) // 2], WHOLE),
+    "half": ("truncated", WHOLE[: len(WHOLE) // 2], WHOLE),
     "one_bit": ("damaged image", WHOLE[:300] + bytes([WHOLE[300] ^ 4]) + WHOLE[301:], WHOLE),
     "low": ("too small", png(NOISE[:15]), png(NOISE[:16])),
     "narrow": ("too small", png(NOISE[:, :15]), png(NOISE[:, :16])),
     "wide": ("too large", png(np.tile(NOISE, (1, 7, 1))[:, :201]), png(np.tile(NOISE, (1, 7, 1))[:, :200])),
     "grey": ("wrong mode", png(Image.fromarray(NOISE).convert("L")), WHOLE),
-    "transparent": ("wrong mode", png(Image.fromarray(NOISE).convert("RGBA")), WHOLE),
+    "transparent": ("alpha", png(Image.fromarray(NOISE).convert("RGBA")), WHOLE),
     "palette": ("wrong mode", png(Image.fromarray(NOISE).convert("P")), WHOLE),
-    "black": ("no cell", png(np.zeros((40, 30, 3))), png(one_bright_pixel())),
+    "black": ("no cell", png(np.zeros((40, 30, 3))), png(small_on_black())),
 }
 
 
 def test_a_bad_image_is_left_out_by_reason(context: Context, store: CountingStore) -> None:
     keys = {name: f"labeled/{POSITIVE}/C9P9thin_{name}.png" for name in BAD}
     store.objects |= {keys[name]: data for name, (_, data, _) in BAD.items()}
-    context = with_settings(context, data={"max_pixels": 200})
+    context = with_settings(context, data={"max_pixels": 200, "max_aspect": 10})
     result = judged(context)
     assert findings(context, result) == {keys[name]: reason for name, (reason, _, _) in BAD.items()}
     assert result.reasons == Counter(reason for reason, _, _ in BAD.values())
@@ -113,7 +113,7 @@ def test_a_bad_image_is_left_out_by_reason(context: Context, store: CountingStor
 def test_its_near_miss_is_not(context: Context, store: CountingStore) -> None:
     near = {data: f"labeled/{POSITIVE}/C9P9thin_{name}.png" for name, (_, _, data) in BAD.items()}
     store.objects |= {key: data for data, key in near.items()}
-    context = with_settings(context, data={"max_pixels": 200})
+    context = with_settings(context, data={"max_pixels": 200, "max_aspect": 10})
     result = judged(context)
     assert findings(context, result) == {}
     assert set(near.values()) <= set(facts(context, result)["key"])
@@ -246,7 +246,7 @@ def test_what_was_judged_is_not_looked_at_again(
     store.objects[KEY] = b"x"
     snapshot = pull(context)
     first = validate(context, snapshot)
-    monkeypatch.setattr("tasks.validate.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("tasks.validate.measure_all", lambda *_: pytest.fail("measured again"))
     assert validate(context, snapshot) == first
     other = context_over(store, context.workspace.home / "elsewhere")
     assert validate(other, snapshot) == first
