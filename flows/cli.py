@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import show
+from flows import cli_data, show
 from infra.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError
 from validation.records import Verdict
@@ -226,6 +226,8 @@ def _import(settings: Settings, source: str) -> Any:
     show.imported(result, settings.store)
     return result
 
+
+cli_data.add_to(app, _prepared)
 
 if __name__ == "__main__":
     main()

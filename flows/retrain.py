@@ -57,7 +57,7 @@ def run_night(context: Context) -> Night:
     if (night := finished_night(context, id_, registry, clock)) is not None:
         return night
     start = begin(context, id_, registry)
-    validation = clock.time("validate", validate_task, context, snapshot)
+    validation = clock.time("validate", validate_task, context, snapshot, start.champion)
     if validation.valid:
         evidence = _compete(context, snapshot, validation, start, registry, clock)
     else:

@@ -5,6 +5,7 @@ Layout of the store:
     labeled/<Class>/<name>                   input: never changed, moved or deleted by this project
     retraining/<kind>/<id>.json              records (validation/records.py)
     retraining/<kind>/<id>.<table>.parquet   their tables
+    retraining/validations/<id>.docs.html    Great Expectations' Data Docs of a validation
     retraining/candidates/<id>/...           model file and native weights
     retraining/looks/<generation>/<n>.json   the ledger of looks at the holdout
     retraining/history/<n>.json              what became champion when, and on which evidence
@@ -44,6 +45,11 @@ def table_key(kind: str, id_: str, table: str) -> str:
 def candidate_key(id_: str, name: str) -> str:
     """Return where the file ``name`` of a candidate lies."""
     return f"{OURS}candidates/{id_}/{name}"
+
+
+def data_docs_key(validation: str) -> str:
+    """Return where the Data Docs of a validation lie; beside the reports' folder, so that a report can link to them."""
+    return f"{OURS}validations/{validation}.docs.html"
 
 
 def look_key(generation: str, number: int) -> str:

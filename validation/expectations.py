@@ -1,86 +1,101 @@
 """What is expected of a batch as a whole, as Great Expectations over its facts.
 
 Great Expectations is given one row of facts an image and one row of totals, never pixels: it is slow and hungry on
-wide frames.
+wide frames. Its Data Docs are built from the same results.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from validation.records import CLASSES, NEGATIVE, POSITIVE, Check
+from validation.batch import NO_RATIO, limits
+from validation.reasons import CHECKS
+from validation.records import CLASSES, Check
 from validation.rules import DataRules
 
-Severity = Literal["warn", "invalid"]
+
+@dataclass(frozen=True)
+class Judged:
+    """The checks, and Great Expectations' own results by table (``images``, ``batch``), for its Data Docs."""
+
+    checks: tuple[Check, ...]
+    results: dict[str, Any]
 
 
-def totals(facts: pd.DataFrame, *, images: int) -> pd.DataFrame:
-    """Return the batch's totals as one row, from one row an accepted image (columns label, patient, pixels)."""
-    counts = {label: int((facts["label"] == label).sum()) for label in CLASSES}
-    known = facts[facts["patient"] != ""]
-    patients = {label: int(known.loc[known["label"] == label, "patient"].nunique()) for label in CLASSES}
-    smaller = min(counts.values())
-    return pd.DataFrame(
-        [
-            {
-                "parasitized_cells": counts[POSITIVE],
-                "uninfected_cells": counts[NEGATIVE],
-                "parasitized_patients": patients[POSITIVE],
-                "uninfected_patients": patients[NEGATIVE],
-                # Without one of the classes the ratio is infinite, which no table keeps well.
-                "class_ratio": max(counts.values()) / smaller if smaller else 1e9,
-                "rejected_share": (images - len(facts)) / images if images else 0.0,
-                "without_patient_share": float((facts["patient"] == "").mean()) if len(facts) else 0.0,
-            }
-        ]
-    )
-
-
-def check_batch(facts: pd.DataFrame, *, images: int, rules: DataRules) -> tuple[Check, ...]:
+def check_batch(facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRules) -> Judged:
     """Run all expectations and return one Check each; none stops the others.
 
-    ``facts`` has one row an accepted image; ``images`` is how many there were before any was left out.
+    ``facts`` has one row an accepted image (label, pixels, width, height); ``totals`` gives a value for each check of
+    the batch (validation.batch) that applies tonight.
     """
     # It announces each step from its import on, and its progress bars belong to notebooks.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
-    import great_expectations.expectations as gxe
-
     context = _ephemeral_context()
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    row = pd.DataFrame([{_column(name): float(value) for name, value in totals.items()}])
+    results = {}
+    if len(facts):
+        results["images"] = _validated(context, "images", facts, _of_images(rules))
+    results["batch"] = _validated(context, "batch", row, _of_totals(totals, rules))
+    checks = [check for name, result in results.items() for check in _checks(name, result, len(facts), totals, rules)]
+    return Judged(tuple(checks), results)
 
-    def between(column: str, low: float | None, high: float | None) -> Any:
-        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high)
 
-    per_image: list[tuple[str, Severity, Any]] = [
-        (
-            "labels are known classes",
-            "invalid",
-            gxe.ExpectColumnValuesToBeInSet(column="label", value_set=list(CLASSES)),
+def cost(name: str, rules: DataRules) -> Any:
+    """Return what a failed check costs under these rules: ``warn``, or ``invalid`` data."""
+    return "invalid" if rules.severities.get(name, CHECKS[name]) == "stop" else "warn"
+
+
+def _of_images(rules: DataRules) -> dict[str, Any]:
+    import great_expectations.expectations as gxe
+
+    low, high = rules.min_pixels, rules.max_pixels
+    made: dict[str, tuple[Any, dict[str, Any]]] = {
+        "labels are known classes": (
+            gxe.ExpectColumnValuesToBeInSet,
+            {"column": "label", "value_set": list(CLASSES)},
         ),
-        ("no two images have the same pixels", "invalid", gxe.ExpectColumnValuesToBeUnique(column="pixels")),
-        ("image width", "invalid", between("width", rules.min_pixels, rules.max_pixels)),
-        ("image height", "invalid", between("height", rules.min_pixels, rules.max_pixels)),
-    ]
-    least, people = rules.min_cells_per_class, rules.min_patients_per_class
-    per_batch: list[tuple[str, Severity, Any]] = [
-        ("Parasitized cells", "invalid", between("parasitized_cells", least, None)),
-        ("Uninfected cells", "invalid", between("uninfected_cells", least, None)),
-        ("patients with Parasitized cells", "invalid", between("parasitized_patients", people, None)),
-        ("patients with Uninfected cells", "invalid", between("uninfected_patients", people, None)),
-        ("class ratio, larger over smaller", "invalid", between("class_ratio", 1, rules.max_class_ratio)),
-        ("class ratio is comfortable", "warn", between("class_ratio", 1, rules.warn_class_ratio)),
-        ("share of rejected images", "invalid", between("rejected_share", 0, rules.max_rejected_share)),
-        ("share of rejected images is comfortable", "warn", between("rejected_share", 0, rules.warn_rejected_share)),
-        ("share of images without a patient", "warn", between("without_patient_share", 0, 0.05)),
-    ]
-    row = totals(facts, images=images)
-    return (
-        *(_check(context, "images", facts, *entry) for entry in (per_image if len(facts) else [])),
-        *(_check(context, "batch", row, *entry) for entry in per_batch),
-    )
+        "no two images have the same pixels": (gxe.ExpectColumnValuesToBeUnique, {"column": "pixels"}),
+        "image width": (
+            gxe.ExpectColumnValuesToBeBetween,
+            {"column": "width", "min_value": low, "max_value": high},
+        ),
+        "image height": (
+            gxe.ExpectColumnValuesToBeBetween,
+            {"column": "height", "min_value": low, "max_value": high},
+        ),
+    }
+    return {name: _noted(kind, name, rules, arguments) for name, (kind, arguments) in made.items()}
+
+
+def _of_totals(totals: Mapping[str, float], rules: DataRules) -> dict[str, Any]:
+    import great_expectations.expectations as gxe
+
+    bounds = limits(rules)
+    return {
+        # The greatest of one row is the value itself, which Data Docs then show; of values they would show shares.
+        name: _noted(
+            gxe.ExpectColumnMaxToBeBetween,
+            name,
+            rules,
+            {"column": _column(name), "min_value": bounds[name][0], "max_value": bounds[name][1]},
+        )
+        for name in totals
+    }
+
+
+def _noted(kind: Any, name: str, rules: DataRules, arguments: dict[str, Any]) -> Any:
+    severity = "critical" if cost(name, rules) == "invalid" else "warning"
+    return kind(**arguments, severity=severity, meta={"check": name})
+
+
+def _column(name: str) -> str:
+    return name.replace(":", "").replace(",", "").replace(" ", "_").lower()
 
 
 def _ephemeral_context() -> Any:
@@ -92,38 +107,53 @@ def _ephemeral_context() -> Any:
     return gx.get_context(mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=stores))
 
 
-def _check(context: Any, name: str, frame: pd.DataFrame, title: str, severity: Severity, expectation: Any) -> Check:
+def _validated(context: Any, name: str, frame: pd.DataFrame, expectations: Mapping[str, Any]) -> Any:
+    import great_expectations as gx
+
+    suite = context.suites.add_or_update(gx.ExpectationSuite(name=name))
+    for expectation in expectations.values():
+        suite.add_expectation(expectation)
     source = context.data_sources.add_or_update_pandas(name)
-    batch = source.add_dataframe_asset(title).add_batch_definition_whole_dataframe("whole")
-    result = batch.get_batch(batch_parameters={"dataframe": frame}).validate(expectation)
-    return Check(
-        name=title,
-        expected=_expected(expectation),
-        observed=_observed(name, frame, result.result, str(expectation.column)),
-        passed=bool(result.success),
-        severity=severity,
-    )
+    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
+    result = batch.get_batch(batch_parameters={"dataframe": frame}).validate(suite)
+    for one in result.results:
+        if "observed_value" in one.result:
+            # Its renderer refuses NumPy's numbers, which its own metrics return.
+            one.result["observed_value"] = float(one.result["observed_value"])
+    return result
 
 
-def _expected(expectation: Any) -> str:
-    if hasattr(expectation, "value_set"):
-        return "one of " + ", ".join(map(str, expectation.value_set))
-    low: Any = getattr(expectation, "min_value", None)
-    high: Any = getattr(expectation, "max_value", None)
+def _checks(table: str, result: Any, images: int, totals: Mapping[str, float], rules: DataRules) -> Iterator[Check]:
+    for one in result.results:
+        config = one.expectation_config
+        name = config.meta["check"]
+        yield Check(
+            name=name,
+            expected=_expected(config.kwargs),
+            observed=_counted(one.result, images) if table == "images" else _observed(totals[name]),
+            passed=bool(one.success),
+            severity=cost(name, rules),
+        )
+
+
+def _expected(given: Mapping[str, Any]) -> str:
+    if "value_set" in given:
+        return "one of " + ", ".join(map(str, given["value_set"]))
+    low, high = given.get("min_value"), given.get("max_value")
     if low is None and high is None:
         return "unique"
     if high is None:
-        return f"at least {_number(low)}"
-    return f"at most {_number(high)}" if low in (None, 0, 1) else f"{_number(low)} to {_number(high)}"
+        return f"at least {_number(float(low or 0))}"
+    return f"at most {_number(high)}" if low in (None, 0, 1) else f"{_number(float(low))} to {_number(high)}"
 
 
-def _observed(name: str, frame: pd.DataFrame, result: dict[str, Any], column: str) -> str:
-    # A batch of one image is one row too, so the number of rows does not tell totals from images.
-    if name == "batch":
-        value = cast(float, frame[column].iloc[0])
-        return "one class is missing" if value == 1e9 else _number(value)
+def _observed(value: float) -> str:
+    return "one class is missing" if value == NO_RATIO else _number(value)
+
+
+def _counted(result: Mapping[str, Any], images: int) -> str:
     count = int(result.get("unexpected_count", 0))
-    return f"{count:,} of {len(frame):,} images do not fit" if count else f"all {len(frame):,} images fit"
+    return f"{count:,} of {images:,} images do not fit" if count else f"all {images:,} images fit"
 
 
 def _number(value: float) -> str:

@@ -92,8 +92,17 @@ class ValidationResult(Record):
     patients: int = Field(ge=0)
     without_patient: int = Field(ge=0)
     reasons: dict[str, int] = Field(description="number of findings by reason")
+    new_reasons: dict[str, int] = Field(
+        default_factory=dict, description="the same, of objects that the parent snapshot did not hold"
+    )
     examples: tuple[Finding, ...] = Field(description="the first ten findings of each reason")
     checks: tuple[Check, ...]
+    bounds: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="fact -> lowest and highest value that is not told as unusual"
+    )
+    reference: str = Field("", description="whose images the bounds and the drift were measured against")
+    new: int = Field(0, ge=0, description="accepted images that the parent snapshot did not hold")
+    data_docs: str | None = Field(None, description="key of the Data Docs' first page in the store")
 
     @property
     def valid(self) -> bool:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from validation.reasons import CHECKS, REASONS
+from validation.records import Severity
+
 DEFAULT_PATIENT_PATTERN = r"(?i)(.*?)_?thin"
 
 
@@ -47,6 +50,26 @@ class DataRules(Rules):
     warn_class_ratio: float = Field(3.0, ge=1, description="above it the report warns")
     max_rejected_share: float = Field(0.25, gt=0, le=1, description="more rejected images than this: invalid data")
     warn_rejected_share: float = Field(0.02, ge=0, le=1, description="above it the report warns")
+    night_images: int = Field(50, ge=1, description="new images from which on a night is judged on its own as well")
+    warn_patient_share: float = Field(0.5, gt=0, le=1, description="one patient's share of a night's new images")
+    warn_drift: float = Field(
+        0.8, gt=0, description="standard deviations between patients by which a night may surely differ"
+    )
+    severities: dict[str, Severity] = Field(
+        default_factory=dict, description="what a finding or a failed check costs, by its name: reject, warn or stop"
+    )
+
+    @field_validator("severities")
+    @classmethod
+    def _are_known(cls, severities: dict[str, Severity]) -> dict[str, Severity]:
+        for name, severity in severities.items():
+            if name not in REASONS and name not in CHECKS:
+                raise ValueError(f"{name!r} is no reason and no check; known are {', '.join([*REASONS, *CHECKS])}")
+            if severity == "warn" and name in REASONS and REASONS[name].unusable:
+                raise ValueError(f"{name!r} leaves nothing to train on: it can reject or stop, not warn")
+            if name in CHECKS and severity == "reject":
+                raise ValueError(f"{name!r} is a check of the whole batch: it can warn or stop, not reject")
+        return severities
 
     @field_validator("max_pixels")
     @classmethod

@@ -13,6 +13,7 @@ from infra.registry import Registry
 from infra.store import MemoryStore
 from tasks.context import Context
 from tests.builders import CountingStore, Prepared, context_over, made_up_decision, plain_cells, prepare, registry_in
+from validation.expectations import Judged
 from validation.records import Candidate, ChampionRef
 
 Crown = Callable[..., ChampionRef]
@@ -21,7 +22,7 @@ Crown = Callable[..., ChampionRef]
 @pytest.fixture
 def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is expected of a batch as a whole is met: for what comes after validation, and half a second faster."""
-    monkeypatch.setattr("tasks.validate.check_batch", lambda *_, **__: ())
+    monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from validation.expectations import check_batch, totals
+from validation.batch import totals
+from validation.expectations import check_batch
 from validation.records import NEGATIVE, POSITIVE, Check
 from validation.rules import DataRules
 
@@ -40,6 +41,10 @@ def batch(positives: int = 30, negatives: int = 30, patients: int = 5, without_p
     )
 
 
+def judged(facts: pd.DataFrame, *, images: int, rules: DataRules = RULES) -> tuple[Check, ...]:
+    return check_batch(facts, totals(facts, images=images), rules).checks
+
+
 def failed(checks: tuple[Check, ...]) -> dict[str, str]:
     """Name -> severity of the checks that did not hold."""
     return {check.name: check.severity for check in checks if not check.passed}
@@ -59,7 +64,7 @@ def test_a_good_batch_meets_all_and_leaves_nothing_behind(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert tempfile.gettempdir() == str(tmp_path)
-    checks = check_batch(batch(1_200, 1_300), images=2_500, rules=RULES)
+    checks = judged(batch(1_200, 1_300), images=2_500, rules=RULES)
     assert failed(checks) == {}
     assert len({check.name for check in checks}) == len(checks) == 13
     assert observed(checks, "Uninfected cells") == "1,300"
@@ -76,7 +81,7 @@ def test_a_good_batch_meets_all_and_leaves_nothing_behind(
 
 
 def test_a_missing_class_is_decisive_and_said_in_words() -> None:
-    checks = check_batch(batch(positives=0, negatives=60), images=60, rules=RULES)
+    checks = judged(batch(positives=0, negatives=60), images=60, rules=RULES)
     assert failed(checks) == {
         "Parasitized cells": "invalid",
         "patients with Parasitized cells": "invalid",
@@ -89,16 +94,16 @@ def test_a_missing_class_is_decisive_and_said_in_words() -> None:
 
 
 def test_too_few_patients_are_decisive_however_many_cells_they_have() -> None:
-    checks = check_batch(batch(300, 300, patients=2), images=600, rules=RULES)
+    checks = judged(batch(300, 300, patients=2), images=600, rules=RULES)
     assert failed(checks) == {
         "patients with Parasitized cells": "invalid",
         "patients with Uninfected cells": "invalid",
     }
-    assert failed(check_batch(batch(300, 300, patients=3), images=600, rules=RULES)) == {}
+    assert failed(judged(batch(300, 300, patients=3), images=600, rules=RULES)) == {}
 
 
 def test_cells_without_a_patient_are_no_patient_and_more_than_a_few_are_told() -> None:
-    checks = check_batch(batch(positives=30, negatives=30, without_patient=30), images=60, rules=RULES)
+    checks = judged(batch(positives=30, negatives=30, without_patient=30), images=60, rules=RULES)
     assert failed(checks) == {
         "patients with Parasitized cells": "invalid",
         "share of images without a patient": "warn",
@@ -120,7 +125,7 @@ def test_cells_without_a_patient_are_no_patient_and_more_than_a_few_are_told() -
 def test_a_lopsided_batch_is_warned_of_before_it_is_refused(
     positives: int, negatives: int, found: dict[str, str]
 ) -> None:
-    assert failed(check_batch(batch(positives, negatives), images=positives + negatives, rules=RULES)) == found
+    assert failed(judged(batch(positives, negatives), images=positives + negatives, rules=RULES)) == found
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_a_lopsided_batch_is_warned_of_before_it_is_refused(
 )
 def test_many_rejected_images_are_warned_of_before_they_are_decisive(images: int, found: dict[str, str]) -> None:
     # 100 are left: 3 of 103 are more than 2%, 33 of 133 less than 25%, 34 of 134 more.
-    assert failed(check_batch(batch(50, 50), images=images, rules=RULES)) == found
+    assert failed(judged(batch(50, 50), images=images, rules=RULES)) == found
 
 
 def test_odd_images_are_counted_not_summed_up() -> None:
@@ -143,7 +148,7 @@ def test_odd_images_are_counted_not_summed_up() -> None:
     facts.loc[7, "height"] = 3
     facts.loc[9, "label"] = "Thumbs"
     facts.loc[20:21, "pixels"] = "same"
-    checks = check_batch(facts, images=1_200, rules=RULES)
+    checks = judged(facts, images=1_200, rules=RULES)
     assert failed(checks) == dict.fromkeys(
         ["labels are known classes", "no two images have the same pixels", "image width", "image height"], "invalid"
     )
@@ -153,7 +158,7 @@ def test_odd_images_are_counted_not_summed_up() -> None:
 
 
 def test_a_single_image_is_judged_like_any_other_number() -> None:
-    checks = check_batch(batch(1, 0), images=1, rules=RULES)
+    checks = judged(batch(1, 0), images=1, rules=RULES)
     assert observed(checks, "labels are known classes") == "all 1 images fit"
     assert observed(checks, "Parasitized cells") == "1"
     assert "labels are known classes" not in failed(checks)
@@ -161,21 +166,21 @@ def test_a_single_image_is_judged_like_any_other_number() -> None:
 
 
 def test_no_image_at_all_is_judged_too() -> None:
-    nothing_left = failed(check_batch(batch(0, 0), images=40, rules=RULES))
+    nothing_left = failed(judged(batch(0, 0), images=40, rules=RULES))
     assert nothing_left["Parasitized cells"] == nothing_left["share of rejected images"] == "invalid"
-    assert failed(check_batch(batch(0, 0), images=0, rules=RULES))["Uninfected cells"] == "invalid"
+    assert failed(judged(batch(0, 0), images=0, rules=RULES))["Uninfected cells"] == "invalid"
 
 
 def test_large_numbers_are_written_out() -> None:
-    checks = check_batch(batch(), images=60, rules=DataRules(min_cells_per_class=2_000_001))
+    checks = judged(batch(), images=60, rules=DataRules(min_cells_per_class=2_000_001))
     assert expected(checks, "Parasitized cells") == "at least 2,000,001"
 
 
 def test_totals_count_patients_once_a_class() -> None:
-    row = totals(batch(30, 60, patients=5, without_patient=10), images=100).iloc[0]
-    assert row["parasitized_cells"] == 30
-    assert row["uninfected_cells"] == 60
-    assert row["parasitized_patients"] == row["uninfected_patients"] == 5
-    assert row["class_ratio"] == 2
-    assert row["rejected_share"] == pytest.approx(0.1)
-    assert row["without_patient_share"] == pytest.approx(10 / 90)
+    row = totals(batch(30, 60, patients=5, without_patient=10), images=100)
+    assert row["Parasitized cells"] == 30
+    assert row["Uninfected cells"] == 60
+    assert row["patients with Parasitized cells"] == row["patients with Uninfected cells"] == 5
+    assert row["class ratio is comfortable"] == row["class ratio, larger over smaller"] == 2
+    assert row["share of rejected images"] == pytest.approx(0.1)
+    assert row["share of images without a patient"] == pytest.approx(10 / 90)
