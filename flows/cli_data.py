@@ -100,7 +100,7 @@ def _print_inspection(found: Inspection) -> None:
             )
     passed = sum(check.passed for check in result.checks)
     show.out.print(
-        Text(f"{passed} of {len(result.checks)} checks passed; images left out: `retrain quarantine`", "dim")
+        Text(f"{passed} of {len(result.checks)} checks passed; `retrain quarantine` lists what was left out", "dim")
     )
     verdict = Text("VALID", "bold green") if result.valid else Text("INVALID DATA", "bold red")
     show.out.print(verdict.append("  a night would train on it" if result.valid else "  a night would not train on it"))

@@ -27,7 +27,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "import", "predict", "champion", "report", "settings"])
+@pytest.mark.parametrize(
+    "command", ["run", "demo", "import", "predict", "champion", "report", "settings", "validate", "quarantine"]
+)
 def test_every_command_explains_itself(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
