@@ -69,7 +69,7 @@ HARMED: dict[str, tuple[Callable[[RGB], RGB], str]] = {
     "cut in half": (lambda rgb: rgb[: rgb.shape[0] // 2].copy(), "cell cut off"),
     "a quarter cut away": (lambda rgb: rgb[: rgb.shape[0] * 3 // 4].copy(), "cell cut off"),
     "two cells": (_beside_another, "several cells"),
-    "covered by black": (lambda rgb: np.zeros_like(rgb), "no cell"),
+    "covered by black": (np.zeros_like, "no cell"),
     "one colour": (_on_cell(lambda rgb: np.full_like(rgb, 180)), "blank"),
     "a quarter of its width and height": (lambda rgb: cv2.resize(rgb, None, fx=0.25, fy=0.25), "unusual size"),
 }

@@ -133,12 +133,14 @@ class _Learned(NamedTuple):
 _LEARNED = {
     # Focus is close to its range's end already in good images, and a blurred cell lies just below: a short reach.
     "focus": _Learned("out of focus", 1.3, high_is_wrong=False),
-    "brightness": _Learned("stain out of range", 2.5),
+    "brightness": _Learned("stain out of range", 2.0),
     "saturation": _Learned("stain out of range", 2.5),
-    "hue": _Learned("stain out of range", 2.5),
+    # Stains of one hue make a range of no width, those of several one with gaps: quantiles, and a margin.
+    "hue": _Learned("stain out of range", 1.0),
     "cell_pixels": _Learned("unusual size", 2.5),
 }
 _TAIL = 0.02
+_HUE_MARGIN = 30.0
 
 
 def _out_of_bounds(facts: ImageFacts, bounds: Mapping[str, tuple[float, float]]) -> list[Problem]:
@@ -162,13 +164,14 @@ def learn_bounds(facts: pd.DataFrame) -> dict[str, tuple[float, float]]:
 
     low = median - reach (median - 2% quantile), high likewise: quantiles, since a few bad images must not widen it,
     and each side by its own tail, since none of these facts is symmetric. Size is taken by its logarithm. Hue is
-    taken around its circular mean, so its low may be below 0 and its high above 360. A bound says what the patients
-    behind it were like: learned from eight, it fires on every ninth with another stain.
+    taken around its circular mean and gets 30 degrees on either side, so its low may be below 0 and its high above
+    360. A bound says what the patients behind it were like: learned from eight, it fires on a ninth's other stain.
     """
     if facts.empty:
         return {}
     bounds = {name: _range(facts[name].to_numpy(float), _LEARNED[name].reach) for name in _LEARNED}
-    bounds["hue"] = _range(_unrolled(facts), _LEARNED["hue"].reach)
+    low, high = _range(_unrolled(facts), _LEARNED["hue"].reach)
+    bounds["hue"] = low - _HUE_MARGIN, high + _HUE_MARGIN
     sizes = np.log(np.maximum(facts["cell_pixels"].to_numpy(float), 1))
     low, high = _range(sizes, _LEARNED["cell_pixels"].reach)
     bounds["cell_pixels"] = float(np.exp(low)), float(np.exp(high))
