@@ -1,17 +1,23 @@
-"""Pack: every cell of a split decoded, padded and resized once, into one memory-mapped uint8 array."""
+"""Pack: every cell of a split decoded, padded and resized, into one uint8 array that is read memory-mapped.
+
+Squares are kept by content (infra.shelf), so a night decodes only what is new.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from infra.shelf import Shelf
 from tasks.context import Context, Progress
 from tasks.pull import read_object
 from tasks.stage import stage
@@ -25,7 +31,9 @@ log = logging.getLogger(__name__)
 
 # Raise it when validation.images.to_square makes other pixels.
 PIXELS_VERSION = 1
+# Decoding and resizing let go of Python's lock: two threads a core keep the cores busy while files are read.
 THREADS = 4
+BATCH = 64
 
 
 def pack(context: Context, split: Split) -> Pack:
@@ -41,7 +49,8 @@ def pack(context: Context, split: Split) -> Pack:
     result = Pack(id=id_, split=split.id, side=side, cells=len(rows), pixels=_pixels_digest(path))
     if stored is not None and stored.pixels != result.pixels:
         raise RetrainError(
-            f"pack {id_} came out with other pixels than recorded", "was Pillow changed? install the locked versions"
+            f"pack {id_} came out with other pixels than recorded",
+            "was Pillow changed? install the locked versions; else delete cache/cells under the home folder",
         )
     context.records.save(result, id_)
     return result
@@ -54,24 +63,69 @@ def load_pack(context: Context, pack: Pack) -> npt.NDArray[np.uint8]:
 
 
 def _write(context: Context, path: Path, rows: Any, side: int) -> None:
+    """Write the array of all rows: those that were packed before are copied, the others made now and kept.
+
+    Plain writes at each row's place, not a mapped file: so memory stays flat however many cells there are.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(rows), side, side, 3))
-    progress = Progress(log, "packed", len(rows))
-    limits = SafeLimits(context.settings.data.max_pixels)  # what is accepted was judged already
-
-    def one(row: Any) -> npt.NDArray[np.uint8]:
-        return to_square(decode(read_object(context, row.key, row.sha256), limits), side)
-
+    cells = list(zip(rows["key"], rows["sha256"], strict=True))
+    # Another Pillow may round otherwise, and rows of two versions must not meet in one array.
+    made_by = f"{side}-{PIXELS_VERSION}-pillow-{version('pillow')}"
+    shelf_path = context.workspace.home / "cache" / "cells" / made_by
+    progress = Progress(log, "packed", len(cells))
     try:
-        with ThreadPoolExecutor(THREADS) as pool:
-            for index, pixels in enumerate(pool.map(one, rows.itertuples(index=False))):
-                array[index] = pixels
-                progress.advance()
-        array.flush()
+        with temporary.open("wb") as file, Shelf(shelf_path, side * side * 3) as shelf:
+            shape = (len(cells), side, side, 3)
+            np.lib.format.write_array_header_1_0(
+                file,
+                {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape},
+            )
+            file.flush()
+            press = _Press(context, shelf, file.fileno(), file.tell(), side)
+            known = shelf.find({sha256 for _, sha256 in cells})
+            starts = range(0, len(cells), BATCH)
+            with ThreadPoolExecutor(THREADS) as pool:
+                for count in pool.map(lambda start: press.batch(cells[start : start + BATCH], start, known), starts):
+                    progress.advance(count)
         temporary.replace(path)
+    except OSError as error:
+        raise RetrainError(
+            f"cannot write the pack {path}: {error.strerror or error}",
+            "free some space, or choose another RETRAIN_HOME",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _Press:
+    """Puts rows into the array's file, each at its place; several threads at once."""
+
+    def __init__(self, context: Context, shelf: Shelf, file: int, begins: int, side: int) -> None:
+        self._context, self._shelf, self._file, self._begins, self._side = context, shelf, file, begins, side
+        self._limits = SafeLimits(context.settings.data.max_pixels)  # what is accepted was judged already
+
+    def batch(self, cells: Sequence[tuple[str, str]], start: int, known: Mapping[str, tuple[int, int]]) -> int:
+        """Write the rows of ``cells`` (key, sha256), the first of which is row ``start``; return how many."""
+        made: list[tuple[str, bytes]] = []
+        rows: list[bytes] = []
+        for key, sha256 in cells:
+            row = self._shelf.read(known[sha256]) if sha256 in known else None
+            if row is None:
+                row = self._square(key, sha256)
+                made.append((sha256, row))
+            rows.append(row)
+        if made:
+            self._shelf.append(made)
+        data = memoryview(b"".join(rows))
+        at = self._begins + start * self._side * self._side * 3
+        while data:
+            written = os.pwrite(self._file, data, at)
+            data, at = data[written:], at + written
+        return len(cells)
+
+    def _square(self, key: str, sha256: str) -> bytes:
+        return to_square(decode(read_object(self._context, key, sha256), self._limits), self._side).tobytes()
 
 
 def _pixels_digest(path: Path) -> str:

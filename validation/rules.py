@@ -42,7 +42,7 @@ class DataRules(Rules):
     min_cell_share: float = Field(0.02, ge=0, le=1, description="less of a picture that is not black: no cell")
     min_contrast: float = Field(1.0, ge=0, description="standard deviation of a cell's grey values; less: blank")
     max_edge_clipping: float = Field(
-        0.8, gt=0, description="cell along one edge of the picture, over the cell's side; more: cell cut off"
+        0.7, gt=0, description="cell along one edge of the picture, over the cell's side; more: cell cut off"
     )
     min_cells_per_class: int = Field(50, ge=1, description="fewer accepted cells of a class: invalid data")
     min_patients_per_class: int = Field(5, ge=1, description="cells of a class from fewer patients: invalid data")

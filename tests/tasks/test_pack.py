@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from tasks.validate import validate
 from tests.builders import CountingStore, context_over, synthetic_cells, with_settings
 from validation.digest import sha256
 from validation.errors import ObjectMissing, RetrainError
-from validation.images import decode, to_square
+from validation.images import RGB, decode, to_square
 from validation.records import POSITIVE, SideName, Split
+from validation.refusals import Limits
 
 CELLS = synthetic_cells(patients=20)
 
@@ -131,3 +133,74 @@ def test_sides_are_their_rows_of_table_and_array(context: Context, divided: Spli
         assert side.patients_count == rows["patient"].nunique()
         expected = [to_square(decode(CELLS[key], context.settings.data), made.side) for key in side.keys]
         np.testing.assert_array_equal(side.images, expected)
+
+
+# --- kept by content ---------------------------------------------------------------------------------------------
+
+
+def shelf_files(context: Context) -> list[Path]:
+    return sorted((context.workspace.home / "cache" / "cells").rglob("*.bin"))
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is decoded from now on."""
+    seen: list[bytes] = []
+
+    def watched(data: bytes, limits: Limits) -> RGB:
+        seen.append(data)
+        return decode(data, limits)
+
+    monkeypatch.setattr("tasks.pack.decode", watched)
+    return seen
+
+
+def test_a_night_decodes_only_what_is_new(
+    context: Context, store: CountingStore, divided: Split, decoded: list[bytes]
+) -> None:
+    pack(context, divided)
+    assert sorted(decoded) == sorted(CELLS.values())
+    decoded.clear()
+    new = synthetic_cells(night=2, patients=20)
+    store.objects |= new
+    later = split(context, validate(context, pull(context)))
+    made = pack(context, later)
+    assert sorted(decoded) == sorted(new.values())
+    objects = CELLS | new
+    for row, key in zip(load_pack(context, made), context.records.load_table(later.table)["key"], strict=True):
+        np.testing.assert_array_equal(row, to_square(decode(objects[key], context.settings.data), made.side))
+
+
+@pytest.mark.parametrize("harm", ["rows torn", "entry torn", "rows rotted", "rows lost", "index lost"])
+def test_rows_that_are_not_whole_are_made_again(
+    harm: str, context: Context, divided: Split, decoded: list[bytes]
+) -> None:
+    made = pack(context, divided)
+    path = context.workspace.pack_path(made.id)
+    whole = path.read_bytes()
+    index, rows = shelf_files(context)
+    if harm == "rows torn":
+        rows.write_bytes(rows.read_bytes()[:-100])
+    elif harm == "entry torn":
+        index.write_bytes(index.read_bytes()[:-5])
+    elif harm == "rows rotted":
+        rows.write_bytes(bytes([rows.read_bytes()[0] ^ 1]) + rows.read_bytes()[1:])
+    else:
+        (rows if harm == "rows lost" else index).write_bytes(b"")
+    for expected in ({"rows lost": len(CELLS), "index lost": len(CELLS)}.get(harm, 1), 0):
+        path.unlink()
+        decoded.clear()
+        assert pack(context, divided) == made
+        assert path.read_bytes() == whole
+        assert len(decoded) == expected
+
+
+def test_a_full_disk_is_told(context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(RetrainError, match="No space left") as caught:
+        pack(context, divided)
+    assert "free some space" in caught.value.hint
+    assert list((context.workspace.home / "cache" / "packs").iterdir()) == []
