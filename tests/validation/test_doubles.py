@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from validation.doubles import near_doubles, without_doubles
 from validation.records import NEGATIVE, POSITIVE
 
 COLUMNS = ["key", "label", "patient", "pixels", "first_seen", "fingerprint"]
-FAR = ["0f0f0f0f0f0f0f0f", "f0f0f0f0f0f0f0f0", "00ff00ff00ff00ff", "ffff0000ffff0000"]
+# Fingerprints of cells that have nothing to do with each other.
+FAR = [np.random.default_rng(i).integers(-127, 128, 192).astype(np.int8).tobytes().hex() for i in range(4)]
 
 
 def facts(*rows: tuple[str, str, str, str, str]) -> pd.DataFrame:
@@ -59,7 +61,7 @@ def test_a_near_double_names_the_first_and_how_they_are_apart() -> None:
         ("c", NEGATIVE, "P2", "3", "2026-01-02"),
         ("d", POSITIVE, "P1", "4", "2026-01-01"),
     )
-    table["fingerprint"] = [FAR[0], FAR[0], FAR[0][:-1] + "e", FAR[1]]
+    table["fingerprint"] = [FAR[0], FAR[0], FAR[0][:-2] + "00", FAR[1]]
     assert {f.key: f.detail for f in near_doubles(table)} == {
         "a": "hardly differs from b",
         "c": "hardly differs from b, of another patient and of the other class",
