@@ -96,7 +96,7 @@ class Worker:
             waiting = select.poll()
             waiting.register(pipe, select.POLLIN)
             if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
-                raise WorkerDied(f"no answer within {seconds:g} s")
+                raise WorkerDied(f"gave no answer within {seconds:g} s")
             read = os.read(pipe, 1 << 16)
             if not read:
                 raise WorkerDied(self._how_it_ended())

@@ -1,0 +1,34 @@
+"""A worker for tests: it answers in capitals, and crashes, hangs or leaves where it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def answer(item: str) -> str:
+    what, _, path = item.partition(" once: ")
+    if path:
+        if Path(path).exists():
+            return what.upper()
+        Path(path).touch()
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "leave":
+        sys.exit(3)
+    if what == "hang":
+        time.sleep(600)
+    return item.upper()
+
+
+if __name__ == "__main__":
+    sys.stdout.write('"ready"\n')
+    sys.stdout.flush()
+    for line in sys.stdin:
+        for wanted in json.loads(line)[1]:
+            sys.stdout.write(json.dumps(answer(wanted)) + "\n")
+            sys.stdout.flush()
