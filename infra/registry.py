@@ -8,6 +8,7 @@ are decided here: ``write_once`` is the one operation of which exactly one of tw
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ class Registry:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.uri = settings.registry
+        # SQLAlchemy means a driver by this that is not among our packages; psycopg2 is.
+        self.uri = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", settings.registry)
         self._store = settings.store
         quieten()
         # A server keeps files where it was told to (--artifacts-destination) and hands them on; a database cannot.
@@ -204,19 +206,19 @@ class Registry:
             mlflow.start_run(experiment_id=experiment, run_name=name, tags={"decision": decision.id}),
         ):
             logged = log_version(mlflow, model, candidate, decision, evaluation)
-            return self._client.create_model_version(
-                MODEL_NAME,
-                source=logged.model_uri,
-                run_id=logged.run_id,
-                model_id=logged.model_id,
-                tags=tags_of(candidate, decision, self._store),
-                description=decision.sentence,
-            )
+        # Last, when the run has ended: a version is there with all that it carries, or not at all.
+        return self._client.create_model_version(
+            MODEL_NAME,
+            source=logged.model_uri,
+            run_id=logged.run_id,
+            model_id=logged.model_id,
+            tags=tags_of(candidate, decision, self._store),
+            description=decision.sentence,
+        )
 
     def _close_abandoned(self, experiment: str, decision: str) -> None:
-        """Mark the runs of a killed registration as killed: MLflow would show them as running for ever."""
-        query = f"tags.decision = '{decision}' and attributes.status = 'RUNNING'"
-        for run in self._client.search_runs([experiment], query):
+        """Mark the runs of a registration that was killed: MLflow would show them as running, or as finished."""
+        for run in self._client.search_runs([experiment], f"tags.decision = '{decision}'"):
             self._client.set_terminated(run.info.run_id, "KILLED")
 
     @contextmanager
