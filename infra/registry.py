@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,7 +90,8 @@ class Registry:
         Raises:
             ModelFileInvalid: when its bytes are not those that were registered.
         """
-        with self._selected() as mlflow, tempfile.TemporaryDirectory() as folder:
+        mlflow = self._selected()
+        with tempfile.TemporaryDirectory() as folder:
             path = self._call(
                 lambda: mlflow.artifacts.download_artifacts(
                     f"models:/{MODEL_NAME}/{reference.version}", dst_path=folder
@@ -201,10 +201,8 @@ class Registry:
         experiment = self._experiment()
         self._close_abandoned(experiment, decision.id)
         name = f"{candidate.spec.model}-{candidate.id[:8]}"
-        with (
-            self._selected() as mlflow,
-            mlflow.start_run(experiment_id=experiment, run_name=name, tags={"decision": decision.id}),
-        ):
+        mlflow = self._selected()
+        with mlflow.start_run(experiment_id=experiment, run_name=name, tags={"decision": decision.id}):
             logged = log_version(mlflow, model, candidate, decision, evaluation)
         # Last, when the run has ended: a version is there with all that it carries, or not at all.
         return self._client.create_model_version(
@@ -221,14 +219,13 @@ class Registry:
         for run in self._client.search_runs([experiment], f"tags.decision = '{decision}'"):
             self._client.set_terminated(run.info.run_id, "KILLED")
 
-    @contextmanager
-    def _selected(self) -> Iterator[Any]:
-        """MLflow set to this registry: parts of it know no other way to be told which one is meant."""
+    def _selected(self) -> Any:
+        """Return MLflow set to this registry: parts of it know no other way to be told which one is meant."""
         import mlflow
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
-        yield mlflow
+        return mlflow
 
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(EXPERIMENT)

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import psycopg2
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -48,12 +47,12 @@ def postgres(database: str) -> Iterator[str]:
     if user:
         shutil.chown(folder, user)
     data, port = folder / "data", free_port()
-    own = {"user": user, "group": user, "extra_groups": []} if user else {}
+    groups: list[str | int] | None = [] if user else None
     process = None
     try:
         subprocess.run(
-            [initdb, "-D", data, "-U", "mlflow", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"],
-            cwd=folder, capture_output=True, check=True, **own,
+            [initdb, "-D", str(data), "-U", "mlflow", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"],
+            cwd=folder, capture_output=True, check=True, user=user, group=user, extra_groups=groups,
         )  # fmt: skip
         options = {
             "fsync": "off",
@@ -63,9 +62,9 @@ def postgres(database: str) -> Iterator[str]:
         }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [server, "-D", data, "-h", "127.0.0.1", "-p", str(port)]
+                [server, "-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
                 + [f"--{name}={value}" for name, value in options.items()],
-                cwd=folder, stdout=log, stderr=log, **own,
+                cwd=folder, stdout=log, stderr=log, user=user, group=user, extra_groups=groups,
             )  # fmt: skip
         _create(database, port, process, folder / "log")
         # The driver is named: SQLAlchemy means another one by "postgresql".
@@ -78,19 +77,12 @@ def postgres(database: str) -> Iterator[str]:
 
 
 def _create(database: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    command = [_program("createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", database]
     until = time.monotonic() + SECONDS
-    while True:
-        try:
-            connection = psycopg2.connect(host="127.0.0.1", port=port, user="mlflow", dbname="postgres")
-            break
-        except psycopg2.OperationalError:
-            if time.monotonic() > until or process.poll() is not None:
-                raise AssertionError(f"PostgreSQL did not start: {log.read_text()}") from None
-            time.sleep(0.1)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(f'CREATE DATABASE "{database}"')
-    connection.close()
+    while subprocess.run(command, capture_output=True, check=False).returncode:
+        if time.monotonic() > until or process.poll() is not None:
+            raise AssertionError(f"PostgreSQL did not start: {log.read_text()}")
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -117,14 +109,10 @@ def mlflow_server(backend: str, artifacts: str, s3_endpoint: str, log: Path) -> 
         _wait(url, process, log)
         yield url
     finally:
-        # Its workers are of its own session: all of it ends.
+        # With its workers, which are of its own session. It holds nothing that is not in the database.
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
-            process.wait()
+        process.wait()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -59,9 +59,11 @@ class Rivals:
             process.wait(timeout=30)
 
 
-def promotion(settings: dict[str, Any], decision: str, *, kill: tuple[str, str] | None = None) -> dict[str, Any]:
-    """Return the job of carrying out a stored decision under ``settings``."""
-    return {"settings": settings, "decision": decision, "kill": kill}
+def promotion(
+    settings: dict[str, Any], decision: str, *, kill: tuple[str, str] | None = None, identity: dict[str, str]
+) -> dict[str, Any]:
+    """Return the job of carrying out a stored decision under ``settings``; ``identity`` goes to the environment."""
+    return {"settings": settings, "decision": decision, "kill": kill, "identity": identity}
 
 
 def _wrap(dotted: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -126,6 +128,7 @@ def _fork(job: dict[str, Any], barrier: tuple[int, int] | None) -> tuple[int, in
         os.close(telling)
         return pid, answer
     try:
+        os.environ.update(job["identity"])
         if job["kill"]:
             name, when = job["kill"]
             _wrap(name, _killing(when))

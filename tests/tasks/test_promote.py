@@ -17,6 +17,8 @@ from tests.tasks.conftest import Crown
 from validation.errors import ChampionChanged, ModelFileInvalid, UsageError
 from validation.records import Candidate, ChampionRef, Verdict
 
+pytestmark = pytest.mark.usefixtures("tried_here")
+
 
 @pytest.fixture
 def challenger(context: Context) -> Candidate:

@@ -6,6 +6,7 @@ a bucket for its files and for the store.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -27,6 +28,8 @@ from tests.rivals import Outcome, Rivals, promotion
 from validation.records import Candidate, ChampionRef, Decision
 
 MODEL = channel_model()
+
+pytestmark = pytest.mark.usefixtures("tried_here")
 # Each writes to the database, the bucket or the store; a kill falls between two of them, or within one.
 KILLS = [
     ("mlflow.MlflowClient.create_run", "after"),
@@ -47,6 +50,7 @@ class Place:
     folder: Path
     values: dict[str, Any]
     rivals: Rivals
+    identity: dict[str, str] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
@@ -58,7 +62,7 @@ class Place:
 
     def job(self, machine: str, decision: Decision, kill: tuple[str, str] | None = None) -> dict[str, Any]:
         settings = {"home": str(self.folder / machine), **self.values}
-        return promotion(settings, decision.id, kill=kill)
+        return promotion(settings, decision.id, kill=kill, identity=self.identity)
 
     def challenge(self, champion: ChampionRef | None) -> tuple[Decision, Candidate]:
         """Store a decision to promote a candidate that was compared with ``champion``."""
@@ -78,10 +82,9 @@ class Place:
         client = self.registry._client
         like = client.get_model_version(MODEL_NAME, champion.version)
         tags = {**like.tags, "decision": decision.id, "candidate": candidate.id}
-        with self.registry._selected():
-            client.create_model_version(
-                MODEL_NAME, source=like.source, run_id=like.run_id, model_id=like.model_id, tags=tags
-            )
+        model = like.source.removeprefix("models:/")
+        self.registry._selected()
+        client.create_model_version(MODEL_NAME, source=like.source, run_id=like.run_id, model_id=model, tags=tags)
         return decision
 
     def versions_of(self, decision: Decision) -> list[str]:
@@ -122,9 +125,9 @@ def server(tmp_path: Path, moto_endpoint: str, fake_aws: None, rivals: Rivals) -
         postgres("mlflow") as database,
         mlflow_server(database, "s3://production/mlflow", moto_endpoint, tmp_path / "mlflow.log") as url,
     ):
-        yield Place(
-            tmp_path, {"store": "s3://production/cells", "store_endpoint": moto_endpoint, "registry": url}, rivals
-        )
+        values = {"store": "s3://production/cells", "store_endpoint": moto_endpoint, "registry": url}
+        identity = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        yield Place(tmp_path, values, rivals, identity)
 
 
 def check_one_wins(place: Place, outcomes: list[Outcome], before: int) -> None:
