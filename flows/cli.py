@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_data, show
+from flows import cli_data, cli_registry, show
 from infra.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError
 from validation.records import Verdict
@@ -105,14 +105,21 @@ def predict(
 
 
 @app.command()
-def champion(as_json: AsJson = False) -> None:
+def champion(
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help='The champion of a moment, for instance "2026-01-31 12:00" (UTC).'),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Print which model is champion, since when, why, and how good it was on the holdout patients."""
     from infra.registry import Registry
     from tasks.champion import describe_champion
     from tasks.context import Context
 
     settings = _prepared()
-    facts = describe_champion(Context.open(settings), Registry(settings))
+    moment = cli_registry.moment(at)
+    facts = describe_champion(Context.open(settings), Registry(settings), moment)
     if as_json:
         show.json_line(facts)
     else:
@@ -149,6 +156,9 @@ def settings(as_json: AsJson = False) -> None:
         show.json_line(current.printable())
     else:
         show.settings(current, config_path())
+
+
+cli_registry.add_to(app)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.acting import acting
 from infra.registry import Registry
 from infra.runtime import prepare_environment
 from infra.settings import load_settings
@@ -27,6 +28,5 @@ def promote_flow(decision: str) -> str | None:
     if record.challenger is None:
         raise UsageError(f"decision {decision} ({record.verdict.value}) has no challenger to promote")
     challenger = context.records.load(Candidate, record.challenger)
-    with context.workspace.night_lock():
-        champion = promote_task(context, record, challenger, Registry(settings))
+    champion = promote_task(context, record, challenger, Registry(settings), acting())
     return champion.version if champion else None

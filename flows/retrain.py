@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.acting import acting
 from flows.night import Clock, begin, conclude, finished_night, night_id
 from flows.train import train_elsewhere
 from infra.registry import Registry
@@ -18,6 +19,7 @@ from infra.settings import load_settings
 from tasks.context import Context
 from tasks.decide import Evidence, decide_task
 from tasks.evaluate import Contest, evaluate_task, prepare_contest_task
+from tasks.history import settle
 from tasks.pack import pack_task
 from tasks.promote import promote_task
 from tasks.pull import pull_task
@@ -52,6 +54,8 @@ def run_night(context: Context) -> Night:
     """
     clock = Clock()
     registry = Registry(context.settings)
+    # Whatever was killed half-way through changing the champion is finished before anybody asks who it is.
+    settle(context, registry)
     snapshot = clock.time("pull", pull_task, context)
     id_ = night_id(context, snapshot)
     if (night := finished_night(context, id_, registry, clock)) is not None:
@@ -65,7 +69,8 @@ def run_night(context: Context) -> Night:
     decision = clock.time("decide", decide_task, context, evidence)
     champion = start.champion
     if evidence.contest is not None:
-        champion = clock.time("promote", promote_task, context, decision, evidence.contest.challenger, registry)
+        challenger = evidence.contest.challenger
+        champion = clock.time("promote", promote_task, context, decision, challenger, registry, acting())
     night = conclude(context, start, decision, champion, clock)
     # The night is over when its record is there, so the report, which can be built again, comes before it.
     clock.time("report", report_task, context, night)

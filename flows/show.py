@@ -114,6 +114,22 @@ def facts(values: dict[str, Any]) -> None:
                 out.print(Text(f"{part.replace('_', ' '):<18} {shown}"))
 
 
+def history(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the changes of the champion, oldest first: what happened on one line, its reason and evidence below."""
+    for row in rows:
+        line = Text(f"{row['at'][:19].replace('T', ' ')} UTC  ", "bold")
+        line.append(row["action"])
+        if row["to"] is not None:
+            line.append(f": version {row['from'] or 'none'} -> {row['to']}")
+        line.append(f"  by {row['who']}", "dim")
+        out.print(line)
+        for name in ("why", "checked", "decision", "report"):
+            if row[name]:
+                out.print(Text(f"    {name:<9} {row[name]}"))
+    if not rows:
+        err.print(Text("there has never been a champion"))
+
+
 def settings(current: Settings, config: Path) -> None:
     """Print all settings with their names in the environment."""
     table = Table("setting", Column("value", overflow="fold"), "environment", box=None, padding=(0, 2, 0, 0))

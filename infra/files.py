@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from validation.digest import sha256
 from validation.errors import NightRunning, RetrainError
 
+# A change of the champion takes seconds: registering a large model over a slow line some minutes.
+CHAMPION_LOCK_SECONDS = 300.0
 _WRITE_HINT = "free some space, check the owner and mode of the folder, or choose another RETRAIN_HOME"
 
 
@@ -131,3 +135,41 @@ class Workspace:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+    @contextmanager
+    def champion_lock(self) -> Iterator[None]:
+        """Hold the lock of whoever changes the champion from this home folder; wait for it while others hold it.
+
+        A night takes it within its own lock, for its promotion alone, so that a rollback need not wait for trainings.
+
+        Raises:
+            NightRunning: when it is not free within ``CHAMPION_LOCK_SECONDS``.
+        """
+        path = self.home / "champion.lock"
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as error:
+            raise RetrainError(f"cannot open {path}: {error.strerror or error}", _WRITE_HINT) from error
+        until = time.monotonic() + CHAMPION_LOCK_SECONDS
+        with file:
+            while not _locked(file, path):
+                if time.monotonic() >= until:
+                    raise NightRunning(
+                        f"another process has been changing the champion of {self.home} for minutes",
+                        "wait for it to end, then try again",
+                    )
+                time.sleep(0.1)
+            yield
+
+
+def _locked(file: IO[str], path: Path) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise RetrainError(
+            f"cannot lock {path}: {error.strerror or error}", "choose a RETRAIN_HOME on a local disk"
+        ) from error
+    return True

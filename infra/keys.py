@@ -9,6 +9,8 @@ Layout of the store:
     retraining/candidates/<id>/...           model file and native weights
     retraining/looks/<generation>/<n>.json   the ledger of looks at the holdout
     retraining/history/<n>.json              what became champion when, and on which evidence
+    retraining/approvals/<id>.json           decisions that wait for a person
+    retraining/answers/<id>.json             what the person answered
     retraining/reports/<id>.html             reports
     retraining/latest/<name>.json            the few pointers that move (latest snapshot, latest night)
     retraining/synthetic.json                there when the input cells are synthetic

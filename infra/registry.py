@@ -1,32 +1,36 @@
 """The model registry: MLflow, so that anyone can load ``models:/malaria-cell@champion`` with MLflow's own client.
 
-Each version holds the one model file and, as tags, where it came from. The champion is the version under the alias
-``champion``; what it was when, and why, is the append-only history in the store (tasks/promote.py).
+Each version holds the one model file and where it came from (infra/registry_version.py). The champion is the version
+under the alias ``champion``; what it was when, and why, is the append-only history (tasks/history.py), whose entries
+are decided here: ``write_once`` is the one operation of which exactly one of two at once can win.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from infra.keys import CHAMPION_ALIAS, MODEL_NAME
-from infra.scoring import INPUT, OUTPUT
+from infra.mlflow_calls import answered, is_database, knock, none_if_missing, quieten, unless_there
+from infra.registry_version import log_version, tags_of
 from infra.settings import Settings, mask
 from validation.digest import sha256
-from validation.errors import ModelFileInvalid, RegistryUnreachable
-from validation.records import Candidate, ChampionRef, Decision
+from validation.errors import ModelFileInvalid, RetrainError, UsageError
+from validation.records import Candidate, ChampionRef, Decision, Evaluation
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EXPERIMENT = "nightly"
+# The run whose parameters are what ``write_once`` wrote; the registered model's tag names it.
+LEDGER = "champion history"
+LEDGER_TAG = "history_run"
+# MLflow cuts longer parameters off without a word.
+LONGEST_TEXT = 6_000
 
 
 class Registry:
@@ -36,15 +40,20 @@ class Registry:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.uri = settings.registry
-        self._artifacts = settings.registry_artifacts if self.uri.startswith("sqlite:") else None
-        _quiet()
+        # SQLAlchemy means a driver by this that is not among our packages; psycopg2 is.
+        self.uri = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", settings.registry)
+        self._store = settings.store
+        quieten()
+        # A server keeps files where it was told to (--artifacts-destination) and hands them on; a database cannot.
+        self._artifacts = settings.registry_artifacts if is_database(self.uri) else None
+        if self._artifacts and self._artifacts.startswith("s3:") and settings.store_endpoint:
+            os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", settings.store_endpoint)
         self._client = self._call(self._open)
 
     def _open(self) -> Any:
         import mlflow
 
-        _knock(self.uri)
+        knock(self.uri)
         client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         # A first question now, so that a registry that is away is noticed before anything is trained.
         client.search_registered_models(max_results=1)
@@ -52,22 +61,31 @@ class Registry:
 
     def champion(self) -> ChampionRef | None:
         """Return the version under the alias, or None when there has never been one."""
-
-        def ask() -> Any:
-            from mlflow.exceptions import MlflowException
-
-            try:
-                return self._client.get_model_version_by_alias(MODEL_NAME, CHAMPION_ALIAS)
-            except MlflowException as error:
-                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    return None
-                raise
-
-        version = self._call(ask)
+        version = self._call(
+            lambda: none_if_missing(lambda: self._client.get_model_version_by_alias(MODEL_NAME, CHAMPION_ALIAS))
+        )
         return None if version is None else _reference(version)
 
+    def version(self, number: str) -> ChampionRef:
+        """Return a registered version.
+
+        Raises:
+            UsageError: when there is none of that number.
+        """
+        found = self._call(lambda: none_if_missing(lambda: self._client.get_model_version(MODEL_NAME, number)))
+        if found is None:
+            raise UsageError(
+                f"no version {number} of {MODEL_NAME} in {mask(self.uri)}", "`retrain history` shows who was champion"
+            )
+        return _reference(found)
+
+    def decision_of(self, version: str) -> str | None:
+        """Return the decision that a version was registered by."""
+        tags = self._call(lambda: self._client.get_model_version(MODEL_NAME, version).tags)
+        return str(tags["decision"]) if "decision" in tags else None
+
     def model_bytes(self, reference: ChampionRef) -> bytes:
-        """Return a version's model file, as registered.
+        """Return a version's model file, downloaded anew, as registered.
 
         Raises:
             ModelFileInvalid: when its bytes are not those that were registered.
@@ -85,58 +103,121 @@ class Registry:
             raise ModelFileInvalid(
                 f"version {reference.version} of {MODEL_NAME} holds a model file with SHA-256 {sha256(data)}, "
                 f"registered was {reference.model_sha256}",
-                "it was damaged or tampered with: roll back to another version",
+                "it was damaged or tampered with: roll back to another version (`retrain rollback --why ...`)",
             )
         return data
 
-    def register(self, candidate: Candidate, model: bytes, decision: Decision) -> ChampionRef:
+    def register(
+        self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None = None
+    ) -> ChampionRef:
         """Register a candidate's model file and return its version; the champion stays who it is.
 
         The same decision registers once: a night that was killed here finds its version again.
+
+        Raises:
+            ModelFileInvalid: when ``model`` is not the file that the candidate's record names.
         """
+        if sha256(model) != candidate.model_sha256:
+            raise ModelFileInvalid(
+                f"the model file {candidate.model_key} has SHA-256 {sha256(model)}, "
+                f"its candidate's record says {candidate.model_sha256}",
+                "it was damaged or tampered with: nothing was registered; retrain",
+            )
         found = self._call(lambda: self._of_decision(decision.id))
-        return _reference(
-            found if found is not None else self._call(lambda: self._new_version(candidate, model, decision))
-        )
+        if found is None:
+            found = self._call(lambda: self._new_version(candidate, model, decision, evaluation))
+        return _reference(found)
 
     def set_champion(self, version: str) -> None:
         """Let the alias point to ``version``."""
         self._call(lambda: self._client.set_registered_model_alias(MODEL_NAME, CHAMPION_ALIAS, version))
 
+    def write_once(self, name: str, text: str) -> str:
+        """Write ``text`` under ``name`` unless something stands there, and return what stands there afterwards.
+
+        Exactly one of any number of writers at once wins, in whatever process or machine, and what it wrote stays:
+        MLflow's parameters cannot be changed, which the primary key of their table (run, name) enforces.
+        """
+        if len(text) > LONGEST_TEXT:
+            raise RetrainError(f"{name} would be {len(text):,} characters, {LONGEST_TEXT:,} fit", "give a shorter why")
+
+        def write() -> str:
+            from mlflow.exceptions import MlflowException
+
+            run = self._ledger_run()
+            try:
+                self._client.log_param(run, name, text)
+            except MlflowException as error:
+                if error.error_code != "INVALID_PARAMETER_VALUE":
+                    raise
+            return str(self._client.get_run(run).data.params[name])
+
+        return self._call(write)
+
+    def written(self, prefix: str) -> dict[str, str]:
+        """Return all that ``write_once`` wrote under names that begin with ``prefix``; the prefix is cut off."""
+
+        def read() -> dict[str, str]:
+            model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
+            if model is None or LEDGER_TAG not in model.tags:
+                return {}
+            params = self._client.get_run(model.tags[LEDGER_TAG]).data.params
+            return {name.removeprefix(prefix): params[name] for name in sorted(params) if name.startswith(prefix)}
+
+        return self._call(read)
+
+    def _ledger_run(self) -> str:
+        """Return the run that ``write_once`` writes to, made with the registered model: all at once, or not at all."""
+        model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
+        if model is None or LEDGER_TAG not in model.tags:
+            run = self._client.create_run(self._experiment(), run_name=LEDGER).info.run_id
+            self._client.set_terminated(run)
+            if model is None and self._create_model(run):
+                return str(run)
+            # Somebody else was first and named their run; or the model is older than this tag.
+            model = self._client.get_registered_model(MODEL_NAME)
+            if LEDGER_TAG not in model.tags:
+                self._client.set_registered_model_tag(MODEL_NAME, LEDGER_TAG, run)
+                model = self._client.get_registered_model(MODEL_NAME)
+        return str(model.tags[LEDGER_TAG])
+
+    def _create_model(self, run: str) -> bool:
+        return unless_there(
+            lambda: self._client.create_registered_model(
+                MODEL_NAME,
+                tags={LEDGER_TAG: run},
+                description="Malaria cell classifier: uint8 RGB cells in, probability of Parasitized out",
+            )
+        )
+
     def _of_decision(self, decision: str) -> Any | None:
         versions = self._client.search_model_versions(f"name='{MODEL_NAME}'")
         return next((version for version in versions if version.tags.get("decision") == decision), None)
 
-    def _new_version(self, candidate: Candidate, model: bytes, decision: Decision) -> Any:
-        import onnx
-
+    def _new_version(
+        self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None
+    ) -> Any:
+        self._ledger_run()
+        experiment = self._experiment()
+        self._close_abandoned(experiment, decision.id)
+        name = f"{candidate.spec.model}-{candidate.id[:8]}"
         mlflow = self._selected()
-        with mlflow.start_run(experiment_id=self._experiment(), run_name=f"{candidate.spec.model}-{candidate.id[:8]}"):
-            mlflow.log_params({"model": candidate.spec.model, "side": candidate.spec.side, "seed": candidate.spec.seed})
-            mlflow.log_params({f"recipe.{name}": value for name, value in candidate.spec.recipe.items()})
-            mlflow.log_metrics(_numbers(candidate))
-            for epoch in candidate.history:
-                mlflow.log_metrics({"train_loss": epoch.train_loss, "valid_loss": epoch.valid_loss}, step=epoch.epoch)
-            logged = mlflow.onnx.log_model(
-                onnx.load_from_string(model),
-                name="model",
-                signature=_signature(candidate.spec.side),
-                # One file, as the contract says; and stated, since MLflow would load the model to guess them.
-                save_as_external_data=False,
-                pip_requirements=[f"onnxruntime=={_installed('onnxruntime')}", f"numpy=={_installed('numpy')}"],
-            )
-        if self._client.search_registered_models(f"name='{MODEL_NAME}'") == []:
-            self._client.create_registered_model(
-                MODEL_NAME, description="Malaria cell classifier: uint8 RGB cells in, probability of Parasitized out"
-            )
+        with mlflow.start_run(experiment_id=experiment, run_name=name, tags={"decision": decision.id}):
+            logged = log_version(mlflow, model, candidate, decision, evaluation)
+        # Last, when the run has ended: a version is there with all that it carries, or not at all.
         return self._client.create_model_version(
             MODEL_NAME,
             source=logged.model_uri,
             run_id=logged.run_id,
             model_id=logged.model_id,
-            tags=_tags(candidate, decision),
+            tags=tags_of(candidate, decision, self._store),
             description=decision.sentence,
         )
+
+    def _close_abandoned(self, experiment: str, decision: str) -> None:
+        """Mark the runs of a registration that was killed: MLflow would show them as running, or as finished."""
+        for run in self._client.search_runs([experiment], f"tags.decision = '{decision}'"):
+            self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _selected(self) -> Any:
         """Return MLflow set to this registry: parts of it know no other way to be told which one is meant."""
@@ -148,36 +229,13 @@ class Registry:
 
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(self._client.create_experiment(EXPERIMENT, artifact_location=self._artifacts))
+        if found is None:
+            unless_there(lambda: self._client.create_experiment(EXPERIMENT, artifact_location=self._artifacts))
+            found = self._client.get_experiment_by_name(EXPERIMENT)
+        return str(found.experiment_id)
 
     def _call(self, call: Callable[[], T]) -> T:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            return call()
-        except (MlflowException, SQLAlchemyError, OSError, ModuleNotFoundError) as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise RegistryUnreachable(
-                f"the registry {mask(self.uri)} cannot be used: {mask(first_line)}",
-                "check RETRAIN_REGISTRY, and that its server or its folder can be reached and written",
-            ) from error
-
-
-def _knock(uri: str) -> None:
-    """Ask a database once for its tables. MLflow asks ten times in 100 s before it believes that one cannot be used."""
-    import sqlalchemy
-    from mlflow.store.db.db_types import DATABASE_ENGINES
-
-    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
-        return  # a server, which MLflow's own client asks
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    sqlalchemy.inspect(engine).get_table_names()
-    engine.dispose()
+        return answered(self.uri, call)
 
 
 def _reference(version: Any) -> ChampionRef:
@@ -190,50 +248,3 @@ def _reference(version: Any) -> ChampionRef:
         threshold=float(tags["threshold"]),
         since=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
     )
-
-
-def _tags(candidate: Candidate, decision: Decision) -> dict[str, str]:
-    return {
-        "candidate": candidate.id,
-        "decision": decision.id,
-        "snapshot": decision.snapshot,
-        "model": candidate.spec.model,
-        "model_sha256": candidate.model_sha256,
-        # repr gives back the very same float.
-        "threshold": repr(candidate.threshold),
-        "train_patients_digest": candidate.train_patients_digest,
-        "synthetic": str(decision.synthetic).lower(),
-        **{f"version.{name}": version for name, version in candidate.versions.items()},
-    }
-
-
-def _numbers(candidate: Candidate) -> dict[str, float]:
-    values = candidate.validation.intervals()
-    return {f"validation.{name}": interval.value for name, interval in values.items() if interval is not None}
-
-
-def _signature(side: int) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), name=INPUT)]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1,), name=OUTPUT)]),
-    )
-
-
-def _installed(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)
-
-
-def _quiet() -> None:
-    """Keep MLflow from telling of its database migrations, from calling home and from retrying for minutes."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)

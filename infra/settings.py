@@ -20,7 +20,7 @@ from pydantic_settings.exceptions import SettingsError as Unparsable
 
 from validation.digest import digest
 from validation.errors import SettingsError
-from validation.rules import DataRules, GateRules, Rules, SplitRules
+from validation.rules import DataRules, GateRules, PromotionRules, Rules, SplitRules
 
 PREFIX = "RETRAIN_"
 
@@ -72,6 +72,7 @@ class Settings(BaseSettings):
     data: DataRules = DataRules()
     split: SplitRules = SplitRules()
     gate: GateRules = GateRules()
+    promotion: PromotionRules = PromotionRules()
     training: TrainingSettings = TrainingSettings()
 
     @classmethod
@@ -110,7 +111,9 @@ class Settings(BaseSettings):
         """Return a digest of all that can change a night's outcome; where things lie is not part of it."""
         training = self.training.model_dump(mode="json", exclude={"where", "deployment_timeout_seconds"})
         sections = (self.data, self.split, self.gate)
-        return digest(*(section.model_dump(mode="json") for section in sections), training)
+        # Only when it is not the default, so that nights from before there was such a setting keep their names.
+        waits = ["person"] if self.promotion.approval == "person" else []
+        return digest(*(section.model_dump(mode="json") for section in sections), training, *waits)
 
     def printable(self) -> dict[str, str]:
         """Return all settings as flat text, with passwords in addresses masked."""
@@ -194,12 +197,14 @@ def _explain(problem: Any, path: Path) -> str:
     return f"setting {name} = {problem['input']!r}: {message} (environment: {variable}; file: {path})"
 
 
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
+# Up to the last @ of the word: who forgets to escape one in a password must not see half of it printed.
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)\S+@")
+_PASSWORD_ARGUMENT = re.compile(r"(?i)\b((?:\w*password|passwd|pwd|secret|token)=)[^&;\s'\"]+")
 
 
 def mask(text: str) -> str:
     """Return ``text`` with passwords in addresses replaced by ``***``."""
-    return _PASSWORD.sub(r"\1***@", text)
+    return _PASSWORD_ARGUMENT.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from infra.keys import SYNTHETIC_MARK
+from tasks.approval import leave_to_person, waits_for_person
 from tasks.context import Context
 from tasks.evaluate import Contest
 from tasks.stage import stage
@@ -31,7 +32,7 @@ class Evidence:
 
 def decide(context: Context, evidence: Evidence) -> Decision:
     """Return the decision on the evidence; the same evidence gives the same decision."""
-    judgement = _judge(context, evidence)
+    judgement = leave_to_person(context.settings, _judge(context, evidence))
     contest = evidence.contest
     candidates = tuple(candidate.id for candidate in evidence.candidates)
     champion = contest.champion if contest else None
@@ -43,6 +44,7 @@ def decide(context: Context, evidence: Evidence) -> Decision:
         evidence.evaluation.id if evidence.evaluation else None,
         evidence.refused_look,
         context.settings.gate.model_dump(),
+        *waits_for_person(context.settings),
     )
     if (stored := context.records.find(Decision, id_)) is not None:
         return stored

@@ -1,69 +1,58 @@
 """Promote: the only stage that changes what the world sees.
 
-History first: an entry is written, then the alias moves to it. A promotion that was killed anywhere is run again and
-finds what it already did by its decision.
+Registered, downloaded again and tried in a clean process, entered in the history, and only then the alias moves. A
+promotion that was killed anywhere is run again, and finds what it already did by its decision.
 """
 
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 
-from infra.keys import OURS, history_key
 from infra.registry import Registry
+from tasks.approval import request_approval
 from tasks.context import Context
+from tasks.history import Change, carried_out, enter, history, refuse_changed, settle
+from tasks.reproduce import reproduce
 from tasks.stage import stage
-from validation.errors import ChampionChanged
-from validation.records import Candidate, ChampionRef, Decision, Promotion, Verdict
+from validation.records import Candidate, ChampionRef, Decision, Evaluation, Verdict
 
 log = logging.getLogger(__name__)
 
+__all__ = ["history", "promote", "promote_task", "register_and_try"]
 
-def promote(context: Context, decision: Decision, challenger: Candidate, registry: Registry) -> ChampionRef | None:
+
+def promote(
+    context: Context, decision: Decision, challenger: Candidate, registry: Registry, who: str = "the nightly run"
+) -> ChampionRef | None:
     """Make the challenger champion if that is the verdict; return the champion as it is afterwards.
+
+    A decision that was carried out once is not carried out again: not after a rollback either.
 
     Raises:
         ChampionChanged: when the champion is not the one that the challenger was compared with.
+        ModelFileInvalid, NotReproduced: when the model file is not what was judged; the champion stays.
     """
-    now = registry.champion()
-    if decision.verdict is not Verdict.PROMOTED:
-        return now
-    if now is not None and now.candidate == challenger.id:
-        return now  # a run that was killed after the alias had moved
-    before = decision.champion_before
-    if (now.version if now else None) != (before.version if before else None):
-        raise ChampionChanged(
-            f"the champion is version {now.version if now else 'none'}, "
-            f"the challenger was compared with version {before.version if before else 'none'}",
-            "run the night again: the challenger will be compared with the new champion",
-        )
-    reference = registry.register(challenger, context.store.get(challenger.model_key), decision)
-    _note(context, decision, reference)
-    registry.set_champion(reference.version)
-    log.info("version %s (%s) is champion now", reference.version, challenger.spec.model)
-    return reference
+    with context.workspace.champion_lock():
+        now = settle(context, registry)
+        if decision.verdict is Verdict.AWAITING_APPROVAL:
+            request_approval(context, decision)
+        if decision.verdict is not Verdict.PROMOTED or carried_out(context, decision.id):
+            return now
+        before = decision.champion_before
+        refuse_changed(now.version if now else None, before.version if before else None)
+        reference, checked = register_and_try(context, registry, decision, challenger)
+        change = Change("promoted", who, decision.id, now, reference, decision.sentence, checked)
+        return enter(context, registry, change)
 
 
-def history(context: Context) -> list[Promotion]:
-    """Return all changes of the champion, oldest first."""
-    keys = sorted(info.key for info in context.store.list(f"{OURS}history/") if info.key.endswith(".json"))
-    return [Promotion.model_validate_json(context.store.get(key)) for key in keys]
-
-
-def _note(context: Context, decision: Decision, reference: ChampionRef) -> None:
-    entries = history(context)
-    if any(entry.decision == decision.id for entry in entries):
-        return
-    entry = Promotion(
-        number=len(entries) + 1,
-        decision=decision.id,
-        version_before=decision.champion_before.version if decision.champion_before else None,
-        version_after=reference.version,
-        why=decision.sentence,
-        at=datetime.now(UTC),
-    )
-    if not context.store.create(history_key(entry.number), entry.model_dump_json(indent=2).encode()):
-        raise ChampionChanged("another promotion was recorded at the same moment", "run the night again")
+def register_and_try(
+    context: Context, registry: Registry, decision: Decision, challenger: Candidate, *, strict: bool = True
+) -> tuple[ChampionRef, str]:
+    """Register a challenger; return its version and how its file did in a clean process. The champion stays."""
+    evaluation = context.records.find(Evaluation, decision.evaluation) if decision.evaluation else None
+    model = context.store.get(challenger.model_key)
+    reference = registry.register(challenger, model, decision, evaluation)
+    return reference, reproduce(context, registry, reference, decision, strict=strict)
 
 
 promote_task = stage(promote)

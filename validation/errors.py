@@ -12,6 +12,8 @@
     ├── TrainingFailed           exit 1   a training ended without a model
     ├── NightRunning             exit 1   another night holds the lock
     ├── ChampionChanged          exit 1   the champion is not the one that was evaluated
+    ├── NotReproduced            exit 1   a registered model file does not give the predictions it was judged by
+    ├── ApprovalClosed           exit 1   an approval that has been answered, or has expired
     └── LedgerSpent              exit 1   the holdout has been looked at as often as its budget allows
 
 A message says what was expected, what was found, where, and what to do next. ``exit_code`` is what the
@@ -21,11 +23,13 @@ command line ends with.
 from __future__ import annotations
 
 __all__ = [
+    "ApprovalClosed",
     "ChampionChanged",
     "DataInvalid",
     "LedgerSpent",
     "ModelFileInvalid",
     "NightRunning",
+    "NotReproduced",
     "ObjectMissing",
     "RegistryUnreachable",
     "RetrainError",
@@ -105,6 +109,14 @@ class NightRunning(RetrainError):
 
 class ChampionChanged(RetrainError):
     """The champion is no longer the one that the challenger was evaluated against."""
+
+
+class NotReproduced(RetrainError):
+    """The registered model file does not give the predictions that its promotion rests on."""
+
+
+class ApprovalClosed(RetrainError):
+    """An approval that has been answered already, or has expired."""
 
 
 class LedgerSpent(RetrainError):

@@ -346,6 +346,32 @@ class Promotion(Record):
     version_before: str | None
     version_after: str
     why: str
+    checked: str = Field("", description="how the model file was tried before it became champion")
+    at: datetime
+
+
+class ApprovalRequest(Record):
+    """A challenger that passed every gate and waits for a person. Named by its decision."""
+
+    kind: ClassVar[str] = "approvals"
+
+    decision: str
+    challenger: str
+    champion: ChampionRef | None
+    sentence: str
+    requested_at: datetime
+    expires_at: datetime
+
+
+class Answer(Record):
+    """What a person answered to an approval request; there is one answer to a request. Named by its decision."""
+
+    kind: ClassVar[str] = "answers"
+
+    decision: str
+    answer: Literal["approve", "reject"]
+    who: str
+    why: str
     at: datetime
 
 

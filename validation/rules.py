@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -111,3 +111,15 @@ class GateRules(Rules):
     min_patients: int = Field(8, ge=2, description="holdout patients; fewer: undecided")
     min_cells_per_class: int = Field(25, ge=1, description="holdout cells of each class; fewer: undecided")
     resamples: int = Field(10_000, ge=1_000, description="patients are resampled this often for every interval")
+
+
+class PromotionRules(Rules):
+    """How a decision to promote is carried out."""
+
+    approval: Literal["automatic", "person"] = Field(
+        "automatic", description="'person': a challenger that passes every gate waits until a person approves it"
+    )
+    approval_hours: float = Field(72.0, gt=0, description="an approval that nobody answers expires after this")
+    tolerance: float = Field(
+        0.0, ge=0, le=0.01, description="how far a probability may be off when the new champion scores the holdout again"
+    )

@@ -7,9 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from infra.registry import Registry
+from infra.scoring import ModelFile
 from infra.store import MemoryStore
 from tasks.context import Context
 from tests.builders import CountingStore, Prepared, context_over, made_up_decision, plain_cells, prepare, registry_in
@@ -65,3 +68,13 @@ def crown(context: Context, registry: Registry) -> Crown:
         return reference
 
     return make_champion
+
+
+@pytest.fixture
+def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model files are tried in this process; that a promotion takes a clean one is for test_reproduce."""
+
+    def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str) -> npt.NDArray[np.float32]:
+        return ModelFile(model, sha256_expected=sha256_expected).score(images)
+
+    monkeypatch.setattr("tasks.reproduce.rescore", rescore)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from infra.keys import MODEL_NAME, history_key
+from infra.keys import MODEL_NAME
 from infra.registry import Registry
+from tasks.by_hand import rollback
 from tasks.champion import describe_champion
 from tasks.context import Context
 from tasks.promote import history, promote
 from tests.builders import NOON, RED, channel_model, made_up_candidate, made_up_decision
 from tests.tasks.conftest import Crown
-from validation.errors import ChampionChanged, UsageError
-from validation.records import Candidate, ChampionRef, Promotion, Verdict
+from validation.errors import ChampionChanged, ModelFileInvalid, UsageError
+from validation.records import Candidate, ChampionRef, Verdict
+
+pytestmark = pytest.mark.usefixtures("tried_here")
 
 
 @pytest.fixture
@@ -84,12 +86,19 @@ class Killed(BaseException):
     """As a SIGKILL: nothing below catches it."""
 
 
-def killed(*_: object) -> None:
+def killed(*_: object, **__: object) -> None:
     raise Killed
 
 
 @pytest.mark.parametrize(
-    "moment", ["infra.registry.Registry.register", "tasks.promote._note", "infra.registry.Registry.set_champion"]
+    "moment",
+    [
+        "infra.registry.Registry.register",
+        "tasks.promote.reproduce",
+        "infra.registry.Registry.write_once",
+        "infra.store.MemoryStore.put",
+        "infra.registry.Registry.set_champion",
+    ],
 )
 def test_a_promotion_that_is_killed_finishes_when_it_is_run_again(
     moment: str, context: Context, registry: Registry, challenger: Candidate, monkeypatch: pytest.MonkeyPatch
@@ -134,33 +143,26 @@ def test_a_champion_that_is_gone_is_a_change_too(context: Context, registry: Reg
         promote(context, made_up_decision(before=before), challenger, registry)
 
 
-def test_of_two_promotions_at_once_one_wins(
-    context: Context, registry: Registry, challenger: Candidate, monkeypatch: pytest.MonkeyPatch
+def test_a_decision_is_carried_out_once_and_not_again_after_a_rollback(
+    context: Context, registry: Registry, challenger: Candidate, other: Candidate
 ) -> None:
-    entry = Promotion(
-        number=1, decision="theirs", version_before=None, version_after="9", why="They were first", at=NOON
-    )
-    create = context.store.create
+    first = promote(context, made_up_decision("d1"), other, registry)
+    decision = made_up_decision("d2", before=first)
+    promote(context, decision, challenger, registry)
+    assert rollback(context, registry, None, why="it was wrong", who="a person") == first
+    # The night that decided it was killed before it was over, and is run again.
+    assert promote(context, decision, challenger, registry) == first
+    assert registry.champion() == first
 
-    def slower(key: str, data: bytes) -> bool:
-        if json.loads(data)["decision"] != "theirs":
-            context.store.put(history_key(1), entry.model_dump_json().encode())
-        return create(key, data)
 
-    monkeypatch.setattr(context.store, "create", slower)
-    with pytest.raises(ChampionChanged, match="at the same moment"):
+def test_a_tampered_candidate_is_not_even_registered(
+    context: Context, registry: Registry, challenger: Candidate
+) -> None:
+    context.store.put(challenger.model_key, channel_model(centre=99))
+    with pytest.raises(ModelFileInvalid, match="tampered with"):
         promote(context, made_up_decision(), challenger, registry)
-    assert registry.champion() is None
-    assert history(context) == [entry]
-
-
-def test_history_is_told_in_order(context: Context) -> None:
-    for number in (2, 10, 1):
-        entry = Promotion(
-            number=number, decision=str(number), version_before=None, version_after=str(number), why="", at=NOON
-        )
-        context.store.put(history_key(number), entry.model_dump_json().encode())
-    assert [entry.number for entry in history(context)] == [1, 2, 10]
+    assert versions(registry) == []
+    assert (registry.champion(), history(context)) == (None, [])
 
 
 def test_the_champions_facts(context: Context, registry: Registry, challenger: Candidate) -> None:

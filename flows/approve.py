@@ -1,0 +1,63 @@
+"""The approval flow: a form on Prefect's page with which a person approves or rejects a challenger that waits.
+
+Its parameters are checked by Prefect's server before there is a run. Nothing is suspended: the night is over, and this
+flow does what `retrain approve` and `retrain reject` do.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from flows.acting import acting
+from infra.registry import Registry
+from infra.runtime import prepare_environment
+from infra.settings import load_settings
+from tasks.answer import answer as give_answer
+from tasks.context import Context
+from tasks.history import LONGEST_WHY
+
+
+class Reply(StrEnum):
+    """What a person can answer."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+
+
+@flow(name="approve", validate_parameters=True)
+def approve_flow(
+    decision: Annotated[
+        str,
+        Field(
+            pattern=r"^([0-9a-f]{4,24}|latest)$",
+            description="The decision that waits: its id, the start of it, or 'latest'.",
+        ),
+    ],
+    answer: Annotated[
+        Reply, Field(description="approve: the challenger becomes champion. reject: the champion stays.")
+    ],
+    why: Annotated[
+        str,
+        Field(
+            pattern=r"\S",
+            max_length=LONGEST_WHY,
+            description="Your name and your reason; both are kept in the history.",
+        ),
+    ],
+) -> str | None:
+    """Answer a decision that awaits approval; return the champion's version afterwards.
+
+    Raises:
+        ApprovalClosed: when it has been answered, or has expired.
+        ChampionChanged: when the champion is not the one that the challenger was compared with.
+    """
+    settings = load_settings()
+    prepare_environment(settings)
+    context = Context.open(settings)
+    registry = Registry(settings)
+    _, champion = give_answer(context, registry, decision, answer.value, why=why, who=acting())
+    return champion.version if champion else None

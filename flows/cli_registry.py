@@ -1,0 +1,129 @@
+"""The commands about who is champion: history, rollback, promote, approve, reject."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from flows import show
+from validation.errors import UsageError
+
+if TYPE_CHECKING:
+    from infra.registry import Registry
+    from tasks.context import Context
+    from validation.records import ChampionRef
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
+Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the history.")]
+Decision = Annotated[str, typer.Argument(metavar="DECISION", help="A decision's id, the start of it, or 'latest'.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (history, rollback, promote, approve, reject):
+        app.command()(command)
+
+
+def moment(text: str | None) -> datetime | None:
+    """Return a time as a person or a program writes it; without a zone it is UTC.
+
+    Raises:
+        UsageError: when it is no time.
+    """
+    if text is None:
+        return None
+    try:
+        value = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(f"--at {text!r} is no time", 'expected for instance "2026-01-31 12:00" (UTC)') from None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def history(as_json: AsJson = False) -> None:
+    """Print who or what changed the champion, when, from which version to which, why, and on which evidence."""
+    from tasks.champion import tell_history
+    from tasks.context import Context
+
+    context = Context.open(_settings())
+    context.store.check()
+    rows = tell_history(context)
+    if as_json:
+        show.json_line(rows)
+    else:
+        show.history(rows)
+
+
+def rollback(
+    why: Why,
+    version: Annotated[str | None, typer.Argument(help="Default: the champion before this one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put an earlier champion back. It is a new entry in the history; nothing is rewritten."""
+    from infra.origin import person
+    from tasks.by_hand import rollback as roll_back
+
+    context, registry = _places()
+    _changed(roll_back(context, registry, version, why=why, who=person()), "rollback", as_json)
+
+
+def promote(decision: Decision, why: Why, as_json: AsJson = False) -> None:
+    """Make a decision's challenger champion by hand, also one that the gate kept out: recorded as an override."""
+    from infra.origin import person
+    from tasks.by_hand import find_decision, override
+
+    context, registry = _places()
+    champion = override(context, registry, find_decision(context, decision), why=why, who=person())
+    _changed(champion, "override", as_json)
+
+
+def approve(decision: Decision, why: Why, as_json: AsJson = False) -> None:
+    """Approve the challenger of a decision that awaits approval: it becomes champion."""
+    _answer(decision, "approve", why, as_json)
+
+
+def reject(decision: Decision, why: Why, as_json: AsJson = False) -> None:
+    """Reject the challenger of a decision that awaits approval: the champion stays."""
+    _answer(decision, "reject", why, as_json)
+
+
+def _answer(decision: str, reply: Literal["approve", "reject"], why: str, as_json: bool) -> None:
+    from infra.origin import person
+    from tasks.answer import answer
+
+    context, registry = _places()
+    given, champion = answer(context, registry, decision, reply, why=why, who=person())
+    if as_json:
+        show.json_line({"answer": given, "champion": champion})
+    else:
+        show.facts({"decision": given.decision, "answer": given.answer, "who": given.who, "why": given.why})
+        if champion is not None:
+            show.facts({"champion": f"version {champion.version} ({champion.model})"})
+
+
+def _changed(champion: ChampionRef, action: str, as_json: bool) -> None:
+    if as_json:
+        show.json_line({"action": action, "champion": champion})
+    else:
+        show.facts({"action": action, "champion": f"version {champion.version} ({champion.model})"})
+
+
+def _places() -> tuple[Context, Registry]:
+    from infra.registry import Registry
+    from tasks.context import Context
+
+    settings = _settings()
+    context = Context.open(settings)
+    context.store.check()
+    return context, Registry(settings)
+
+
+def _settings() -> Any:
+    from infra.runtime import prepare_environment
+    from infra.settings import load_settings
+
+    settings = load_settings()
+    prepare_environment(settings)
+    show.prepare_logging()
+    return settings
