@@ -6,7 +6,9 @@ Layout of the store:
     retraining/<kind>/<id>.json              records (validation/records.py)
     retraining/<kind>/<id>.<table>.parquet   their tables
     retraining/candidates/<id>/...           model file and native weights
-    retraining/looks/<generation>/<n>.json   the ledger of looks at the holdout
+    retraining/looks/<generation>/<n>-<pair>.json  the ledger of looks at the holdout
+    retraining/generations/<name>.json       rotations of the holdout
+    retraining/generations/<name>/...        which cells and patients were ever on which of its sides
     retraining/history/<n>.json              what became champion when, and on which evidence
     retraining/reports/<id>.html             reports
     retraining/latest/<name>.json            the few pointers that move (latest snapshot, latest night)
@@ -46,9 +48,12 @@ def candidate_key(id_: str, name: str) -> str:
     return f"{OURS}candidates/{id_}/{name}"
 
 
-def look_key(generation: str, number: int) -> str:
-    """Return where look ``number`` of a holdout generation lies."""
-    return f"{OURS}looks/{generation}/{number:04d}.json"
+def look_key(generation: str, number: int, pair: str) -> str:
+    """Return where look ``number`` of a holdout generation lies; ``pair`` is the digest of who was compared.
+
+    With the pair in its name, two nights that take the same number at once lose neither look.
+    """
+    return f"{OURS}looks/{generation}/{number:04d}-{pair}.json"
 
 
 def history_key(number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,20 +53,26 @@ def load_pack(context: Context, pack: Pack) -> npt.NDArray[np.uint8]:
     return array
 
 
+def draw_cells(context: Context, cells: Sequence[tuple[str, str]], array: npt.NDArray[np.uint8]) -> None:
+    """Decode ``cells`` (key, SHA-256) into ``array`` uint8 [n, side, side, 3], each padded and resized to its size."""
+    side = array.shape[1]
+    progress = Progress(log, "packed", len(cells))
+
+    def one(cell: tuple[str, str]) -> npt.NDArray[np.uint8]:
+        return to_square(decode(read_object(context, *cell), context.settings.data), side)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for index, pixels in enumerate(pool.map(one, cells)):
+            array[index] = pixels
+            progress.advance()
+
+
 def _write(context: Context, path: Path, rows: Any, side: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(rows), side, side, 3))
-    progress = Progress(log, "packed", len(rows))
-
-    def one(row: Any) -> npt.NDArray[np.uint8]:
-        return to_square(decode(read_object(context, row.key, row.sha256), context.settings.data), side)
-
     try:
-        with ThreadPoolExecutor(THREADS) as pool:
-            for index, pixels in enumerate(pool.map(one, rows.itertuples(index=False))):
-                array[index] = pixels
-                progress.advance()
+        draw_cells(context, list(zip(rows["key"], rows["sha256"], strict=True)), array)
         array.flush()
         temporary.replace(path)
     finally:

@@ -12,7 +12,9 @@
     ├── TrainingFailed           exit 1   a training ended without a model
     ├── NightRunning             exit 1   another night holds the lock
     ├── ChampionChanged          exit 1   the champion is not the one that was evaluated
-    └── LedgerSpent              exit 1   the holdout has been looked at as often as its budget allows
+    ├── ChampionUnusable         exit 1   the champion no longer loads or scores
+    ├── LedgerSpent              exit 1   the holdout has been looked at as often as its budget allows
+    └── RotationRefused          exit 1   too few unused patients for a new generation of the holdout
 
 A message says what was expected, what was found, where, and what to do next. ``exit_code`` is what the
 command line ends with.
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 __all__ = [
     "ChampionChanged",
+    "ChampionUnusable",
     "DataInvalid",
     "LedgerSpent",
     "ModelFileInvalid",
@@ -29,6 +32,7 @@ __all__ = [
     "ObjectMissing",
     "RegistryUnreachable",
     "RetrainError",
+    "RotationRefused",
     "SettingsError",
     "StoreUnreachable",
     "TrainingFailed",
@@ -109,3 +113,11 @@ class ChampionChanged(RetrainError):
 
 class LedgerSpent(RetrainError):
     """The error budget of this generation of the holdout is spent."""
+
+
+class ChampionUnusable(RetrainError):
+    """The champion no longer loads or scores, so nobody can be compared with it."""
+
+
+class RotationRefused(RetrainError):
+    """There are too few patients that no model was trained, chosen or judged on."""
