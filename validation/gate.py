@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from scipy.stats import norm
-
 from validation.paired import detectable, further_patients
 from validation.records import Gate, Interval, Metrics, Spread, Verdict
 from validation.rules import GateRules
@@ -190,16 +188,17 @@ def _metric(gate: Gate) -> str:
 def _further(gate: Gate, spread: Spread | None, patients: int, level: float) -> int:
     """Estimate how many more patients would settle a gate, if the difference stays what it is.
 
-    Without a spread: the bound lies ``z * error`` below the value, and the error falls with the square root of the
-    patients.
+    Without a spread: the distance of the bound from the value falls with the square root of the patients.
     """
     if gate.value is None or gate.low is None or gate.value <= gate.bound:
         raise ValueError(f"gate {gate.name} cannot be settled by more patients")
     distance = gate.value - gate.bound
     if spread is not None and spread.effective_patients > 0:
-        return further_patients(distance, spread.error, spread.effective_patients, patients, level)
-    error = (gate.value - gate.low) / float(norm.isf(level))
-    return further_patients(distance, error, math.inf, patients, level)
+        method = "flips" if gate.name.startswith("superior") else "variance"
+        return further_patients(method, distance, (spread.error, spread.effective_patients), patients, level)
+    needed = patients * ((gate.value - gate.low) / distance) ** 2
+    # The bound has to be passed, not met.
+    return max(1, math.floor(needed) + 1 - patients)
 
 
 def _detectable(spreads: Mapping[str, Spread], level: float) -> float | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,6 +27,8 @@ SEED = 20_130
 COUNTED = 12
 # What the smallest detectable difference is shown with (Cohen 1988).
 POWER = 0.8
+# Where an estimate of patients stops being one.
+MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -131,25 +133,48 @@ def null_variance_bounds(difference: Difference, *, level: float) -> tuple[float
     return max(-1.0, min(low, value)), min(1.0, max(high, value))
 
 
-def further_patients(distance: float, error: float, effective: float, patients: int, level: float) -> int:
+def further_patients(method: str, distance: float, spread: tuple[float, float], patients: int, level: float) -> int:
     """Estimate how many more patients would show a difference that lies ``distance`` above its bound.
 
-    Both tests measure their variance under the bound: ``z^2 (error^2 + distance^2 / effective)``, which falls with the
-    number of patients, so ``patients * z^2 (error^2 / distance^2 + 1 / effective)`` are needed in all.
+    ``spread`` is the standard error and the effective number of patients tonight; with k times the patients the one
+    is divided by the square root of k and the other multiplied by k. ``method`` is "flips" or "variance".
     """
-    needed = patients * norm.isf(level) ** 2 * ((error / distance) ** 2 + 1 / effective)
-    return max(1, math.floor(needed) + 1 - patients)
+    error, effective = spread
+
+    def shown(total: int) -> bool:
+        times = total / patients
+        return distance / (error / math.sqrt(times)) > _quantile(method, effective * times, level)
+
+    low, high = patients, patients + 1
+    while not shown(high) and high < MOST:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shown(middle) else (middle, high)
+    return high - patients
 
 
 def detectable(error: float, effective: float, level: float) -> float | None:
-    """Return the smallest true difference that would be found above 0 at ``level`` with a power of 80%.
+    """Return the smallest true difference that sign flips would find above 0 at ``level`` with a power of 80%.
 
-    The root of ``delta = z(level) sqrt(error^2 + delta^2 / effective) + z(0.2) error``; None where the patients are
-    too few to show any.
+    None where the patients are too few to show any.
     """
-    z, beta = float(norm.isf(level)), float(norm.isf(1 - POWER))
-    a = 1 - z**2 / effective if effective else -1.0
-    if a <= 0 or not math.isfinite(error):
+    quantile = _quantile("flips", effective, level)
+    if not (math.isfinite(quantile) and math.isfinite(error)):
         return None
-    # (delta - beta error)^2 = z^2 (error^2 + delta^2 / effective): the larger root.
-    return error * (beta + math.sqrt(beta**2 - a * (beta**2 - z**2))) / a
+    return error * (quantile + float(norm.isf(1 - POWER)))
+
+
+def _quantile(method: str, effective: float, level: float) -> float:
+    """Return how many standard errors a value must lie above its bound; infinite with too few patients.
+
+    Sign flips come to Student's test when the contributions are normal (Lehmann & Romano 2005, section 15.2). The
+    variance under the bound holds ``distance^2 / effective`` besides the error.
+    """
+    if method == "flips":
+        if effective < -math.log2(level):
+            return math.inf
+        return float(t.isf(level, effective - 1))
+    z = float(norm.isf(level))
+    left = 1 - z**2 / effective if effective else -1.0
+    return z / math.sqrt(left) if left > 0 else math.inf
