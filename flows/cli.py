@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_registry, show
+from flows import cli_data, cli_holdout, cli_registry, show
 from infra.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError
 from validation.records import Verdict
@@ -27,6 +27,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, whatever the verdict; 2 usage; 3 data invalid; 4 store or registry unreachable; "
     "1 anything else. Settings come from RETRAIN_... variables and a TOML file: see `retrain settings`.",
 )
+
+cli_holdout.add_to(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
 

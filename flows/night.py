@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 from infra.keys import SYNTHETIC_MARK
 from infra.registry import Registry
 from tasks.context import Context
+from tasks.generations import current_generation
 from tasks.report import report, report_path
 from tasks.specs import train_spec
 from validation.digest import digest
@@ -57,7 +58,9 @@ def night_id(context: Context, snapshot: Snapshot) -> str:
     """
     settings = context.settings
     specs = [train_spec(settings, model, "").model_dump(mode="json") for model in settings.training.models]
-    return digest(snapshot.id, settings.fingerprint(), specs)
+    generation = current_generation(context).name
+    rotated = [generation] if generation != settings.split.generation else []
+    return digest(snapshot.id, settings.fingerprint(), specs, *rotated)
 
 
 def begin(context: Context, id_: str, registry: Registry) -> Start:
@@ -70,9 +73,12 @@ def begin(context: Context, id_: str, registry: Registry) -> Start:
 
 
 def finished_night(context: Context, id_: str, registry: Registry, clock: Clock) -> Night | None:
-    """Return tonight's record when this very night is over already: nothing new, or data that is still invalid."""
+    """Return tonight's record when this very night is over already: nothing new, or data that is still invalid.
+
+    A night whose champion could not be used is not over: the champion may have been repaired since.
+    """
     before = context.records.find(Night, id_)
-    if before is None:
+    if before is None or before.verdict is Verdict.CHAMPION_UNUSABLE:
         return None
     champion = registry.champion()
     version = champion.version if champion else None

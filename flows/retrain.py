@@ -6,6 +6,7 @@ It only says which stage follows which, and where the trainings run; what a stag
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow
@@ -28,8 +29,8 @@ from tasks.specs import train_spec
 from tasks.split import split_task
 from tasks.train import train_task
 from tasks.validate import validate_task
-from validation.errors import LedgerSpent, TrainingFailed
-from validation.records import Candidate, Evaluation, Night, Pack, Snapshot, Split, Start, ValidationResult
+from validation.errors import ChampionUnusable, LedgerSpent, TrainingFailed
+from validation.records import Candidate, Night, Pack, Snapshot, Split, Start, ValidationResult
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,8 @@ def _compete(
     pack = clock.time("pack", pack_task, context, split)
     candidates, failed = _train_all(context, split, pack, clock)
     contest = clock.time("choose", prepare_contest_task, context, candidates, start, registry, split, pack)
-    evaluation, refused = _look(context, contest, split, pack, clock)
-    return Evidence(snapshot, validation, split, candidates, failed, contest, evaluation, refused)
+    evidence = Evidence(snapshot, validation, split, candidates, failed, contest)
+    return _look(context, evidence, contest, split, pack, clock)
 
 
 def _train_all(context: Context, split: Split, pack: Pack, clock: Clock) -> tuple[list[Candidate], dict[str, str]]:
@@ -118,11 +119,16 @@ def _train_all(context: Context, split: Split, pack: Pack, clock: Clock) -> tupl
     return candidates, failed
 
 
-def _look(context: Context, contest: Contest, split: Split, pack: Pack, clock: Clock) -> tuple[Evaluation | None, str]:
+def _look(context: Context, evidence: Evidence, contest: Contest, split: Split, pack: Pack, clock: Clock) -> Evidence:
+    """Let the challenger look at the holdout if it is worth it; return the evidence with what that brought."""
     if not contest.worth_a_look:
-        return None, ""
+        return evidence
     try:
-        return clock.time("evaluate", evaluate_task, context, contest, split, pack), ""
+        return replace(evidence, evaluation=clock.time("evaluate", evaluate_task, context, contest, split, pack))
     except LedgerSpent as error:
         log.error("%s", error)
-        return None, error.message
+        return replace(evidence, refused_look=error.message)
+    except ChampionUnusable as error:
+        log.error("the champion cannot be used: %s", error)
+        broken = replace(contest, champion_problem=error.message)
+        return replace(evidence, contest=broken, contest_broke_off=True)

@@ -7,7 +7,9 @@ Layout of the store:
     retraining/<kind>/<id>.<table>.parquet   their tables
     retraining/validations/<id>.docs.html    Great Expectations' Data Docs of a validation
     retraining/candidates/<id>/...           model file and native weights
-    retraining/looks/<generation>/<n>.json   the ledger of looks at the holdout
+    retraining/looks/<generation>/<n>-<pair>.json  the ledger of looks at the holdout
+    retraining/generations/<name>.json       rotations of the holdout
+    retraining/generations/<name>/...        which cells and patients were ever on which of its sides
     retraining/history/<n>.json              what became champion when, and on which evidence
     retraining/approvals/<id>.json           decisions that wait for a person
     retraining/answers/<id>.json             what the person answered
@@ -54,9 +56,12 @@ def data_docs_key(validation: str) -> str:
     return f"{OURS}validations/{validation}.docs.html"
 
 
-def look_key(generation: str, number: int) -> str:
-    """Return where look ``number`` of a holdout generation lies."""
-    return f"{OURS}looks/{generation}/{number:04d}.json"
+def look_key(generation: str, number: int, pair: str) -> str:
+    """Return where look ``number`` of a holdout generation lies; ``pair`` is the digest of who was compared.
+
+    With the pair in its name, two nights that take the same number at once lose neither look.
+    """
+    return f"{OURS}looks/{generation}/{number:04d}-{pair}.json"
 
 
 def history_key(number: int) -> str:

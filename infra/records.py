@@ -28,6 +28,10 @@ class Records:
         """Return a stored record; raises ObjectMissing when there is none, RetrainError when it is damaged."""
         return self._parse(record, record_key(record.kind, id_))
 
+    def load_at(self, record: type[R], key: str) -> R:
+        """Return the record at ``key``, for those that are not named by one id; raises as ``load`` does."""
+        return self._parse(record, key)
+
     def find(self, record: type[R], id_: str) -> R | None:
         """Return a stored record or None."""
         try:

@@ -10,10 +10,11 @@ from infra.keys import SYNTHETIC_MARK
 from tasks.approval import leave_to_person, waits_for_person
 from tasks.context import Context
 from tasks.evaluate import Contest
+from tasks.generations import current_generation
 from tasks.stage import stage
 from validation.digest import digest
 from validation.gate import Judgement, judge, judge_first
-from validation.records import Candidate, Decision, Evaluation, Snapshot, Split, ValidationResult, Verdict
+from validation.records import Candidate, Decision, Evaluation, Night, Snapshot, Split, ValidationResult, Verdict
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Evidence:
     contest: Contest | None = None
     evaluation: Evaluation | None = None
     refused_look: str = ""
+    contest_broke_off: bool = False
 
 
 def decide(context: Context, evidence: Evidence) -> Decision:
@@ -45,6 +47,7 @@ def decide(context: Context, evidence: Evidence) -> Decision:
         evidence.refused_look,
         context.settings.gate.model_dump(),
         *waits_for_person(context.settings),
+        *([contest.champion_problem] if contest and contest.champion_problem else []),
     )
     if (stored := context.records.find(Decision, id_)) is not None:
         return stored
@@ -63,8 +66,10 @@ def decide(context: Context, evidence: Evidence) -> Decision:
         evaluation=evidence.evaluation.id if evidence.evaluation else None,
         gates=judgement.gates,
         further_patients=judgement.further_patients,
+        detectable_difference=judgement.detectable_difference,
+        champion_problem=(contest.champion_problem or None) if contest else None,
         synthetic=context.store.exists(SYNTHETIC_MARK),
-        generation=context.settings.split.generation,
+        generation=evidence.split.generation if evidence.split else current_generation(context).name,
         decided_at=datetime.now(UTC),
     )
     context.records.save(decision, id_)
@@ -79,6 +84,8 @@ def _judge(context: Context, evidence: Evidence) -> Judgement:
     contest = evidence.contest
     if contest is None:
         raise ValueError("valid data without a contest: a night that trained nothing has nothing to decide")
+    if contest.champion_problem:
+        return Judgement(Verdict.CHAMPION_UNUSABLE, _unusable(context, evidence, contest), ())
     if evidence.refused_look:
         return Judgement(Verdict.UNDECIDED, f"Not looked at: {evidence.refused_look}", ())
     if evidence.evaluation is None:
@@ -87,7 +94,29 @@ def _judge(context: Context, evidence: Evidence) -> Judgement:
     metrics = evidence.evaluation.challenger_metrics
     if contest.champion is None:
         return judge_first(metrics, rules)
-    return judge(metrics, evidence.evaluation.differences, rules)
+    return judge(metrics, evidence.evaluation.differences, rules, evidence.evaluation.spreads)
+
+
+def _unusable(context: Context, evidence: Evidence, contest: Contest) -> str:
+    version = contest.champion.version if contest.champion else "unknown"
+    good = last_good_decision(context)
+    last = ""
+    if good is not None:
+        last = f"; the last decision with a champion that could be used is {good.id} ({good.decided_at:%Y-%m-%d})"
+    looked = "was looked at, but nothing was compared" if evidence.contest_broke_off else "was not looked at"
+    return (
+        f"The champion, version {version}, cannot be used: {contest.champion_problem}. It does not count as beaten: "
+        f"the holdout {looked}, and nothing is promoted{last}. Repair it or roll back, and run again"
+    )
+
+
+def last_good_decision(context: Context) -> Decision | None:
+    """Return the newest finished night's decision that rests on models that could be used, if there is one."""
+    nights = [context.records.load(Night, id_) for id_ in context.records.ids(Night)]
+    for night in sorted(nights, key=lambda night: night.finished_at, reverse=True):
+        if night.decision and night.verdict not in (Verdict.CHAMPION_UNUSABLE, Verdict.INVALID_DATA):
+            return context.records.find(Decision, night.decision)
+    return None
 
 
 def _kept_on_validation(contest: Contest) -> str:

@@ -62,6 +62,21 @@ def load_pack(context: Context, pack: Pack) -> npt.NDArray[np.uint8]:
     return array
 
 
+def draw_cells(context: Context, cells: Sequence[tuple[str, str]], array: npt.NDArray[np.uint8]) -> None:
+    """Decode ``cells`` (key, SHA-256) into ``array`` uint8 [n, side, side, 3], each padded and resized to its size."""
+    side = array.shape[1]
+    progress = Progress(log, "resized", len(cells))
+    with ThreadPoolExecutor(THREADS) as pool:
+        for index, pixels in enumerate(pool.map(lambda cell: _square(context, cell[0], cell[1], side), cells)):
+            array[index] = pixels
+            progress.advance()
+
+
+def _square(context: Context, key: str, sha256: str, side: int) -> npt.NDArray[np.uint8]:
+    limits = SafeLimits(context.settings.data.max_pixels)  # what is accepted was judged already
+    return to_square(decode(read_object(context, key, sha256), limits), side)
+
+
 def _write(context: Context, path: Path, rows: Any, side: int) -> None:
     """Write the array of all rows: those that were packed before are copied, the others made now and kept.
 
@@ -103,7 +118,6 @@ class _Press:
 
     def __init__(self, context: Context, shelf: Shelf, file: int, begins: int, side: int) -> None:
         self._context, self._shelf, self._file, self._begins, self._side = context, shelf, file, begins, side
-        self._limits = SafeLimits(context.settings.data.max_pixels)  # what is accepted was judged already
 
     def batch(self, cells: Sequence[tuple[str, str]], start: int, known: Mapping[str, tuple[int, int]]) -> int:
         """Write the rows of ``cells`` (key, sha256), the first of which is row ``start``; return how many."""
@@ -112,7 +126,7 @@ class _Press:
         for key, sha256 in cells:
             row = self._shelf.read(known[sha256]) if sha256 in known else None
             if row is None:
-                row = self._square(key, sha256)
+                row = _square(self._context, key, sha256, self._side).tobytes()
                 made.append((sha256, row))
             rows.append(row)
         if made:
@@ -123,9 +137,6 @@ class _Press:
             written = os.pwrite(self._file, data, at)
             data, at = data[written:], at + written
         return len(cells)
-
-    def _square(self, key: str, sha256: str) -> bytes:
-        return to_square(decode(read_object(self._context, key, sha256), self._limits), self._side).tobytes()
 
 
 def _pixels_digest(path: Path) -> str:

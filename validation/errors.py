@@ -14,7 +14,9 @@
     ├── ChampionChanged          exit 1   the champion is not the one that was evaluated
     ├── NotReproduced            exit 1   a registered model file does not give the predictions it was judged by
     ├── ApprovalClosed           exit 1   an approval that has been answered, or has expired
-    └── LedgerSpent              exit 1   the holdout has been looked at as often as its budget allows
+    ├── ChampionUnusable         exit 1   the champion no longer loads or scores
+    ├── LedgerSpent              exit 1   the holdout has been looked at as often as its budget allows
+    └── RotationRefused          exit 1   too few unused patients for a new generation of the holdout
 
 A message says what was expected, what was found, where, and what to do next. ``exit_code`` is what the
 command line ends with.
@@ -25,6 +27,7 @@ from __future__ import annotations
 __all__ = [
     "ApprovalClosed",
     "ChampionChanged",
+    "ChampionUnusable",
     "DataInvalid",
     "LedgerSpent",
     "ModelFileInvalid",
@@ -33,6 +36,7 @@ __all__ = [
     "ObjectMissing",
     "RegistryUnreachable",
     "RetrainError",
+    "RotationRefused",
     "SettingsError",
     "StoreUnreachable",
     "TrainingFailed",
@@ -121,3 +125,11 @@ class ApprovalClosed(RetrainError):
 
 class LedgerSpent(RetrainError):
     """The error budget of this generation of the holdout is spent."""
+
+
+class ChampionUnusable(RetrainError):
+    """The champion no longer loads or scores, so nobody can be compared with it."""
+
+
+class RotationRefused(RetrainError):
+    """There are too few patients that no model was trained, chosen or judged on."""

@@ -7,11 +7,11 @@ a holdout that is looked at every night wears out (Bonferroni over the looks of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from scipy.stats import norm
-
-from validation.records import Gate, Interval, Metrics, Verdict
+from validation.paired import detectable, further_patients
+from validation.records import Gate, Interval, Metrics, Spread, Verdict
 from validation.rules import GateRules
 
 
@@ -23,6 +23,7 @@ class Judgement:
     sentence: str
     gates: tuple[Gate, ...]
     further_patients: int | None = None
+    detectable_difference: float | None = None
 
 
 def level_of_look(rules: GateRules) -> float:
@@ -54,15 +55,28 @@ def judge_first(challenger: Metrics, rules: GateRules) -> Judgement:
     return Judgement(Verdict.KEPT, f"No champion yet, and the challenger fails a floor: {failed[0].sentence}", gates)
 
 
-def judge(challenger: Metrics, differences: dict[str, Interval], rules: GateRules) -> Judgement:
+def judge(
+    challenger: Metrics,
+    differences: Mapping[str, Interval],
+    rules: GateRules,
+    spreads: Mapping[str, Spread] | None = None,
+) -> Judgement:
     """Judge a challenger against the champion.
 
     ``differences`` are challenger minus champion on the same holdout cells; each interval's lower bound is the
-    one-sided bound at tonight's level (validation.metrics.compare).
+    one-sided bound at tonight's level (validation.metrics.compare). ``spreads`` (validation.metrics.spreads) tell how
+    many further patients it would take; without them that is estimated from the bounds.
 
     promoted: every gate passes. undecided: nothing speaks against the challenger but the evidence is too thin.
     kept: the challenger is not better, or something speaks against it.
     """
+    judgement = _judged(challenger, differences, rules, spreads or {})
+    return replace(judgement, detectable_difference=_detectable(spreads or {}, level_of_look(rules)))
+
+
+def _judged(
+    challenger: Metrics, differences: Mapping[str, Interval], rules: GateRules, spreads: Mapping[str, Spread]
+) -> Judgement:
     level = level_of_look(rules)
     enough = _enough(challenger, rules)
     compared = tuple(
@@ -90,13 +104,15 @@ def judge(challenger: Metrics, differences: dict[str, Interval], rules: GateRule
     against = [g for g in compared if g.value is None or g.value <= g.bound] + [g for g in floors if not g.passed]
     if against:
         return Judgement(Verdict.KEPT, f"The champion stays: {against[0].sentence}", gates)
-    patients = max(_further(gate, challenger.patients, level) for gate in compared if not gate.passed)
+    patients = max(
+        _further(gate, spreads.get(_metric(gate)), challenger.patients, level) for gate in compared if not gate.passed
+    )
     sentence = f"The challenger looks better, but not surely so; about {patients} further holdout patients would tell"
     return Judgement(Verdict.UNDECIDED, sentence, gates, patients)
 
 
 def _difference_gate(name: str, difference: Interval | None, bound: float, level: float, text: str) -> Gate:
-    label = name.replace("superior ", "").replace(" not worse", "")
+    label = name.removeprefix("superior ").removesuffix(" not worse")
     if difference is None:
         sentence = f"{label} cannot be compared: the holdout has no cells of a class"
         return Gate(
@@ -165,19 +181,29 @@ def _floors(metrics: Metrics, rules: GateRules) -> tuple[Gate, ...]:
     return tuple(gates)
 
 
-def _further(gate: Gate, patients: int, level: float) -> int:
+def _metric(gate: Gate) -> str:
+    return gate.name.removeprefix("superior ").removesuffix(" not worse").replace(" ", "_")
+
+
+def _further(gate: Gate, spread: Spread | None, patients: int, level: float) -> int:
     """Estimate how many more patients would settle a gate, if the difference stays what it is.
 
-    The bound lies ``z * se`` below the value and se shrinks with the square root of the patients, so
-    ``n' = n * (z se / (value - bound))^2`` patients are needed in all.
+    Without a spread: the distance of the bound from the value falls with the square root of the patients.
     """
     if gate.value is None or gate.low is None or gate.value <= gate.bound:
         raise ValueError(f"gate {gate.name} cannot be settled by more patients")
-    z = float(norm.isf(level))
-    error = (gate.value - gate.low) / z
-    needed = patients * (z * error / (gate.value - gate.bound)) ** 2
+    distance = gate.value - gate.bound
+    if spread is not None and spread.effective_patients > 0:
+        method = "flips" if gate.name.startswith("superior") else "variance"
+        return further_patients(method, distance, (spread.error, spread.effective_patients), patients, level)
+    needed = patients * ((gate.value - gate.low) / distance) ** 2
     # The bound has to be passed, not met.
     return max(1, math.floor(needed) + 1 - patients)
+
+
+def _detectable(spreads: Mapping[str, Spread], level: float) -> float | None:
+    spread = spreads.get("balanced_accuracy")
+    return detectable(spread.error, spread.effective_patients, level) if spread else None
 
 
 def _missing_patients(metrics: Metrics, rules: GateRules) -> int | None:

@@ -1,8 +1,8 @@
 """How well a model calls, with intervals that treat the patient, not the cell, as the unit.
 
-Cells of one patient share stain, focus and microscope, so they are not independent. All intervals come from a cluster
-bootstrap: whole patients are drawn with replacement (Field & Welsh 2007, JRSS B 69:369), and two models are compared
-on the same draws, which pairs them.
+Cells of one patient share stain, focus and microscope, so they are not independent. The intervals of one model come
+from a cluster bootstrap: whole patients are drawn with replacement (Field & Welsh 2007, JRSS B 69:369). Two models are
+compared by the tests of validation/paired.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, t
 
-from validation.records import METRIC_NAMES, Interval, Metrics
+from validation.paired import Difference, flipped_bounds, mean_of, null_variance_bounds, of_shares
+from validation.records import METRIC_NAMES, Interval, Metrics, Spread
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,7 +24,7 @@ NAMES = METRIC_NAMES
 # Any fixed number serves: the same predictions must give the same interval on every machine.
 SEED = 20_130
 # Raise it when the same predictions come to other intervals: an evaluation by another method is another evaluation.
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,18 @@ class Scored:
             return {
                 "accuracy": (tp + tn) / (positives + negatives),
                 "balanced_accuracy": (sensitivity + specificity) / 2,
-                "auc": np.einsum("bi,ij,bj->b", weights, self.wins, weights, optimize=True) / (positives * negatives),
+                "auc": self.auc(weights),
                 "sensitivity": sensitivity,
                 "specificity": specificity,
             }
+
+    def auc(self, weights: Floats) -> Floats:
+        """Return the AUC for each row of ``weights`` [draws, patients]; NaN where a class is missing."""
+        _, positives, _, negatives = (weights @ self.tallies).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            wins: Floats = np.einsum("bi,ij,bj->b", weights, self.wins, weights, optimize=True)
+            auc: Floats = wins / (positives * negatives)
+        return auc
 
 
 def draws(patients: int, resamples: int) -> Floats:
@@ -115,21 +124,67 @@ def log_loss(scored: Scored) -> float:
 
 
 def compare(challenger: Scored, champion: Scored, *, resamples: int, level: float) -> dict[str, Interval]:
-    """Return challenger minus champion for every metric, paired by drawing the same patients for both.
+    """Return challenger minus champion for every metric, paired by patient.
 
-    ``level`` is the one-sided level of a gate. The bounds are the ``level`` and ``1 - level`` quantiles of the draws,
-    moved away from the value by ``few_patients``, without which too much is called better. A metric that is undefined
-    for either model is left out.
+    ``level`` is the one-sided level of a gate, at which both bounds hold. Accuracies by sign flips, sensitivity and
+    specificity by the variance under the bound (validation.paired); the AUC, which no gate compares, by the bootstrap
+    of both models on the same draws, widened by ``few_patients``. An undefined metric is left out.
     """
+    found = {}
+    for name, difference in differences(challenger, champion).items():
+        if name in ("sensitivity", "specificity"):
+            low, high = null_variance_bounds(difference, level=level)
+        else:
+            low, high = flipped_bounds(difference, flips=resamples, level=level)
+        found[name] = Interval(value=difference.value, low=low, high=high, level=1 - 2 * level)
+    if "balanced_accuracy" in found:
+        found["auc"] = _auc_difference(challenger, champion, resamples, level)
+    return {name: found[name] for name in NAMES if name in found}
+
+
+def differences(challenger: Scored, champion: Scored) -> dict[str, Difference]:
+    """Return challenger minus champion by patient, for every metric that is a share of cells and is defined."""
     if not challenger.count:
         return {}
+    _, positives, _, negatives = challenger.tallies.T
+    more_tp, _, more_tn, _ = (challenger.tallies - champion.tallies).T
+    sensitivity, specificity = of_shares(more_tp, positives), of_shares(more_tn, negatives)
+    found = {
+        "accuracy": of_shares(more_tp + more_tn, positives + negatives),
+        "balanced_accuracy": mean_of(sensitivity, specificity, (positives > 0, negatives > 0)),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+    }
+    return {name: difference for name, difference in found.items() if difference is not None}
+
+
+def spreads(challenger: Scored, champion: Scored) -> dict[str, Spread]:
+    """Return what further patients and the smallest detectable difference are estimated from, for each difference.
+
+    Where the models agree on every cell nothing is known of their variance: it is taken for that of one cell of each
+    class called differently, in patients of their own.
+    """
+    found = {}
+    _, positives, _, negatives = (float(x) for x in challenger.tallies.sum(axis=0)) if challenger.count else (0.0,) * 4
+    least = {
+        "accuracy": 1 / max(1, positives + negatives),
+        "balanced_accuracy": math.hypot(1 / max(1, positives), 1 / max(1, negatives)) / 2,
+        "sensitivity": 1 / max(1, positives),
+        "specificity": 1 / max(1, negatives),
+    }
+    for name, difference in differences(challenger, champion).items():
+        if math.isfinite(difference.error):
+            found[name] = Spread(error=max(difference.error, least[name]), effective_patients=difference.effective)
+    return found
+
+
+def _auc_difference(challenger: Scored, champion: Scored, resamples: int, level: float) -> Interval:
     ones, drawn = np.ones((1, challenger.count)), draws(challenger.count, resamples)
-    point = {name: a - champion.metrics(ones)[name] for name, a in challenger.metrics(ones).items()}
-    old = champion.metrics(drawn)
-    spread = {name: a - old[name] for name, a in challenger.metrics(drawn).items()}
-    intervals = {name: _interval(point[name][0], spread[name], 1 - 2 * level) for name in NAMES}
-    factor = few_patients(challenger.count, level)
-    return {name: _widened(interval, factor) for name, interval in intervals.items() if interval is not None}
+    value = float((challenger.auc(ones) - champion.auc(ones))[0])
+    interval = _interval(value, challenger.auc(drawn) - champion.auc(drawn), 1 - 2 * level)
+    if interval is None:
+        raise ValueError("both classes are there, so the AUC is defined")
+    return _widened(interval, few_patients(challenger.count, level))
 
 
 def few_patients(patients: int, level: float) -> float:

@@ -123,8 +123,33 @@ class SideCount(Record):
         return self.positive + self.negative
 
 
+class Generation(Record):
+    """A generation of the holdout that was begun by a rotation; the first one is named by the settings alone.
+
+    Table ``sides``: patient, side, for every patient known then; later ones are dealt by hash, ``name`` as salt.
+    Table ``pixels``: pixels, patient, side, for all cells that were ever used: they never come into its holdout.
+    """
+
+    kind: ClassVar[str] = "generations"
+
+    name: str
+    first: str = Field(description="the generation that the settings name, from which this one descends")
+    number: int = Field(ge=2)
+    previous: str
+    since: datetime
+    why: str
+    who: str
+    sides: str
+    pixels: str
+    holdout: SideCount
+
+
 class Split(Record):
-    """Patient -> side, by hash. Table ``table``: key, sha256, label, patient, side, sorted by (side, sha256)."""
+    """Patient -> side, by hash. Table ``table``: key, sha256, label, patient, side, sorted by (side, sha256).
+
+    Table ``crossings``: key, pixels, patient, side, before: images whose pixels were on another side of this
+    generation before, under another patient; they are left out.
+    """
 
     kind: ClassVar[str] = "splits"
 
@@ -136,6 +161,8 @@ class Split(Record):
     validation_side: SideCount
     holdout: SideCount
     without_patient: int = Field(ge=0, description="images with no patient, all of them in train")
+    crossed: int = Field(0, ge=0, description="images left out: their pixels were on another side before")
+    crossings: str | None = None
 
 
 class Pack(Record):
@@ -259,6 +286,13 @@ class Look(Record):
     looked_at: datetime
 
 
+class Spread(Record):
+    """How sure a difference between two models is, patients as the unit."""
+
+    error: float = Field(ge=0, description="standard error")
+    effective_patients: float = Field(ge=0, description="patients of equal size that would know as much")
+
+
 class Evaluation(Record):
     """Challenger and champion on the same holdout bytes. Table ``predictions``: one row a cell."""
 
@@ -273,6 +307,7 @@ class Evaluation(Record):
     challenger_metrics: Metrics
     champion_metrics: Metrics | None
     differences: dict[str, Interval] = Field(description="challenger minus champion, paired by patient")
+    spreads: dict[str, Spread] = Field(default_factory=dict, description="of the differences that are shares of cells")
     other: str | None = Field(None, description="the candidate that did not challenge; scored for the report alone")
     other_metrics: Metrics | None = None
     milliseconds: dict[str, float] = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -24,10 +25,27 @@ from tests.builders import (
     with_settings,
 )
 from tests.tasks.conftest import Crown
-from validation.records import Candidate, ChampionRef, Check, Decision, Evaluation, Interval, Look, Start, Verdict
+from validation.records import (
+    Candidate,
+    ChampionRef,
+    Check,
+    Decision,
+    Evaluation,
+    Interval,
+    Look,
+    Night,
+    Snapshot,
+    Spread,
+    Start,
+    Verdict,
+)
 
 CHAMPION = ChampionRef(version="3", candidate="old", model="keras", model_sha256="0" * 64, threshold=0.5, since=NOON)
 CHALLENGER = made_up_candidate(b"model")
+NEXT = Snapshot(
+    id="next", parent=None, table="", objects=0, bytes=0, by_class={}, patients=0, without_patient=0, new=0, gone=0,
+    created_at=NOON,
+)  # fmt: skip
 
 
 def contest(champion: ChampionRef | None = CHAMPION, *, on_validation: float = 0.9) -> Contest:
@@ -76,6 +94,11 @@ def evidence(prepared: Prepared) -> Evidence:
             r"does not beat it on the validation patients \(0.9500 against 0.9700 balanced accuracy\)",
         ),
         ({"refused_look": "the holdout was looked at 24 times"}, Verdict.UNDECIDED, "Not looked at: the holdout was"),
+        (
+            {"contest": replace(contest(), champion_model=None, champion_problem="no ONNX model")},
+            Verdict.CHAMPION_UNUSABLE,
+            "version 3, cannot be used: no ONNX model. It does not count as beaten: the holdout was not looked at",
+        ),
     ],
 )
 def test_a_verdict_and_its_reason(
@@ -135,6 +158,40 @@ def test_the_same_evidence_is_the_same_decision(context: Context, evidence: Evid
     ids = {decide(context, other).id for other in others}
     ids.add(decide(with_settings(context, gate={"looks": 3}), judged).id)
     assert len(ids | {first.id}) == 6
+
+
+def test_an_unusable_champion_is_told_with_the_last_good_decision(context: Context, evidence: Evidence) -> None:
+    broken = replace(evidence, contest=replace(contest(), champion_problem="no ONNX model"))
+    first = decide(context, broken)
+    assert first.champion_problem == "no ONNX model"
+    assert first.champion_before == CHAMPION
+    assert (first.evaluation, first.gates, first.detectable_difference) == (None, (), None)
+    assert "last decision" not in first.sentence
+
+    good = decide(context, replace(evidence, evaluation=evaluation(differences=difference(0.03, 0.01))))
+    for id_, decision, day in (("1", good, 1), ("2", first, 2)):
+        night = Night(
+            id=id_, verdict=decision.verdict, sentence="", decision=decision.id, champion_before="3",
+            champion_after="3", challenger=None, challenger_model=None, metrics={}, images={}, seconds={}, report=None,
+            synthetic=False, started_at=NOON, finished_at=NOON + timedelta(days=day),
+        )  # fmt: skip
+        context.records.save(night, id_)
+    otherwise = replace(broken, contest=replace(contest(), champion_problem="its file is gone"))
+    second = decide(context, otherwise)
+    assert second.id != first.id
+    assert good.id in second.sentence
+    # Broken later, on the holdout: a look was taken, and the sentence does not say otherwise.
+    late = decide(context, replace(otherwise, contest_broke_off=True, snapshot=NEXT))
+    assert "was looked at, but nothing was compared" in late.sentence
+
+
+def test_what_the_holdout_could_have_shown_is_told_when_it_was_looked_at(context: Context, evidence: Evidence) -> None:
+    known = {"balanced_accuracy": Spread(error=0.004, effective_patients=20.0)}
+    judged = evaluation(differences=difference(0.03, 0.01)).model_copy(update={"spreads": known})
+    told = decide(context, replace(evidence, evaluation=judged)).detectable_difference
+    # Student's quantile at 0.05 / 24 with 19 degrees of freedom is 3.26, that of 80% power 0.84.
+    assert told == pytest.approx(0.004 * (3.256 + 0.842), rel=0.01)
+    assert decide(context, replace(evidence, contest=contest(on_validation=0.97))).detectable_difference is None
 
 
 def test_synthetic_cells_are_told(context: Context, evidence: Evidence) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from infra.keys import look_key
 from infra.registry import Registry
 from infra.scoring import ModelFile
 from tasks.context import Context
-from tasks.evaluate import Contest, choose_challenger, evaluate, prepare_contest, take_look
+from tasks.evaluate import Contest, choose_challenger, evaluate, prepare_contest
 from tasks.holdings import load_side
 from tests.builders import (
     NOON,
@@ -23,10 +22,10 @@ from tests.builders import (
     channel_model,
     made_up_candidate,
     metrics_of,
-    with_settings,
 )
 from tests.tasks.conftest import Crown
-from validation.errors import LedgerSpent, ModelFileInvalid
+from validation.digest import sha256
+from validation.errors import ChampionUnusable, ModelFileInvalid, RegistryUnreachable
 from validation.images import decode, to_square
 from validation.metrics import Scored
 from validation.records import Candidate, ChampionRef, Look, Metrics, Start
@@ -147,7 +146,7 @@ class TestContest:
         crown(good)
         assert contest_of(context, prepared, registry, good, start=started(None)).champion is None
 
-    def test_a_tampered_champion_stops_the_night(
+    def test_a_tampered_champion_is_unusable_and_not_beaten(
         self,
         context: Context,
         prepared: Prepared,
@@ -160,8 +159,76 @@ class TestContest:
         crown(worse)
         (file,) = (home / "mlflow-artifacts").rglob("*.onnx")
         file.write_bytes(channel_model())
-        with pytest.raises(ModelFileInvalid, match="registered was"):
-            contest_of(context, prepared, registry, good)
+        contest = contest_of(context, prepared, registry, good)
+        assert "registered was" in contest.champion_problem
+        assert not contest.worth_a_look
+        assert contest.champion == registry.champion()
+
+    def test_so_is_one_whose_file_is_gone_from_the_registry(
+        self,
+        context: Context,
+        prepared: Prepared,
+        registry: Registry,
+        good: Candidate,
+        worse: Candidate,
+        crown: Crown,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        crown(worse)
+        shutil.rmtree(context.settings.home / "mlflow-artifacts")
+        contest = contest_of(context, prepared, registry, good)
+        assert contest.champion_problem
+        assert not contest.worth_a_look
+        assert [record.levelname for record in caplog.records if "cannot be used" in record.message] == ["ERROR"]
+
+    @pytest.mark.parametrize(
+        ("model", "problem"),
+        [
+            (channel_model(centre=float("nan")), "scores are no probabilities"),
+            (channel_model(input_name="pixels"), "expected images uint8"),
+        ],
+        ids=["NaN", "another contract"],
+    )
+    def test_so_is_one_that_answers_nonsense(
+        self,
+        model: bytes,
+        problem: str,
+        context: Context,
+        prepared: Prepared,
+        registry: Registry,
+        good: Candidate,
+        crown: Crown,
+    ) -> None:
+        broken = made_up_candidate(model, name="keras", id_="broken")
+        context.store.put(broken.model_key, model)
+        crown(broken)
+        contest = contest_of(context, prepared, registry, good)
+        assert problem in contest.champion_problem
+        assert not contest.worth_a_look
+        assert looks(context) == []
+
+    def test_a_registry_that_is_away_is_no_champion_that_is_broken(
+        self,
+        context: Context,
+        prepared: Prepared,
+        registry: Registry,
+        good: Candidate,
+        worse: Candidate,
+        crown: Crown,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start = started(crown(worse))
+        answers = [registry.champion()]
+
+        def away(*_: object) -> object:
+            if answers:
+                return answers.pop()
+            raise RegistryUnreachable("away")
+
+        monkeypatch.setattr(registry, "champion", away)
+        monkeypatch.setattr(registry, "model_bytes", away)
+        with pytest.raises(RegistryUnreachable):
+            contest_of(context, prepared, registry, good, start=start)
 
 
 class TestEvaluation:
@@ -223,6 +290,53 @@ class TestEvaluation:
         assert contest.champion_on_validation is not None
         assert contest.champion_on_validation.cells == prepared.split.validation_side.cells
 
+    def test_the_cnn_that_did_not_challenge_is_scored_for_the_report_alone(
+        self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, worse: Candidate
+    ) -> None:
+        alone = evaluate(context, contest_of(context, prepared, registry, good), prepared.split, prepared.pack)
+        contest = contest_of(context, prepared, registry, worse, good)
+        result = evaluate(context, contest, prepared.split, prepared.pack)
+        assert (result.challenger, result.other) == (good.id, worse.id)
+        holdout = load_side(context, prepared.split, prepared.pack, "holdout")
+        table = context.records.load_table(result.predictions)
+        np.testing.assert_array_equal(table["other"], ModelFile(channel_model(RED)).score(holdout.images))
+        assert result.other_metrics is not None
+        assert result.other_metrics.threshold == worse.threshold
+        assert set(result.milliseconds) == {"challenger", "other"}
+        assert all(value > 0 for value in result.milliseconds.values())
+        # It took no look, and nothing that a gate reads is another than without it.
+        assert [look.challenger for look in looks(context)] == [good.id]
+        assert (result.challenger_metrics, result.differences) == (alone.challenger_metrics, alone.differences)
+        assert context.records.load_table(alone.predictions)["other"].isna().all()
+        assert (alone.other, alone.other_metrics) == (None, None)
+
+    def test_one_that_cannot_be_scored_costs_the_night_nothing(
+        self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, worse: Candidate
+    ) -> None:
+        contest = contest_of(context, prepared, registry, worse, good)
+        context.store.put(worse.model_key, b"no model")
+        result = evaluate(context, contest, prepared.split, prepared.pack)
+        assert (result.challenger, result.other, result.other_metrics) == (good.id, None, None)
+
+    def test_a_champion_that_fails_on_the_holdout_alone_is_unusable_too(
+        self,
+        context: Context,
+        prepared: Prepared,
+        registry: Registry,
+        good: Candidate,
+        worse: Candidate,
+        crown: Crown,
+    ) -> None:
+        crown(worse)
+        contest = replace(
+            contest_of(context, prepared, registry, good), champion_model=channel_model(centre=float("nan"))
+        )
+        contest = replace(contest, champion=contest.champion.model_copy(  # type: ignore[union-attr]
+            update={"model_sha256": sha256(contest.champion_model or b"")}
+        ))  # fmt: skip
+        with pytest.raises(ChampionUnusable, match="no probabilities"):
+            evaluate(context, contest, prepared.split, prepared.pack)
+
     def test_what_was_evaluated_is_not_scored_again(
         self,
         context: Context,
@@ -274,47 +388,3 @@ class TestEvaluation:
         context.store.put(good.model_key, channel_model(centre=90))
         with pytest.raises(ModelFileInvalid, match="recorded is"):
             evaluate(context, contest, prepared.split, prepared.pack)
-
-
-class TestLedger:
-    def test_the_same_pair_looks_once(self, context: Context) -> None:
-        first = take_look(context, "g1", "a", "champion")
-        assert take_look(context, "g1", "a", "champion") == first
-        assert take_look(context, "g1", "b", "champion").number == 2
-        assert take_look(context, "g1", "a", "another champion").number == 3
-
-    def test_when_the_budget_is_spent_no_more_looks_are_taken(self, context: Context) -> None:
-        context = with_settings(context, gate={"looks": 2})
-        take_look(context, "g1", "first", None)
-        spent = [take_look(context, "g1", name, "champion").spent for name in ("a", "b")]
-        assert sum(spent) == pytest.approx(0.05)
-        with pytest.raises(LedgerSpent, match="looked at 2 times, 2 are allowed") as caught:
-            take_look(context, "g1", "c", "champion")
-        assert "split.generation" in caught.value.hint
-        assert len(looks(context)) == 3
-        # What was looked at before may be looked at again, and a new generation begins anew.
-        assert take_look(context, "g1", "a", "champion").number == 2
-        assert take_look(context, "g2", "c", "champion").number == 1
-
-    def test_a_first_champion_spends_nothing_however_often(self, context: Context) -> None:
-        context = with_settings(context, gate={"looks": 1})
-        assert [take_look(context, "g1", name, None).spent for name in ("a", "b", "c")] == [0, 0, 0]
-        take_look(context, "g1", "d", "champion")
-        with pytest.raises(LedgerSpent):
-            take_look(context, "g1", "e", "champion")
-        assert take_look(context, "g1", "f", None).spent == 0
-
-    def test_two_nights_at_once_never_share_a_number(self, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-        other = Look(
-            generation="g1", number=1, challenger="other", champion="champion", spent=0.1, looked_at=datetime.now(UTC)
-        )
-        create = context.store.create
-
-        def slower(key: str, data: bytes) -> bool:
-            if json.loads(data)["number"] == 1:
-                context.store.put(look_key("g1", 1), other.model_dump_json().encode())
-            return create(key, data)
-
-        monkeypatch.setattr(context.store, "create", slower)
-        assert take_look(context, "g1", "mine", "champion").number == 2
-        assert looks(context)[0] == other

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score, roc_auc_score
 from sklearn.metrics import log_loss as reference_log_loss
 
-from validation.metrics import NAMES, Scored, choose_threshold, compare, draws, few_patients, log_loss, summarise
+from validation.metrics import (
+    NAMES,
+    Scored,
+    choose_threshold,
+    compare,
+    differences,
+    draws,
+    few_patients,
+    log_loss,
+    spreads,
+    summarise,
+)
+from validation.paired import flipped_bounds, null_variance_bounds
 from validation.records import Interval, Metrics
 
 RESAMPLES = 2_000
@@ -223,9 +235,10 @@ def test_no_cells_at_all_give_no_metrics() -> None:
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
-    differences = compare(cells(), cells(), resamples=1_000, level=0.05 / 24)
-    assert set(differences) == set(NAMES)
-    assert {(i.value, i.low, i.high) for i in differences.values()} == {(0.0, 0.0, 0.0)}
+    many = cells(patients=40)
+    found = compare(many, many, resamples=1_000, level=0.05 / 24)
+    assert set(found) == set(NAMES)
+    assert {(i.value, i.low, i.high) for i in found.values()} == {(0.0, 0.0, 0.0)}
 
 
 def test_a_difference_is_challenger_minus_champion() -> None:
@@ -239,20 +252,43 @@ def test_a_difference_is_challenger_minus_champion() -> None:
 
 
 @pytest.mark.parametrize("level", [0.05 / 24, 0.05, 0.2])
-def test_the_lower_end_is_the_one_sided_bound(level: float) -> None:
+def test_the_bounds_of_an_auc_are_quantiles_of_the_draws(level: float) -> None:
     challenger, champion = cells(digits=9), noisier(cells(digits=9))
     weights = draws(challenger.count, 10_000)
-    found = compare(challenger, champion, resamples=10_000, level=level)
-    for name in NAMES:
-        spread = challenger.metrics(weights)[name] - champion.metrics(weights)[name]
-        # The widening for few patients undone, what is left are the quantiles themselves.
-        value, factor = found[name].value, few_patients(challenger.count, level)
-        low, high = (value + (bound - value) / factor for bound in (found[name].low, found[name].high))
-        assert found[name].low < low < high < found[name].high
-        # A share of ``level`` of the draws lies below (two draws of 10,000 apart); equal ones may lie on the bound.
-        assert (spread < low - 1e-12).mean() - 2e-4 <= level <= (spread <= low + 1e-12).mean() + 2e-4
-        assert (spread > high + 1e-12).mean() - 2e-4 <= level <= (spread >= high - 1e-12).mean() + 2e-4
-        assert found[name].level == pytest.approx(1 - 2 * level)
+    found = compare(challenger, champion, resamples=10_000, level=level)["auc"]
+    spread = challenger.metrics(weights)["auc"] - champion.metrics(weights)["auc"]
+    # The widening for few patients undone, what is left are the quantiles themselves.
+    value, factor = found.value, few_patients(challenger.count, level)
+    low, high = (value + (bound - value) / factor for bound in (found.low, found.high))
+    assert found.low < low < high < found.high
+    # A share of ``level`` of the draws lies below (two draws of 10,000 apart); equal ones may lie on the bound.
+    assert (spread < low - 1e-12).mean() - 2e-4 <= level <= (spread <= low + 1e-12).mean() + 2e-4
+    assert (spread > high + 1e-12).mean() - 2e-4 <= level <= (spread >= high - 1e-12).mean() + 2e-4
+
+
+def test_every_difference_is_tested_by_the_method_that_was_chosen_for_it() -> None:
+    challenger, champion = cells(patients=30, noise=0.5), noisier(cells(patients=30, noise=0.5))
+    found = compare(challenger, champion, resamples=3_000, level=0.01)
+    by_patient = differences(challenger, champion)
+    assert set(by_patient) == set(NAMES) - {"auc"}
+    for name, difference in by_patient.items():
+        if name in ("sensitivity", "specificity"):
+            bounds = null_variance_bounds(difference, level=0.01)
+        else:
+            bounds = flipped_bounds(difference, flips=3_000, level=0.01)
+        assert found[name].value == pytest.approx(by_hand(challenger)[name] - by_hand(champion)[name], abs=1e-12)
+        assert (found[name].low, found[name].high) == bounds
+        assert found[name].level == pytest.approx(0.98)
+
+
+def test_agreement_on_every_cell_is_not_taken_for_certainty() -> None:
+    many = cells(patients=40)
+    known = spreads(many, many)
+    assert known["sensitivity"].error == pytest.approx(1 / many.labels.sum())
+    assert 0 < known["balanced_accuracy"].error < known["sensitivity"].error + known["specificity"].error
+    other = spreads(many, noisier(many))
+    assert all(other[name].error >= known[name].error for name in known)
+    assert 1 < known["specificity"].effective_patients < 40
 
 
 def test_few_patients_widen_an_interval_and_many_do_not() -> None:

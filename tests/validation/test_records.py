@@ -20,6 +20,7 @@ from validation.records import (
     Evaluation,
     Finding,
     Gate,
+    Generation,
     Interval,
     Look,
     Metrics,
@@ -30,6 +31,7 @@ from validation.records import (
     SideCount,
     Snapshot,
     Split,
+    Spread,
     Start,
     TrainSpec,
     ValidationResult,
@@ -63,6 +65,9 @@ CANDIDATE = Candidate(
 
 SAMPLES: list[Record] = [
     FINDING, CHECK, COUNT, SPEC, EPOCH, INTERVAL, METRICS, CHAMPION, LOOK, GATE, CANDIDATE,
+    Spread(error=0.012, effective_patients=17.5),
+    Generation(name="g1.2", first="g1", number=2, previous="g1", since=AT, why="worn out", who="ada", sides="s",
+               pixels="p", holdout=COUNT),
     Snapshot(id="1", parent=None, table="t", objects=2, bytes=10, by_class={"Parasitized": 2}, patients=1,
              without_patient=0, new=2, gone=0, created_at=AT),
     ValidationResult(id="2", snapshot="1", facts="f", findings="g", images=2, accepted=1, rejected=1,
