@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from infra.settings import Settings
-from infra.store import S3Store
+from infra.s3 import S3Store
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.store import FolderStore, MemoryStore, ObstoreStore, Store, open_store
+from infra.buckets import ObstoreStore
+from infra.store import FolderStore, MemoryStore, Store, open_store
 from validation.errors import ObjectMissing, RetrainError, SettingsError, StoreUnreachable
 
 KEYS = [
