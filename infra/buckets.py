@@ -1,4 +1,4 @@
-"""Buckets reached through obstore: Google Cloud (gs://) and Azure (az://); and how patient a store is with its server.
+"""Buckets reached through obstore: Google Cloud (gs://) and Azure (az://).
 
 obstore retries what fails on the way (5xx, resets, silence, cut bodies: each measured) with exponential backoff and
 jitter. What it cannot know, that the bytes are the wrong ones, is for the stores here to notice and to ask again.
@@ -10,35 +10,16 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from infra.keys import is_odd
 from infra.objects import Fetched, ObjectInfo, Store, missing, refuse_odd
+from infra.settings import WireSettings
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait for a server. With the defaults a single object costs at most about 10 s, or 2.5 min of silence.
-
-    ``silence`` is the time without a byte after which an answer is given up; waits grow threefold from ``first_wait``
-    to ``longest_wait``, each with jitter, so that many clients do not come back at the same moment.
-    """
-
-    silence: float = 30.0
-    retries: int = 4
-    first_wait: float = 0.2
-    longest_wait: float = 5.0
-
-    def wait(self, attempt: int) -> None:
-        """Sleep before try ``attempt`` + 2; ``attempt`` counts from 0."""
-        longest = min(self.longest_wait, self.first_wait * 3**attempt)
-        time.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
 
 
 class WrongBytes(StoreUnreachable):
@@ -48,14 +29,14 @@ class WrongBytes(StoreUnreachable):
 class ObstoreStore(Store):
     """A bucket reached through obstore alone: Google Cloud (gs://) and Azure (az://)."""
 
-    def __init__(self, uri: str, *, patience: Patience | None = None) -> None:
+    def __init__(self, uri: str, *, wire: WireSettings | None = None) -> None:
         import obstore.store
 
         self.uri = uri
-        self.patience = patience or Patience()
+        self.wire = wire or WireSettings()
         _refuse_impossible(uri)
         try:
-            self._data: Any = obstore.store.from_url(uri, **wire_options(self.patience))
+            self._data: Any = obstore.store.from_url(uri, **wire_options(self.wire))
         except Exception as error:
             raise SettingsError(
                 f"cannot open store {uri}: {first_line(error)}",
@@ -113,12 +94,18 @@ class ObstoreStore(Store):
 
     def _again(self, call: Callable[[], T]) -> T:
         """Run ``call``; ask again, after a while, when the bytes that came are the wrong ones."""
-        for attempt in range(self.patience.retries):
+        for attempt in range(self.wire.retries):
             try:
                 return call()
             except WrongBytes:
-                self.patience.wait(attempt)
+                _wait(self.wire, attempt)
         return call()
+
+
+def _wait(wire: WireSettings, attempt: int) -> None:
+    longest = min(wire.longest_wait_seconds, wire.first_wait_seconds * 3**attempt)
+    # Jitter, so that many clients do not come back at the same moment.
+    time.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
 
 
 _AGAIN = "it is tried again tomorrow; if it stays so, look at the object and at what lies between here and the server"
@@ -137,25 +124,25 @@ def _refuse_impossible(uri: str) -> None:
         )
 
 
-def wire_options(patience: Patience) -> dict[str, Any]:
+def wire_options(wire: WireSettings) -> dict[str, Any]:
     """Return obstore's options for timeouts and retries."""
     return {
         # A timeout for the whole request would fail a large model on a slow line: limit the silence instead.
         "client_options": {
             "allow_http": True,
             "connect_timeout": "3s",
-            "read_timeout": f"{patience.silence * 1000:.0f}ms",
+            "read_timeout": f"{wire.silence_seconds * 1000:.0f}ms",
             "timeout": "10m",
         },
         # obstore's own ten retries within 3 minutes keep a night waiting for a store that is gone.
         "retry_config": {
-            "max_retries": patience.retries,
+            "max_retries": wire.retries,
             "backoff": {
-                "init_backoff": timedelta(seconds=patience.first_wait),
-                "max_backoff": timedelta(seconds=patience.longest_wait),
+                "init_backoff": timedelta(seconds=wire.first_wait_seconds),
+                "max_backoff": timedelta(seconds=wire.longest_wait_seconds),
                 "base": 3,
             },
-            "retry_timeout": timedelta(seconds=max(60.0, 3 * patience.silence)),
+            "retry_timeout": timedelta(seconds=max(60.0, 3 * wire.silence_seconds)),
         },
     }
 

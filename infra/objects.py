@@ -24,7 +24,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What one read gave: all bytes of one version of an object, and that version's ETag (empty: the store said none)."""
+    """What one read gave: all bytes of one version of an object, and the ETag of that version."""
 
     data: bytes
     etag: str

@@ -15,9 +15,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from infra.buckets import ObstoreStore, Patience, WrongBytes, first_line, wire_options
+from infra.buckets import ObstoreStore, WrongBytes, first_line, wire_options
 from infra.keys import is_odd
 from infra.objects import Fetched, ObjectInfo, missing
+from infra.settings import WireSettings
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
 if TYPE_CHECKING:
@@ -34,15 +35,15 @@ class S3Store(ObstoreStore):
     """An S3 bucket, on AWS or any compatible endpoint."""
 
     def __init__(
-        self, uri: str, *, endpoint: str | None = None, region: str | None = None, patience: Patience | None = None
+        self, uri: str, *, endpoint: str | None = None, region: str | None = None, wire: WireSettings | None = None
     ) -> None:
         parts = urlsplit(uri)
         self.uri = uri
-        self.patience = patience or Patience()
+        self.wire = wire or WireSettings()
         self.bucket = parts.netloc
         self.prefix = unquote(parts.path).strip("/")
         # Until the server says that its ETags are something else (encryption with its own or the customer's key).
-        self._etags_are_md5 = True
+        self._etags_are_md5 = self.wire.md5_etags
         if not self.bucket or (self.prefix and is_odd(self.prefix)):
             raise SettingsError(
                 f"store {uri!r} names no bucket or an impossible prefix", "expected s3://BUCKET or s3://BUCKET/PREFIX"
@@ -75,7 +76,7 @@ class S3Store(ObstoreStore):
                 # Three tries of 3 s: a store that is not there is found out within about 12 s.
                 retries={"total_max_attempts": 3, "mode": "standard"},
                 connect_timeout=3,
-                read_timeout=self.patience.silence,
+                read_timeout=self.wire.silence_seconds,
                 max_pool_connections=32,
             ),
         )
@@ -87,7 +88,7 @@ class S3Store(ObstoreStore):
             self.bucket,
             prefix=self.prefix or None,
             credential_provider=Boto3CredentialProvider(session),
-            **wire_options(self.patience),
+            **wire_options(self.wire),
             **options,
         )
 
@@ -137,11 +138,12 @@ class S3Store(ObstoreStore):
             return
         raise WrongBytes(
             f"{self.uri} gave other bytes of {key!r} than its ETag names: MD5 {found} instead of {fetched.etag}",
-            "something between here and the server changes what passes, or the object is damaged where it lies",
+            "something on the way changes what passes, or the object is damaged where it lies; "
+            "for a server whose ETags are no MD5 at all set RETRAIN_WIRE__MD5_ETAGS=false",
         )
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """List the one key: what a HEAD says may differ from what the listing says (objects in parts on some servers)."""
+        """List the one key: what a HEAD says may differ from it (objects in parts, on some servers)."""
         full = self._full(key)
         page = self._boto(lambda: self._client.list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1))
         for entry in page.get("Contents", ()):

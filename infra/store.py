@@ -18,7 +18,7 @@ from infra.objects import Fetched, MemoryStore, ObjectInfo, Store, missing, refu
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
 if TYPE_CHECKING:
-    from infra.buckets import Patience
+    from infra.settings import WireSettings
 
 __all__ = ["Fetched", "FolderStore", "MemoryStore", "ObjectInfo", "Store", "open_store"]
 
@@ -154,7 +154,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def open_store(
-    uri: str, *, endpoint: str | None = None, region: str | None = None, patience: Patience | None = None
+    uri: str, *, endpoint: str | None = None, region: str | None = None, wire: WireSettings | None = None
 ) -> Store:
     """Return the store at ``uri``: file:///folder, memory://, s3://bucket/prefix, gs://... or az://...
 
@@ -172,11 +172,11 @@ def open_store(
     if parts.scheme == "s3":
         from infra.s3 import S3Store
 
-        return S3Store(uri, endpoint=endpoint, region=region, patience=patience)
+        return S3Store(uri, endpoint=endpoint, region=region, wire=wire)
     if parts.scheme in ("gs", "az"):
         from infra.buckets import ObstoreStore
 
-        return ObstoreStore(uri, patience=patience)
+        return ObstoreStore(uri, wire=wire)
     raise SettingsError(
         f"store {uri!r} has an unknown scheme {parts.scheme!r}",
         "expected file:///folder, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or memory://name",

@@ -11,8 +11,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from infra.settings import Settings
 from infra.s3 import S3Store
+from infra.settings import Settings
 
 
 @pytest.fixture(scope="session")

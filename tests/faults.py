@@ -17,7 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 Fault = Literal["500", "503", "403", "hang", "reset", "reset midway", "truncated", "wrong", "empty"]
 
-SLOW_DOWN = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
+SLOW_DOWN = (
+    b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
+)
 _NOT_HANDED_ON = ("connection", "transfer-encoding", "content-length", "keep-alive", "date", "server")
 
 
