@@ -177,7 +177,8 @@ class S3Store(ObstoreStore):
             return call()
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
-            if key is not None and code in ("NoSuchKey", "404"):
+            # OpenStack Swift calls a key with a NUL a bad request.
+            if key is not None and (code in ("NoSuchKey", "404") or (code == "400" and is_odd(key))):
                 raise missing(self.uri, key) from error
             if code in ("NoSuchBucket", "404"):
                 raise StoreUnreachable(

@@ -55,8 +55,12 @@ class Proxy:
         self._faults[key].extend(faults)
 
     def always(self, key: str, fault: Fault) -> None:
-        """Break every GET of ``key``; an empty key means every GET of a cell."""
+        """Break every GET of ``key``; an empty key: of every cell; ``list``: of every listing."""
         self._always[key] = fault
+
+    def mend(self, key: str) -> None:
+        """Break no further GET of ``key``."""
+        self._always.pop(key, None)
 
     def gets(self, key: str = "/labeled/") -> int:
         """Count the GETs of cells whose path contains ``key``."""
