@@ -48,6 +48,17 @@ class TrainingSettings(Rules):
         return dict(getattr(self, model, {}))
 
 
+class WireSettings(Rules):
+    """How to deal with a store's server. With the defaults a failing object costs 10 s, a silent one 2.5 minutes."""
+
+    threads: int = Field(32, ge=1, le=256, description="objects that are fetched at the same time")
+    silence_seconds: float = Field(30.0, gt=0, description="an answer that brings no byte for so long is given up")
+    retries: int = Field(4, ge=0, le=20, description="further tries of a request that failed on the way")
+    first_wait_seconds: float = Field(0.2, gt=0, description="before the first retry; threefold at each, with jitter")
+    longest_wait_seconds: float = Field(5.0, gt=0, description="before any retry at most")
+    md5_etags: bool = Field(True, description="an S3 ETag of 32 hex digits is the MD5 of the bytes, and is compared")
+
+
 class Settings(BaseSettings):
     """Everything that can be set. ``retrain settings`` prints it."""
 
@@ -69,6 +80,7 @@ class Settings(BaseSettings):
     registry_artifacts: str | None = Field(
         None, description="where MLflow keeps files; default: <home>/mlflow-artifacts"
     )
+    wire: WireSettings = WireSettings()
     data: DataRules = DataRules()
     split: SplitRules = SplitRules()
     gate: GateRules = GateRules()

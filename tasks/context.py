@@ -24,7 +24,9 @@ class Context:
     @classmethod
     def open(cls, settings: Settings) -> Context:
         """Open the store that the settings name; whether it answers shows at its first use."""
-        store = open_store(settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
+        store = open_store(
+            settings.store, endpoint=settings.store_endpoint, region=settings.store_region, wire=settings.wire
+        )
         return cls(settings, store, Records(store), Workspace(settings.home))
 
 

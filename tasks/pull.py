@@ -1,49 +1,32 @@
 """Pull: list the store, compare with what is known, fetch what is new, write an immutable snapshot.
 
 An object whose key, size and ETag are known is not fetched again. What was fetched is noted object by object, so a
-pull that is killed goes on where it was.
+pull that is killed goes on where it was. Rows are columns here (pyarrow), so that a million of them fit into memory.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-import pandas as pd
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from infra.keys import LABELED, is_junk, parse_labeled
 from infra.store import ObjectInfo
+from tasks import snapshots
 from tasks.context import Context, Progress
+from tasks.fetch import Fetcher, Outcome
+from tasks.journal import Journal
+from tasks.listing import TEXT, batches_of, list_cells
+from tasks.snapshots import ROWS
 from tasks.stage import stage
 from validation.digest import digest
-from validation.errors import DataInvalid, ObjectMissing, StoreUnreachable
-from validation.patients import patient_of
+from validation.errors import DataInvalid, ObjectMissing
 from validation.records import CLASSES, Snapshot
 
 log = logging.getLogger(__name__)
-
-# Many small objects are bound by round trips, not by bytes.
-THREADS = 16
-COLUMNS = ["key", "size", "etag", "sha256", "label", "patient", "first_seen", "problem"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One object of a snapshot; empty text where there is nothing to say."""
-
-    key: str
-    size: int
-    etag: str
-    sha256: str
-    label: str
-    patient: str
-    first_seen: str
-    problem: str
 
 
 def pull(context: Context) -> Snapshot:
@@ -52,26 +35,27 @@ def pull(context: Context) -> Snapshot:
     Raises:
         StoreUnreachable: when the store does not answer.
         DataInvalid: when there is nothing under ``labeled/``.
+        RetrainError: when the disk is full.
     """
-    context.store.check()
-    parent = context.records.latest("snapshot", Snapshot)
-    before = _rows(context, parent)
-    listed = {info.key: info for info in context.store.list(LABELED)}
-    if not listed:
+    listed = list_cells(context)
+    if listed.num_rows == 0:
+        context.store.check()
         raise DataInvalid(
-            f"no cells in {context.settings.store}: nothing lies under {LABELED}<Class>/",
+            f"no cells in {context.settings.store}: nothing lies under labeled/<Class>/",
             f"put some there with `retrain import FOLDER`; the classes are {' and '.join(CLASSES)}",
         )
-    rows = _fetch_new(context, listed, before)
-    snapshot = _snapshot(context, rows, before, parent)
-    context.records.point("snapshot", snapshot)
-    if parent is not None and parent.id == snapshot.id:
-        log.info(
-            "%s objects (%.1f MB), as before: snapshot %s", f"{snapshot.objects:,}", snapshot.bytes / 1e6, snapshot.id
-        )
-    else:
-        counts = (f"{count:,}" for count in (snapshot.objects, snapshot.new, snapshot.gone))
-        log.info("%s objects, %s new or changed, %s gone: snapshot %s", *counts, snapshot.id)
+    parent = snapshots.latest(context)
+    before = snapshots.rows_of(context, parent) if parent else None
+    if parent is not None and before is None:
+        log.warning("its rows are lost: all objects are fetched again")
+    journal = Journal(context.workspace.home / "cache" / f"pulled-{digest(context.store.uri)}.jsonl")
+    rows = _with_first_seen(_fetch_new(context, listed, before, journal), before)
+    del listed
+    snapshot, stored = _snapshot(context, rows, before, parent)
+    if parent is None or snapshot != parent:
+        context.records.point("snapshot", snapshot)
+    _compact(journal, rows, stored)
+    _tell(snapshot, parent)
     return snapshot
 
 
@@ -89,140 +73,139 @@ def read_object(context: Context, key: str, sha256: str) -> bytes:
     return data
 
 
-def _rows(context: Context, snapshot: Snapshot | None) -> dict[str, Row]:
-    if snapshot is None:
-        return {}
-    table = context.records.load_table(snapshot.table)
-    return {values[0]: Row(*values) for values in table[COLUMNS].itertuples(index=False, name=None)}
+def rebuild(context: Context, id_: str) -> Snapshot:
+    """Return snapshot ``id_``, its table readable again: from the store, the cache's copy, or the objects themselves.
 
-
-def _fetch_new(context: Context, listed: dict[str, ObjectInfo], before: dict[str, Row]) -> list[Row]:
-    journal = Journal(context.workspace.home / "cache" / f"pulled-{digest(context.store.uri)}.jsonl")
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    known = {key: (row.size, row.etag, row.sha256) for key, row in before.items() if row.sha256} | journal.read()
-    wanted = [info for info in listed.values() if _problem(context, info) == "" and not _is_known(info, known)]
-    progress = Progress(log, "pulled", len(wanted))
-    fetched: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    with journal, ThreadPoolExecutor(THREADS) as pool:
-        for info, sha256, problem in pool.map(lambda info: _fetch(context, info), wanted):
-            if sha256:
-                fetched[info.key] = sha256
-                journal.note(info, sha256)
-            else:
-                failed[info.key] = problem
-            progress.advance()
-    if failed:
-        context.store.check()  # a store that is gone is an error of the night, not of the object
-    return [
-        _row(context, info, known, fetched, failed, before, now)
-        for info in sorted(listed.values(), key=lambda info: info.key)
-        if failed.get(info.key) != "vanished"
-    ]
-
-
-def _fetch(context: Context, info: ObjectInfo) -> tuple[ObjectInfo, str, str]:
-    try:
-        return info, context.workspace.write_object(context.store.get(info.key)), ""
-    except ObjectMissing:
-        return info, "", "vanished"  # deleted while the listing ran
-    except StoreUnreachable as error:
-        log.warning("cannot fetch %r: %s", info.key, error.message)
-        return info, "", "unreadable"
-
-
-def _is_known(info: ObjectInfo, known: dict[str, tuple[int, str, str]]) -> bool:
-    return info.key in known and known[info.key][:2] == (info.size, info.etag)
-
-
-def _problem(context: Context, info: ObjectInfo) -> str:
-    """Why an object is not worth fetching; empty when it is."""
-    if is_junk(info.key):
-        return "junk file"
-    parsed = parse_labeled(info.key)
-    if parsed is None:
-        return "odd key"
-    if parsed.label not in CLASSES:
-        return "unknown class"
-    return "too many bytes" if info.size > context.settings.data.max_bytes else ""
-
-
-def _row(
-    context: Context,
-    info: ObjectInfo,
-    known: dict[str, tuple[int, str, str]],
-    fetched: dict[str, str],
-    failed: dict[str, str],
-    before: dict[str, Row],
-    now: str,
-) -> Row:
-    problem = _problem(context, info) or failed.get(info.key, "")
-    sha256 = "" if problem else fetched.get(info.key) or known[info.key][2]
-    parsed = parse_labeled(info.key)
-    label = parsed.label if parsed and parsed.label in CLASSES else ""
-    patient = patient_of(parsed.name, context.settings.data.patient_pattern) if parsed else None
-    old = before.get(info.key)
-    first_seen = old.first_seen if old and old.sha256 == sha256 else now
-    return Row(info.key, info.size, info.etag, sha256, label, patient or "", first_seen, problem)
-
-
-def _snapshot(context: Context, rows: list[Row], before: dict[str, Row], parent: Snapshot | None) -> Snapshot:
-    # ETags and times are left out of the name: the same images are the same snapshot in any store, on any day.
-    id_ = digest([[row.key, row.size, row.sha256, row.label, row.patient, row.problem] for row in rows])
-    if (stored := context.records.find(Snapshot, id_)) is not None:
-        return stored
-    table = pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
-    usable = table[table["sha256"] != ""]
-    snapshot = Snapshot(
-        id=id_,
-        parent=parent.id if parent else None,
-        table=context.records.save_table(Snapshot, id_, "objects", table),
-        objects=len(rows),
-        bytes=int(table["size"].sum()),
-        by_class={label: int((usable["label"] == label).sum()) for label in CLASSES},
-        patients=int(usable.loc[usable["patient"] != "", "patient"].nunique()),
-        without_patient=int((usable["patient"] == "").sum()),
-        new=sum(row.key not in before or before[row.key].sha256 != row.sha256 for row in rows),
-        gone=len(before.keys() - {row.key for row in rows}),
-        created_at=datetime.now(UTC),
-    )
-    context.records.save(snapshot, snapshot.id)
+    Raises:
+        ObjectMissing: when there is no such snapshot, or the objects are no longer those that it names.
+    """
+    snapshot = context.records.load(Snapshot, id_)
+    if snapshots.rows_of(context, snapshot) is not None:
+        return snapshot
+    parent = snapshots.find(context, snapshot.parent) if snapshot.parent else None
+    before = snapshots.rows_of(context, parent) if parent else None
+    journal = Journal(context.workspace.home / "cache" / f"rebuilt-{id_}.jsonl")
+    rows = _with_first_seen(_fetch_new(context, list_cells(context), before, journal), before)
+    if (found := snapshots.snapshot_id(rows)) != id_:
+        raise ObjectMissing(
+            f"snapshot {id_} cannot be built again: {context.store.uri} now holds what would be snapshot {found}",
+            "restore the objects under labeled/ (a versioned bucket can), or the table from a backup of the store",
+        )
+    snapshots.save_table(context, rows, id_)
+    _compact(journal, rows, None)
     return snapshot
 
 
-class Journal:
-    """Notes what was fetched, a line an object, so that a killed pull need not fetch it again."""
+def _fetch_new(
+    context: Context, listed: pa.RecordBatch, before: pa.RecordBatch | None, journal: Journal
+) -> pa.RecordBatch:
+    """Return the listed rows with their SHA-256 (and without those that vanished): ``ROWS`` but for ``first_seen``."""
+    sha256 = pa.array([""], TEXT).take(pa.array(np.zeros(listed.num_rows, np.int64)))
+    for known in (before, journal.read()):
+        if known is not None:
+            sha256 = _known(listed, known, otherwise=sha256)
+    sha256 = pc.if_else(pc.equal(listed["problem"], ""), sha256, "")
+    is_wanted = pc.and_(pc.equal(listed["problem"], ""), pc.equal(sha256, ""))
+    wanted = listed.select(["key", "size", "etag"]).filter(is_wanted)
+    progress = Progress(log, "pulled", wanted.num_rows)
+    fetched = np.zeros(wanted.num_rows, "S64")
+    others: dict[int, Outcome] = {}
+    with journal:
+        for outcomes in Fetcher(context, journal).fetch_all(_infos(wanted)):
+            for outcome in outcomes:
+                fetched[outcome.index] = outcome.sha256.encode()
+                if outcome.problem or outcome.changed:
+                    others[outcome.index] = outcome
+            progress.advance(len(outcomes))
+    if any(outcome.problem == "unreadable" for outcome in others.values()):
+        context.store.check()  # a store that is gone is an error of the night, not of the object
+    rows = listed.append_column("sha256", _replaced(sha256, is_wanted, fetched))
+    return _amended(rows, np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False)), others)
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
 
-    def __enter__(self) -> Journal:
-        self._file = self._path.open("a", encoding="utf-8")
-        return self
+def _known(listed: pa.RecordBatch, known: pa.RecordBatch, *, otherwise: pa.Array) -> pa.Array:
+    """Return the SHA-256 of every listed row that is known under just this key, size and ETag."""
+    at = pc.index_in(listed["key"], value_set=known["key"])
+    same = pc.and_(
+        pc.equal(pc.take(known["size"], at), listed["size"]), pc.equal(pc.take(known["etag"], at), listed["etag"])
+    )
+    return pc.if_else(pc.fill_null(same, False), pc.take(known["sha256"], at), otherwise)
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
-    def note(self, info: ObjectInfo, sha256: str) -> None:
-        """Note that ``info`` was fetched and what it holds."""
-        self._file.write(json.dumps([info.key, info.size, info.etag, sha256]) + "\n")
-        self._file.flush()
+def _infos(wanted: pa.RecordBatch) -> Iterator[tuple[int, ObjectInfo]]:
+    index = 0
+    for batch in batches_of(wanted):
+        for values in zip(*batch.to_pydict().values(), strict=True):
+            yield index, ObjectInfo(*values)
+            index += 1
 
-    def read(self) -> dict[str, tuple[int, str, str]]:
-        """Return key -> (size, etag, sha256) of all that was noted."""
-        return dict(self._entries())
 
-    def _entries(self) -> Iterator[tuple[str, tuple[int, str, str]]]:
-        if not self._path.exists():
-            return
-        with self._path.open(encoding="utf-8") as lines:
-            for line in lines:
-                try:
-                    key, size, etag, sha256 = json.loads(line)
-                except ValueError:
-                    continue  # torn by a kill: that object is fetched again
-                yield key, (size, etag, sha256)
+def _replaced(column: pa.Array, mask: pa.Array, values: np.ndarray) -> pa.Array:
+    return pc.replace_with_mask(column, mask, pa.array(values.astype("U64"), TEXT))
+
+
+def _amended(rows: pa.RecordBatch, wanted: np.ndarray, others: dict[int, Outcome]) -> pa.RecordBatch:
+    """Write into the rows what differs from the listing, and leave out what vanished."""
+    if not others:
+        return rows
+    here = {int(wanted[index]): outcome for index, outcome in sorted(others.items())}
+    mask = np.zeros(rows.num_rows, bool)
+    mask[list(here)] = True
+    values = {
+        "size": [outcome.info.size for outcome in here.values()],
+        "etag": [outcome.info.etag for outcome in here.values()],
+        "problem": [outcome.problem for outcome in here.values()],
+    }
+    for name, replacement in values.items():
+        position = rows.schema.get_field_index(name)
+        kind = rows.schema.field(name).type
+        column = pc.replace_with_mask(rows[name], pa.array(mask), pa.array(replacement, kind))
+        rows = rows.set_column(position, name, column)
+    return rows.filter(pc.not_equal(rows["problem"], "vanished"))
+
+
+def _with_first_seen(rows: pa.RecordBatch, before: pa.RecordBatch | None) -> pa.RecordBatch:
+    """Return the rows whole (schema ``ROWS``): content that the parent held under this key was seen when it says."""
+    now = pa.scalar(datetime.now(UTC).isoformat(timespec="milliseconds"), TEXT)
+    seen = pa.array([now.as_py()], TEXT).take(pa.array(np.zeros(rows.num_rows, np.int64)))
+    if before is not None:
+        at = pc.index_in(rows["key"], value_set=before["key"])
+        same = pc.fill_null(pc.equal(pc.take(before["sha256"], at), rows["sha256"]), False)
+        seen = pc.if_else(same, pc.take(before["first_seen"], at), seen)
+    return rows.append_column("first_seen", seen).select(ROWS.names)
+
+
+def _snapshot(
+    context: Context, rows: pa.RecordBatch, before: pa.RecordBatch | None, parent: Snapshot | None
+) -> tuple[Snapshot, pa.RecordBatch]:
+    """Return the snapshot that has these rows, stored where it is not yet, and its rows as they are stored."""
+    id_ = snapshots.snapshot_id(rows)
+    if parent is not None and parent.id == id_ and before is not None:
+        return parent, before
+    stored = snapshots.find(context, id_)
+    if stored is None:
+        return snapshots.save(context, rows, id_, before=before, parent=parent), rows
+    known = snapshots.rows_of(context, stored)
+    if known is None:
+        snapshots.save_table(context, rows, id_)
+    return stored, rows if known is None else known
+
+
+def _compact(journal: Journal, rows: pa.RecordBatch, stored: pa.RecordBatch | None) -> None:
+    """Keep in the journal only what the snapshot's table does not say: the same bytes under another ETag."""
+    if stored is None or stored is rows:
+        journal.compact(rows.slice(0, 0))
+        return
+    # The same id is the same keys in the same order.
+    journal.compact(rows.filter(pc.and_(pc.not_equal(rows["etag"], stored["etag"]), pc.not_equal(rows["sha256"], ""))))
+
+
+def _tell(snapshot: Snapshot, parent: Snapshot | None) -> None:
+    counts = [f"{count:,}" for count in (snapshot.objects, snapshot.new, snapshot.gone)]
+    if parent is not None and parent.id == snapshot.id:
+        log.info("%s objects (%.1f MB), as before: snapshot %s", counts[0], snapshot.bytes / 1e6, snapshot.id)
+    else:
+        log.info("%s objects, %s new or changed, %s gone: snapshot %s", *counts, snapshot.id)
 
 
 pull_task = stage(pull)

@@ -11,8 +11,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from infra.s3 import S3Store
 from infra.settings import Settings
-from infra.store import S3Store
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +55,25 @@ def s3_store(moto_endpoint: str, fake_aws: None) -> S3Store:
     client.create_bucket(Bucket=bucket)
     client.close()
     return S3Store(f"s3://{bucket}/some/prefix", endpoint=moto_endpoint)
+
+
+@pytest.fixture
+def real_s3_store(no_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
+    """An empty bucket on the S3 server that the environment names (S3_TEST_...); emptied and removed after."""
+    names = ("ENDPOINT", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION")
+    given = {name: os.environ.get(f"S3_TEST_{name}", "") for name in names}
+    if not all(given.values()):
+        pytest.skip("no S3 server given: set " + ", ".join(f"S3_TEST_{name}" for name in names))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", given["ACCESS_KEY_ID"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", given["SECRET_ACCESS_KEY"])
+    bucket = f"cells-{uuid.uuid4().hex[:12]}"
+    store = S3Store(f"s3://{bucket}/some/prefix", endpoint=given["ENDPOINT"], region=given["REGION"])
+    store._client.create_bucket(Bucket=bucket)
+    yield store
+    whole = S3Store(f"s3://{bucket}", endpoint=given["ENDPOINT"], region=given["REGION"])
+    for info in whole.list(""):
+        store._client.delete_object(Bucket=bucket, Key=info.key)
+    store._client.delete_bucket(Bucket=bucket)
 
 
 @pytest.fixture(scope="session", autouse=True)

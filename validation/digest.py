@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 # 24 hex digits are 96 bits: no accidental collision among 10^12 records (birthday bound about 10^-5),
@@ -32,4 +33,17 @@ def digest(*parts: Any) -> str:
         data = part if isinstance(part, bytes) else canonical_json(part)
         # The length goes first, so that ("ab", "c") and ("a", "bc") differ.
         whole.update(str(len(data)).encode() + b":" + data)
+    return whole.hexdigest()[:DIGEST_LENGTH]
+
+
+def digest_of_list(chunks: Callable[[], Iterable[list[Any]]]) -> str:
+    """Return ``digest`` of one long list that is given in pieces, twice: as text it need not fit into memory."""
+    length = 2 + max(0, sum(len(canonical_json(chunk)) - 1 for chunk in chunks() if chunk) - 1)
+    whole = hashlib.sha256(str(length).encode() + b":[")
+    comma = b""
+    for chunk in chunks():
+        if chunk:
+            whole.update(comma + canonical_json(chunk)[1:-1])
+            comma = b","
+    whole.update(b"]")
     return whole.hexdigest()[:DIGEST_LENGTH]

@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from infra.store import S3Store, Store, open_store
+from infra.s3 import S3Store
+from infra.store import Store, open_store
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
 pytestmark = pytest.mark.server

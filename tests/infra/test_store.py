@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.store import FolderStore, MemoryStore, ObstoreStore, Store, open_store
+from infra.buckets import ObstoreStore
+from infra.store import FolderStore, MemoryStore, Store, open_store
 from validation.errors import ObjectMissing, RetrainError, SettingsError, StoreUnreachable
 
 KEYS = [
@@ -30,7 +31,15 @@ KEYS = [
 ODD_KEYS = ["labeled/Parasitized/../evil.png", "../evil", "/etc/passwd", "a//b", "a/./b", "a/", "", "a\x00b", "a\nb"]
 
 
-@pytest.fixture(params=["folder", "memory", "obstore", pytest.param("s3", marks=pytest.mark.server)])
+@pytest.fixture(
+    params=[
+        "folder",
+        "memory",
+        "obstore",
+        pytest.param("s3_store", marks=pytest.mark.server),
+        pytest.param("real_s3_store", marks=pytest.mark.server),
+    ]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         (tmp_path / "store").mkdir()
@@ -39,7 +48,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return MemoryStore()
     if request.param == "obstore":
         return ObstoreStore("memory:///")
-    found: Store = request.getfixturevalue("s3_store")
+    found: Store = request.getfixturevalue(request.param)
     return found
 
 
@@ -89,6 +98,17 @@ def test_overwriting_changes_content_and_etag(store: Store) -> None:
     store.put("a/b", b"new")
     assert store.get("a/b") == b"new"
     assert next(iter(store.list("a/"))).etag != before
+
+
+def test_a_read_and_a_look_say_what_the_listing_says(store: Store) -> None:
+    for key in ("a/b", "a/b c ä+%2F.png", "a/bb"):
+        store.put(key, key.encode())
+    for info in store.list("a/"):
+        fetched = store.fetch(info.key)
+        assert (len(fetched.data), fetched.etag) == (info.size, info.etag)
+        assert store.stat(info.key) == info
+    for key in ("a/", "a/bbb", "a", "b"):
+        assert store.stat(key) is None
 
 
 def test_create_never_overwrites(store: Store) -> None:

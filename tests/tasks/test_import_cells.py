@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from infra.files import Workspace
-from infra.store import FolderStore, MemoryStore, S3Store, Store
+from infra.s3 import S3Store
+from infra.store import FolderStore, MemoryStore, Store
 from tasks import cell_sources
 from tasks.import_cells import ImportResult, Progress, import_cells
 from validation.errors import DataInvalid, StoreUnreachable, UsageError

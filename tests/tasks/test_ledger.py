@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra.keys import look_key
-from infra.store import FolderStore, MemoryStore, S3Store
+from infra.s3 import S3Store
 from tasks.context import Context
 from tasks.evaluate import Contest, evaluate
 from tasks.ledger import read_ledger, take_look

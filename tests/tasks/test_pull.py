@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from infra.store import FolderStore, ObjectInfo
-from tasks import pull as pull_module
 from tasks.context import Context
 from tasks.pull import pull, read_object
 from tests.builders import CountingStore, context_over, folder_context, synthetic_cells, with_settings
@@ -224,18 +223,14 @@ class Killed(BaseException):
     """As a SIGKILL: nothing below catches it."""
 
 
-def test_a_killed_pull_goes_on_where_it_was(
-    context: Context, store: CountingStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(pull_module, "THREADS", 1)
-        store.broken[KEYS[20]] = Killed()  # type: ignore[assignment]
-        with pytest.raises(Killed):
-            pull(context)
+def test_a_killed_pull_goes_on_where_it_was(context: Context, store: CountingStore) -> None:
+    store.broken[KEYS[20]] = Killed()  # type: ignore[assignment]
+    with pytest.raises(Killed):
+        pull(with_settings(context, wire={"threads": 1}))
     store.broken.clear()
     journal = next((context.workspace.home / "cache").glob("pulled-*.jsonl"))
-    noted = len(journal.read_text().splitlines())
-    assert 0 < noted <= 20
+    noted = sum(line.startswith("[") for line in journal.read_text().splitlines())
+    assert 0 < noted < len(CELLS)
     with journal.open("a") as file:
         file.write('["labeled/Parasitized/torn')
     store.fetched.clear()

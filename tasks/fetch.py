@@ -1,0 +1,130 @@
+"""Fetching many objects at once: each ends with bytes in the cache, or with the reason why it could not be had.
+
+An object that is overwritten between the listing and its fetching ends with a size, an ETag and a SHA-256 that belong
+together. A store that is gone ends all of it soon; an object that cannot be read costs itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from threading import Lock, Semaphore
+
+from infra.store import Fetched, ObjectInfo
+from tasks.context import Context
+from tasks.journal import Journal
+from validation.errors import ObjectMissing, StoreUnreachable
+
+log = logging.getLogger(__name__)
+
+# A unit of work: small, so that one slow object holds up few others; more than one, since handing over costs too.
+BATCH = 8
+# More threads that make files at the same time only wait for each other (measured on ext4 and in memory).
+WRITERS = 2
+# An object that was overwritten while it was fetched is fetched again, so often.
+CHANGES = 4
+# After so many failures in a row the store is asked whether it is there; after so many it counts as gone.
+ASK_AFTER, GIVE_UP_AFTER = 8, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one wanted object. ``problem`` is empty, or why there are no bytes; ``vanished``: deleted since;
+    ``changed``: ``info`` is not what the listing said.
+    """
+
+    index: int
+    info: ObjectInfo
+    sha256: str
+    problem: str = ""
+    changed: bool = False
+
+
+class Fetcher:
+    """Fetches wanted objects into the cache and notes each in the journal."""
+
+    def __init__(self, context: Context, journal: Journal) -> None:
+        self._context, self._journal = context, journal
+        self._writing = Semaphore(WRITERS)
+        self._lock = Lock()
+        self._failed_in_a_row = 0
+
+    def fetch_all(self, wanted: Iterable[tuple[int, ObjectInfo]]) -> Iterator[list[Outcome]]:
+        """Yield outcomes as they come, in any order; no more work is taken up than is being done.
+
+        Raises:
+            StoreUnreachable: when the store is gone.
+            RetrainError: when the disk is full.
+        """
+        source = iter(wanted)
+        threads = self._context.settings.wire.threads
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
+        running: set[Future[list[Outcome]]] = set()
+        try:
+            while True:
+                while len(running) < 2 * threads and (batch := list(islice(source, BATCH))):
+                    running.add(pool.submit(self._batch, batch))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _batch(self, batch: list[tuple[int, ObjectInfo]]) -> list[Outcome]:
+        return [self._one(index, info) for index, info in batch]
+
+    def _one(self, index: int, info: ObjectInfo) -> Outcome:
+        try:
+            listed, (info, fetched) = info, self._settled(info)
+        except ObjectMissing:
+            return Outcome(index, info, "", "vanished")  # deleted while the listing ran
+        except StoreUnreachable as error:
+            log.warning("cannot fetch %r: %s", info.key, error.message)
+            self._failed(error)
+            return Outcome(index, info, "", "unreadable")
+        self._failed_in_a_row = 0
+        if info.size > self._context.settings.data.max_bytes:
+            return Outcome(index, info, "", "too many bytes")
+        with self._writing:
+            sha256 = self._context.workspace.write_object(fetched.data)
+            self._journal.note(info, sha256)
+        return Outcome(index, info, sha256, changed=info != listed)
+
+    def _settled(self, info: ObjectInfo) -> tuple[ObjectInfo, Fetched]:
+        """Return bytes together with what a listing says of just these bytes."""
+        store = self._context.store
+        for _ in range(CHANGES):
+            fetched = store.fetch(info.key)
+            size = len(fetched.data)
+            if (size, fetched.etag) == (info.size, info.etag):
+                return info, fetched
+            now = store.stat(info.key)
+            if now is None:
+                raise ObjectMissing(f"{info.key!r} was deleted while it was fetched")
+            if (size, fetched.etag) == (now.size, now.etag):
+                return now, fetched
+            if now == info and size == info.size:
+                # Nothing has changed: this server words its ETags differently in a listing and in an answer.
+                return info, fetched
+            info = now
+        raise StoreUnreachable(
+            f"{info.key!r} was overwritten {CHANGES} times while it was fetched", "let its writer finish first"
+        )
+
+    def _failed(self, error: StoreUnreachable) -> None:
+        """Count a failure; raise when it is the store that fails and not the object."""
+        with self._lock:
+            self._failed_in_a_row += 1
+            count = self._failed_in_a_row
+        if count % ASK_AFTER == 0:
+            self._context.store.check()
+        if count >= GIVE_UP_AFTER:
+            raise StoreUnreachable(
+                f"{self._context.store.uri} lists its objects and gave none of the last {count}: {error.message}",
+                error.hint,
+            )
