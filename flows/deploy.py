@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from infra.alerts import apply_alerts
+from infra.devices import gpus
 from infra.orchestration import PrefectServer
 from infra.runtime import prepare_environment
 from infra.services import ROOT
@@ -69,8 +70,19 @@ def remove_stale(server: PrefectServer, wanted: list[dict[str, Any]]) -> None:
                 log.info("removed a schedule of %s: it is not in prefect.yaml", full_name)
 
 
+def ensure_pools(server: PrefectServer, settings: Settings) -> int:
+    """Let there be the pools ``cpu`` and ``gpu``, of processes; return how many trainings run at once."""
+    slots = settings.up.gpu_slots or max(1, len(gpus()))
+    server.ensure_pool("cpu", None)
+    server.ensure_pool("gpu", slots)
+    return slots
+
+
 def main() -> None:
-    """Deploy to the server that PREFECT_API_URL names."""
+    """Deploy to the server that PREFECT_API_URL names; with --pools make the pools first, of processes.
+
+    A pool of another type, on Kubernetes or ECS, is made once with Prefect's own command: see docs/operations.md.
+    """
     from flows import show
 
     try:
@@ -80,7 +92,10 @@ def main() -> None:
         url = prefect_api_url()
         if url is None:
             raise UsageError("PREFECT_API_URL names no Prefect server", "`retrain up` starts one and deploys to it")
-        deploy(PrefectServer(url), settings)
+        server = PrefectServer(url)
+        if "--pools" in sys.argv[1:]:
+            ensure_pools(server, settings)
+        deploy(server, settings)
     except RetrainError as error:
         show.error(error)
         sys.exit(error.exit_code)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from flows.deploy import deploy
+from flows.deploy import deploy, ensure_pools
 from infra.devices import gpus
 from infra.orchestration import INTERRUPTED, PrefectServer
 from infra.services import ROOT, Services
@@ -44,7 +44,7 @@ class Machine:
         self.own_server = named is None
         self.server = PrefectServer(named or f"http://127.0.0.1:{settings.up.port}/api")
         self.services = Services(settings.home / "logs")
-        self.slots = settings.up.gpu_slots or max(1, len(gpus()))
+        self.slots = 0
 
     def start(self) -> None:
         """Start everything and check each part.
@@ -55,8 +55,7 @@ class Machine:
         if self.own_server:
             self._start_server()
             self.server.interrupt_runs(POOLS, STOPPED)
-        for pool, limit in (("cpu", None), ("gpu", self.slots)):
-            self.server.ensure_pool(pool, limit)
+        self.slots = ensure_pools(self.server, self.settings)
         for pool in POOLS:
             arguments = ["prefect", "worker", "start", "--pool", pool, "--name", f"{pool}-{socket.gethostname()}"]
             self.services.start(_worker(pool), arguments, self._worker_environment())
@@ -140,7 +139,7 @@ class Machine:
             # A worker that is gone is noticed after three of these.
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
         }
-        if "where" not in self.settings.training.model_fields_set:
+        if self.settings.up.train_on_workers:
             environment["RETRAIN_TRAINING__WHERE"] = "deployment"
         return environment
 

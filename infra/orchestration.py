@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from infra.settings import prefect_api_auth
@@ -159,17 +160,13 @@ class PrefectServer:
             log.info("run %s was interrupted: %s", run["name"], why)
         return found
 
-    def emit(self, event: str, resource: Json, payload: Json | None = None, related: Iterable[Json] = ()) -> None:
-        """Tell the server that something happened."""
-        import uuid
-        from datetime import UTC
-
+    def emit(self, event: str, resource: Json, payload: Json | None = None, *, at: datetime | None = None) -> None:
+        """Tell the server that something happened, now or at another moment."""
         told = {
             "id": str(uuid.uuid4()),
-            "occurred": datetime.now(UTC).isoformat(),
+            "occurred": (at or datetime.now(UTC)).isoformat(),
             "event": event,
             "resource": resource,
-            "related": list(related),
             "payload": payload or {},
         }
         self.ask("POST", "/events", [told])

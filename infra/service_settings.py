@@ -14,6 +14,8 @@ class UpSettings(Rules):
     database: str = Field("", description="Prefect's database; default: SQLite under the home folder")
     gpu_slots: int = Field(0, ge=0, description="trainings at the same time; 0: as many as there are GPUs, at least 1")
 
+    train_on_workers: bool = Field(True, description="send trainings to the pool gpu, whatever training.where says")
+
     @field_validator("database")
     @classmethod
     def _asynchronous(cls, value: str) -> str:

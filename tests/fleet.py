@@ -55,7 +55,7 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
     ours = {k: v for k, v in os.environ.items() if not k.startswith(("RETRAIN_", "PREFECT_", "MALARIA_", "AWS_"))}
     return {
         **ours,
-        "PYTHONPATH": f"{site}:{ROOT}",
+        "PYTHONPATH": ":".join([str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "RETRAIN_HOME": str(home),
         "RETRAIN_TRAINING__SIDE": str(SIDE),
         "RETRAIN_TRAINING__FASTAI": recipe,
@@ -88,7 +88,7 @@ class Up:
 
     @property
     def settings(self) -> Settings:
-        return Settings(home=self.home, up={"port": self.port})  # type: ignore[arg-type]
+        return Settings(home=self.home, up={"port": self.port})
 
     def start(self) -> dict[str, str]:
         """Start it and return what it prints once it is ready."""
