@@ -1,8 +1,9 @@
-"""Commands for what runs unattended: ``retrain up`` and ``retrain notify``."""
+"""Commands for what runs unattended: ``retrain up``, ``notify``, ``backup``, ``restore``."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,8 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(up)
     app.command()(notify)
+    app.command()(backup)
+    app.command()(restore)
 
 
 def up(as_json: AsJson = False) -> None:
@@ -79,3 +82,33 @@ def notify(
         show.json_line(answer)
     else:
         show.facts(answer)
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder; it is made.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy what this machine holds (store, registry, Prefect's database, settings) into a folder. Nights may go on."""
+    from infra.backup import back_up
+
+    show.prepare_logging()
+    manifest = back_up(load_settings(), folder)
+    if as_json:
+        show.json_line(manifest)
+    else:
+        show.facts({"made": manifest["made"], **manifest["saved"], "files": len(manifest["files"])})
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What `retrain backup` made.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup back where it came from. What is there has to be moved away first; nothing is overwritten."""
+    from infra.backup import restore as put_back
+
+    show.prepare_logging()
+    manifest = put_back(load_settings(), folder)
+    if as_json:
+        show.json_line(manifest)
+    else:
+        show.facts({"made": manifest["made"], **manifest["saved"]})

@@ -46,6 +46,7 @@ def deploy(server: PrefectServer, settings: Settings) -> None:
         raise RetrainError("`prefect deploy --all` failed: " + "\n".join(lines[-5:]), "see prefect.yaml")
     wanted = list(yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"])
     remove_stale(server, wanted)
+    refuse_unknown_parameters(server)
     for name, what in sorted(apply_alerts(server, settings.alerts).items()):
         if what != "unchanged":
             log.info("alert %r: %s", name, what)
@@ -68,6 +69,15 @@ def remove_stale(server: PrefectServer, wanted: list[dict[str, Any]]) -> None:
             if schedule["slug"] not in slugs:
                 server.ask("DELETE", f"/deployments/{found['id']}/schedules/{schedule['id']}")
                 log.info("removed a schedule of %s: it is not in prefect.yaml", full_name)
+
+
+def refuse_unknown_parameters(server: PrefectServer) -> None:
+    """Let a parameter that a flow does not have be refused before there is a run; Prefect checks only the others."""
+    for found in server.deployments().values():
+        schema = found["parameter_openapi_schema"]
+        if TAG in found["tags"] and schema.get("additionalProperties") is not False:
+            closed = {**schema, "additionalProperties": False}
+            server.ask("PATCH", f"/deployments/{found['id']}", {"parameter_openapi_schema": closed})
 
 
 def ensure_pools(server: PrefectServer, settings: Settings) -> int:

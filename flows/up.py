@@ -96,7 +96,7 @@ class Machine:
             except RetrainError as error:
                 log.warning("%s", error)
         self.services.stop([SERVER], grace=10.0)
-        self.services.end_all()
+        self.services.close()
 
     def _start_server(self) -> None:
         port = self.settings.up.port

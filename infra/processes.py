@@ -2,7 +2,8 @@
 
 As a program, ``python -m infra.processes PARENT MODULE ARGUMENT ...`` runs MODULE like ``python -m``, tied to the
 process PARENT. A process that starts many (``retrain up``) marks them all, so that also its children's children, which
-others start in sessions of their own, can be found and ended.
+others start in sessions of their own, can be found and ended; ``python -m infra.processes reap MARK`` does that when it
+was killed itself.
 """
 
 from __future__ import annotations
@@ -41,16 +42,15 @@ def make_mark(pid: int) -> str:
     return f"{pid}:{_began(pid)}"
 
 
-def die_with_marked(mark: str) -> None:
-    """End this process within a second of the end of the one that ``mark`` names, however distant an ancestor."""
+def reap(mark: str) -> None:
+    """Wait for the end of the process that ``mark`` names, then end everything that carries the mark.
+
+    A process that was only just started, by a worker that dies with its parent, cannot yet look after itself.
+    """
     pid, _, began = mark.partition(":")
-
-    def watch() -> None:
-        while _began(int(pid)) == began:
-            time.sleep(EVERY_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="die-with-marked", daemon=True).start()
+    while _began(int(pid)) == began:
+        time.sleep(EVERY_SECONDS)
+    end_marked(mark)
 
 
 def marked_processes(mark: str) -> list[int]:
@@ -90,6 +90,9 @@ def _began(pid: int) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "reap":
+        reap(sys.argv[2])
+        sys.exit()
     die_with_parent(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

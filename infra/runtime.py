@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.processes import die_with_marked
-from infra.settings import Settings, machine_mark, prefect_api_url
+from infra.settings import Settings, prefect_api_url
 from validation.errors import RetrainError
 
 log = logging.getLogger(__name__)
@@ -45,9 +44,6 @@ def prepare_environment(settings: Settings) -> None:
         os.environ.setdefault(name, value)
     for floor in ("flows", "tasks", "infra", "validation"):
         logging.getLogger(floor).setLevel(logging.INFO)
-    if (mark := machine_mark()) is not None:
-        # Started, by way of a worker, by `retrain up`: nothing of it may outlive it.
-        die_with_marked(mark)
 
 
 @contextmanager

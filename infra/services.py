@@ -45,6 +45,12 @@ class Services:
         self.mark = make_mark(os.getpid())
         self._logs = logs
         self._services: list[Service] = []
+        # In a session of its own and without the mark: it must outlive us, if only for a moment.
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-m", "infra.processes", "reap", self.mark],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
 
     def start(self, name: str, arguments: Sequence[str], environment: dict[str, str]) -> Service:
         """Start a service and keep it running."""
@@ -102,6 +108,13 @@ class Services:
         left = end_marked(self.mark, but=kept)
         if left:
             log.error("these processes could not be ended: %s", ", ".join(map(str, left)))
+
+    def close(self) -> None:
+        """End everything that is left."""
+        self.stop([service.name for service in self._services], grace=0.0)
+        self.end_all()
+        self._reaper.kill()
+        self._reaper.wait()
 
     def _spawn(self, service: Service) -> None:
         with service.log.open("ab") as output:

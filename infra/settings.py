@@ -149,11 +149,6 @@ def visible_gpus() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
-def machine_mark() -> str | None:
-    """Return the mark that ``retrain up`` gives to all its descendants (infra/processes.py), if this is one of them."""
-    return os.environ.get("MALARIA_MACHINE") or None
-
-
 def load_settings() -> Settings:
     """Read the settings; nothing else in the project looks at the environment.
 

@@ -20,6 +20,7 @@ from infra.store import FolderStore, Store
 from tests.builders import SIDE, channel_model, plain_cells
 
 ROOT = Path(__file__).parents[1]
+MODELS = ("fastai", "keras")
 # Python reads it when it starts: in every process the two real model modules are the fake one.
 SITE = """
 import importlib.abc, importlib.util, sys
@@ -50,16 +51,17 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
     site = folder / "site"
     site.mkdir(parents=True, exist_ok=True)
     (site / "sitecustomize.py").write_text(SITE.format(fake=str(ROOT / "tests" / "fake_cnn.py")))
-    (folder / "model.onnx").write_bytes(channel_model())
-    recipe = json.dumps({"model": str(folder / "model.onnx")})
+    recipes = {name: json.dumps({"model": str(folder / f"{name}.onnx")}) for name in MODELS}
+    for name in MODELS:
+        (folder / f"{name}.onnx").write_bytes(channel_model())
     ours = {k: v for k, v in os.environ.items() if not k.startswith(("RETRAIN_", "PREFECT_", "MALARIA_", "AWS_"))}
     return {
         **ours,
         "PYTHONPATH": ":".join([str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "RETRAIN_HOME": str(home),
         "RETRAIN_TRAINING__SIDE": str(SIDE),
-        "RETRAIN_TRAINING__FASTAI": recipe,
-        "RETRAIN_TRAINING__KERAS": recipe,
+        "RETRAIN_TRAINING__FASTAI": recipes["fastai"],
+        "RETRAIN_TRAINING__KERAS": recipes["keras"],
         "RETRAIN_DATA__MIN_CELLS_PER_CLASS": "2",
         "RETRAIN_DATA__MIN_PATIENTS_PER_CLASS": "2",
         "RETRAIN_GATE__RESAMPLES": "1000",
@@ -105,6 +107,38 @@ class Up:
         assert line, (self.folder / "up.log").read_text()
         addresses: dict[str, str] = json.loads(line)
         return addresses
+
+    def hold_trainings(self) -> None:
+        """Let trainings wait in their middle: their model files are pipes into which nobody writes."""
+        for name in MODELS:
+            path = self.folder / f"{name}.onnx"
+            path.unlink()
+            os.mkfifo(path)
+
+    def let_trainings_go(self, *, waiting: bool) -> None:
+        """Give them their model files, through the pipe to those that are waiting."""
+        for name in MODELS:
+            path = self.folder / f"{name}.onnx"
+            if waiting:
+                path.write_bytes(channel_model())
+            path.unlink()
+            path.write_bytes(channel_model())
+
+    def training_now(self) -> list[str]:
+        """Return which trainings run at this moment."""
+        return [name for name in MODELS if self.server.runs(deployment=f"train/{name}", states=["RUNNING"])]
+
+    def processes(self) -> list[str]:
+        """Return the command lines of all that it started and that is still there, and of itself."""
+        from infra.processes import marked_processes
+
+        found = {str(pid): "" for pid in marked_processes(self.mark)}
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if path.parent.name in found or f"reap {self.mark} " in command:
+                    found[path.parent.name] = command
+        return list(found.values())
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from pydantic import SecretStr
 
-from infra.alerts import NIGHT, PREFIX, apply_alerts, night_event
+from infra.alerts import NIGHT, PREFIX, apply_alerts, definitions, night_event
 from infra.orchestration import INTERRUPTED
-from infra.processes import marked_processes
 from infra.service_settings import AlertSettings
-from tests.builders import channel_model
 from tests.fleet import ROOT, Up, ended, fill, running, until
 from validation.errors import RetrainError
 from validation.records import Verdict
@@ -29,8 +26,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 SECRET = "s3cr3t-in-the-path"
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-# Long enough for the zombie watch to leave live runs alone, which tell of themselves every 30 s.
-ZOMBIE_SECONDS = 60
+ALERTS = AlertSettings(night_hours=0.005)
 
 
 class Receiver:
@@ -81,8 +77,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ite
         tmp_path_factory.mktemp("up"),
         RETRAIN_UP__GPU_SLOTS="2",
         RETRAIN_ALERTS__WEBHOOK=receiver.url,
-        RETRAIN_ALERTS__ZOMBIE_SECONDS=str(ZOMBIE_SECONDS),
-        RETRAIN_ALERTS__NIGHT_HOURS="0.005",
+        RETRAIN_ALERTS__NIGHT_HOURS=str(ALERTS.night_hours),
     )
     fill(made.store)
     with running(made):
@@ -91,8 +86,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ite
 
 @pytest.fixture(scope="module")
 def first_night(machine: Up) -> dict[str, Any]:
-    """A night by hand: what the button on Prefect's page does."""
+    """A night by hand: what the button on Prefect's page does. Its trainings wait until both are under way."""
+    machine.hold_trainings()
     run = machine.server.create_run("retrain/nightly")
+    until(lambda: machine.training_now() == ["fastai", "keras"])
+    machine.let_trainings_go(waiting=True)
     return ended(machine.server, run["id"])
 
 
@@ -156,12 +154,9 @@ def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
         name: machine.server.runs(deployment=f"train/{name}", states=["COMPLETED"]) for name in ("fastai", "keras")
     }
     assert [len(runs) for runs in trainings.values()] == [1, 1]
-    [fastai], [keras] = trainings.values()
-    assert {run["work_pool_name"] for run in (fastai, keras)} == {"gpu"}
-    # Both are shown under the night, and ran side by side.
-    assert fastai["parent_task_run_id"]
-    assert keras["parent_task_run_id"]
-    assert max(fastai["start_time"], keras["start_time"]) < min(fastai["end_time"], keras["end_time"])
+    for [run] in trainings.values():
+        assert run["work_pool_name"] == "gpu"
+        assert run["parent_task_run_id"]  # shown under the night
     records = [json.loads(p.read_text()) for p in (machine.home / "store/retraining/candidates").glob("*.json")]
     assert {record["device"] for record in records} == {"cpu"}
     told = receiver.alert("promoted")
@@ -199,9 +194,9 @@ def test_a_run_that_is_not_heard_of_is_marked_crashed_and_told(machine: Up, rece
     flow = machine.server.deployment("retrain/nightly")["flow_id"]
     state = {"type": "RUNNING", "name": "Running"}
     run = machine.server.ask("POST", "/flow_runs/", {"flow_id": flow, "name": "a-zombie", "state": state})
-    last = datetime.now(UTC) - timedelta(seconds=ZOMBIE_SECONDS - 3)
     resource = {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "a-zombie"}
-    machine.server.emit("prefect.flow-run.heartbeat", resource, at=last)
+    apply_alerts(machine.server, ALERTS.model_copy(update={"webhook": SecretStr(receiver.url), "zombie_seconds": 10.0}))
+    machine.server.emit("prefect.flow-run.heartbeat", resource)
     assert ended(machine.server, run["id"], 60)["state_type"] == "CRASHED"
     receiver.alert("zombie run", "a-zombie")
     assert "not heard of" in receiver.alert("failed night", "a-zombie")["text"]
@@ -212,9 +207,10 @@ def test_a_night_that_does_not_come_is_told(machine: Up, receiver: Receiver, fir
 
 
 def test_alerts_are_brought_in_line_and_otherwise_left_alone(machine: Up, receiver: Receiver) -> None:
-    same = AlertSettings(webhook=receiver.url, zombie_seconds=ZOMBIE_SECONDS, night_hours=0.005)
+    same = ALERTS.model_copy(update={"webhook": SecretStr(receiver.url)})
+    apply_alerts(machine.server, same)
     assert set(apply_alerts(machine.server, same).values()) == {"unchanged"}
-    stale = machine.server.ask("POST", "/automations/filter", {})[0]
+    stale = definitions(same, None)[0]
     machine.server.ask("POST", "/automations/", {**stale, "name": f"{PREFIX}of an older version"})
     machine.server.ask("POST", "/automations/", {**stale, "name": "somebody else's"})
     done = apply_alerts(machine.server, same.model_copy(update={"night_hours": 30.0}))
@@ -230,21 +226,18 @@ def test_alerts_are_brought_in_line_and_otherwise_left_alone(machine: Up, receiv
 def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it_goes_on(
     machine: Up, first_night: dict[str, Any]
 ) -> None:
-    server, model = machine.server, machine.folder / "model.onnx"
+    server = machine.server
     fill(machine.store, 8, first=100)
-    # A training that reads from a pipe into which nobody writes never ends.
-    model.unlink()
-    os.mkfifo(model)
+    machine.hold_trainings()
     night = server.create_run("retrain/nightly")
-    until(lambda: len(server.runs(deployment="train/fastai", states=["RUNNING"])) == 1)
-    until(lambda: any("train_child" in _command(pid) for pid in marked_processes(machine.mark)))
+    until(machine.training_now)
+    until(lambda: any("train_child" in command for command in machine.processes()))
     _add_what_is_not_in_the_file(machine)
     alerts = server.ask("POST", "/automations/count", {})
     machine.end(signal.SIGKILL)
-    until(lambda: not marked_processes(machine.mark), 20)
+    until(lambda: not machine.processes(), 20)
 
-    model.unlink()
-    model.write_bytes(channel_model())
+    machine.let_trainings_go(waiting=False)
     machine.start()
     assert server.run(night["id"])["state_name"] == INTERRUPTED
     [again] = server.runs(key=f"again-{night['id']}")
@@ -262,7 +255,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
 def test_it_stops_cleanly_and_leaves_no_process_and_no_secret(machine: Up) -> None:
     assert machine.process is not None
     assert machine.end(signal.SIGINT) == 0
-    assert marked_processes(machine.mark) == []
+    assert machine.processes() == []
     assert not machine.server.healthy()
     logs = [machine.folder / "up.log", *(machine.home / "logs").iterdir()]
     assert len(logs) >= 4
@@ -271,13 +264,6 @@ def test_it_stops_cleanly_and_leaves_no_process_and_no_secret(machine: Up) -> No
     shown = machine.run("flows.cli", "settings", "--json")
     assert SECRET not in shown.stdout
     assert "****" in shown.stdout
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
 
 
 def _add_what_is_not_in_the_file(machine: Up) -> None:
