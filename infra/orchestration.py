@@ -35,12 +35,14 @@ class PrefectServer:
         self.url = url.rstrip("/")
         auth = auth or prefect_api_auth()
         user, _, password = (auth or "").partition(":")
+        # No connection is kept: a server that was started again, and the end of a process, find none open.
         # trust_env: a proxy of the surroundings has no business on loopback, and others are Prefect's to configure.
         self._client = httpx.Client(
             base_url=self.url,
             timeout=30,
             auth=(user, password) if auth else None,
             trust_env="127.0.0.1" not in self.url,
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     def ask(self, method: str, path: str, body: Any = None, *, missing: Any = ...) -> Any:

@@ -153,9 +153,10 @@ def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s
     until(lambda: _answers(f"{registry}/health"))
 
     nightly = server.deployment("retrain/nightly")
-    soon = datetime.now(UTC) + timedelta(seconds=5)
+    # Far enough away for the scheduler, which looks at deployments that were just changed every 5 s.
+    soon = datetime.now(UTC) + timedelta(seconds=15)
     schedule = {"interval": 86_400, "anchor_date": soon.isoformat(), "timezone": "UTC"}
-    server.ask("POST", f"/deployments/{nightly['id']}/schedules", [{"slug": "soon", "schedule": schedule}])
+    server.ask("PATCH", f"/deployments/{nightly['id']}", {"schedules": [{"slug": "soon", "schedule": schedule}]})
     [run] = until(lambda: [r for r in server.runs(deployment="retrain/nightly") if _is_due(r, soon)])
     assert "auto-scheduled" in run["tags"]
     run = ended(server, run["id"])
