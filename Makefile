@@ -2,7 +2,7 @@
 # make run CELLS=FOLDER    the same on real cells, <Class>/<name>.png (or a zip; or nlm, the public archive)
 # make test                install, then all tests
 # make check               linter and types
-# make deploy              register the deployments of prefect.yaml with the server that PREFECT_API_URL names
+# make deploy              bring the server that PREFECT_API_URL names in line: deployments, schedules, alerts
 # make lock                resolve all versions again (needs uv)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -40,7 +40,7 @@ check: install
 	$(BIN)/mypy
 
 deploy: install
-	MALARIA_CODE="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
+	MALARIA_CODE="$${MALARIA_CODE:-$(CURDIR)}" $(BIN)/python -m flows.deploy
 
 lock:
 	uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \

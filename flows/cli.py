@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_holdout, cli_registry, show
+from flows import cli_data, cli_holdout, cli_operate, cli_registry, show
 from infra.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError
 from validation.records import Verdict
@@ -28,7 +28,6 @@ app = typer.Typer(
     "1 anything else. Settings come from RETRAIN_... variables and a TOML file: see `retrain settings`.",
 )
 
-cli_holdout.add_to(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
 
@@ -160,9 +159,6 @@ def settings(as_json: AsJson = False) -> None:
         show.settings(current, config_path())
 
 
-cli_registry.add_to(app)
-
-
 def main() -> None:
     """Run the command line; end with one clear line, never a traceback, for anything a user can cause."""
     try:
@@ -240,6 +236,9 @@ def _import(settings: Settings, source: str) -> Any:
 
 
 cli_data.add_to(app, _prepared)
+cli_holdout.add_to(app)
+cli_registry.add_to(app)
+cli_operate.add_to(app)
 
 if __name__ == "__main__":
     main()

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
+from pydantic import Field
 
 from flows.acting import acting
+from flows.announce import announce
 from flows.night import Clock, begin, conclude, finished_night, night_id
-from flows.train import train_elsewhere
+from flows.train import trainings_elsewhere
 from infra.registry import Registry
 from infra.runtime import prepare_environment
 from infra.settings import load_settings
@@ -34,15 +36,27 @@ from validation.records import Candidate, Night, Pack, Snapshot, Split, Start, V
 
 log = logging.getLogger(__name__)
 
+# Said out as a type, so that Prefect refuses another name before there is a run.
+Models = Annotated[list[Literal["fastai", "keras"]], Field(min_length=1)]
+
 
 @flow(name="retrain", validate_parameters=True, log_prints=False)
-def retrain() -> dict[str, Any]:
-    """Run one night with the settings of this machine and return its record (validation.records.Night) as JSON."""
+def retrain(models: Models | None = None) -> dict[str, Any]:
+    """Run one night with the settings of this machine and return its record (validation.records.Night) as JSON.
+
+    Args:
+        models: train only these CNNs tonight; default: those of the settings.
+    """
     settings = load_settings()
+    if models:
+        training = settings.training.model_copy(update={"models": tuple(models)})
+        settings = settings.model_copy(update={"training": training})
     prepare_environment(settings)
     context = Context.open(settings)
     with context.workspace.night_lock():
-        return run_night(context).model_dump(mode="json")
+        night = run_night(context)
+    announce(night)
+    return night.model_dump(mode="json")
 
 
 def run_night(context: Context) -> Night:
@@ -103,14 +117,19 @@ def _train_all(context: Context, split: Split, pack: Pack, clock: Clock) -> tupl
     settings = context.settings
     candidates: list[Candidate] = []
     failed: dict[str, str] = {}
-    where = train_elsewhere if settings.training.where == "deployment" else train_task
-    for model in settings.training.models:
-        spec = train_spec(settings, model, split.id)
-        try:
-            candidates.append(clock.time(f"train {model}", where, context, spec, split, pack))
-        except TrainingFailed as error:
-            log.error("%s", error)
-            failed[model] = error.message
+    specs = [train_spec(settings, model, split.id) for model in settings.training.models]
+    elsewhere = specs if settings.training.where == "deployment" else []
+    with trainings_elsewhere(context, elsewhere) as sent:
+        for spec in specs:
+            name = f"train {spec.model}"
+            try:
+                if spec.model in sent:
+                    candidates.append(clock.time(name, sent[spec.model].result))
+                else:
+                    candidates.append(clock.time(name, train_task, context, spec, split, pack))
+            except TrainingFailed as error:
+                log.error("%s", error)
+                failed[spec.model] = error.message
     if not candidates:
         raise TrainingFailed(
             "no CNN could be trained: " + "; ".join(f"{model}: {why}" for model, why in failed.items()),

@@ -75,6 +75,11 @@ def json_line(value: Any) -> None:
     sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
 
 
+def flush() -> None:
+    """Let what was shown be seen now, by a program at the other end of a pipe too."""
+    sys.stdout.flush()
+
+
 def verdict(night: Night, report: str | None) -> None:
     """Print a night's verdict in one line, its headline numbers, and where its report is."""
     line = Text()

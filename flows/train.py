@@ -1,64 +1,147 @@
 """The training flow: one CNN, on whichever worker takes it, for instance one of the pool ``gpu``.
 
 What travels is names: the worker reads the split from the store, makes the pack on its own disk, and leaves the
-candidate in the store.
+candidate in the store. From the night's side: the trainings are sent to their deployments at the same time and
+awaited; whether they run side by side is the pool's to say (its concurrency limit is the number of GPUs).
 """
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
+from infra.devices import own_gpu
+from infra.orchestration import FINAL, PrefectServer
 from infra.runtime import prepare_environment
-from infra.settings import load_settings
+from infra.settings import load_settings, prefect_api_url
 from tasks.context import Context
 from tasks.pack import pack_task
 from tasks.train import train_task
 from validation.digest import digest
-from validation.errors import TrainingFailed
-from validation.records import Candidate, Pack, Split, TrainSpec
+from validation.errors import RetrainError, TrainingFailed
+from validation.records import Candidate, Split, TrainSpec
 
 log = logging.getLogger(__name__)
 
+POLL_SECONDS = 2.0
+# A training that failed is tried again on the next night; this many failures of the very same one are enough.
+MOST_ATTEMPTS = 50
+TRIES = 2
+
 
 @flow(name="train", validate_parameters=True)
-def train_flow(spec: dict[str, Any]) -> str:
-    """Train the CNN that ``spec`` (validation.records.TrainSpec as JSON) describes; return the candidate's id."""
-    wanted = TrainSpec.model_validate(spec)
+def train_flow(spec: TrainSpec) -> str:
+    """Train the CNN that ``spec`` describes; return the candidate's id."""
     settings = load_settings()
     prepare_environment(settings)
     context = Context.open(settings)
-    split = context.records.load(Split, wanted.split)
-    return train_task(context, wanted, split, pack_task(context, split)).id
+    split = context.records.load(Split, spec.split)
+    with own_gpu(settings.home / "gpus") as gpu:
+        log.info("%s is trained on %s", spec.model, "the CPU" if gpu is None else f"GPU {gpu}")
+        return train_task(context, spec, split, pack_task(context, split)).id
 
 
-def train_elsewhere(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Candidate:
-    """Send a training to its deployment and wait for it.
+@contextmanager
+def trainings_elsewhere(context: Context, specs: list[TrainSpec]) -> Iterator[dict[str, Future[Candidate]]]:
+    """Send trainings to their deployments, all at once; yield a future candidate for each model.
+
+    When the night is stopped before they are done it stops waiting; they go on, and the next night finds them.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(max(1, len(specs)), thread_name_prefix="training") as pool:
+        try:
+            # Each thread gets the flow run's own context, so that Prefect shows the trainings under the night.
+            yield {
+                spec.model: pool.submit(contextvars.copy_context().run, train_elsewhere, context, spec, stop)
+                for spec in specs
+            }
+        finally:
+            stop.set()
+
+
+def train_elsewhere(context: Context, spec: TrainSpec, stop: threading.Event | None = None) -> Candidate:
+    """Send a training to its deployment and wait for it; one that runs already, from a killed night, is awaited.
 
     Raises:
-        TrainingFailed: when it failed, or did not end in time (it may go on: the next night finds what it leaves).
+        TrainingFailed: when it failed, or did not end in time; then it is cancelled.
     """
-    del split, pack
     id_ = digest(spec.model_dump(mode="json"))
     if (stored := context.records.find(Candidate, id_)) is not None:
         return stored
-    name = f"train/{spec.model}"
-    log.info("waiting for a worker to run %s", name)
-    # No idempotency key: Prefect would return a failed run for ever; a finished training is found by its record.
-    run = cast(
-        FlowRun,
-        run_deployment(
-            name=name,
-            parameters={"spec": spec.model_dump(mode="json")},
-            timeout=context.settings.training.deployment_timeout_seconds,
-            as_subflow=True,
-        ),
-    )
-    if run.state is None or not run.state.is_completed():
-        state = run.state.name if run.state else "unknown"
-        raise TrainingFailed(f"the run of {name} is {state}", f"see run {run.name} on Prefect's page")
+    server = PrefectServer(prefect_api_url() or _url_of_this_run())
+    for _ in range(TRIES):
+        run = _running_or_new(server, spec, id_)
+        state = _await(server, run, context.settings.training.deployment_timeout_seconds, stop or threading.Event())
+        if state["type"] != "CRASHED":
+            break  # only a machine that went away is worth a second one
+        log.warning("run %s crashed: %s", run["name"], state["message"])
+    if state["type"] != "COMPLETED":
+        raise TrainingFailed(
+            f"the run of train/{spec.model} is {state['name']}: {state['message'] or 'no reason is known'}",
+            f"see run {run['name']} on Prefect's page",
+        )
     return context.records.load(Candidate, id_)
+
+
+def _running_or_new(server: PrefectServer, spec: TrainSpec, id_: str) -> dict[str, Any]:
+    """Return the run of this very training: the one that is alive, or a new attempt.
+
+    The idempotency key names training and attempt. Without the attempt Prefect would return a failed run for ever.
+    """
+    name = f"train/{spec.model}"
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        key = f"train-{id_}-{attempt}"
+        found = server.runs(key=key)
+        if found and found[0]["state_type"] not in FINAL:
+            log.info("%s is under way already: run %s", name, found[0]["name"])
+            return found[0]
+        if not found:
+            log.info("waiting for a worker to run %s", name)
+            parameters = {"spec": spec.model_dump(mode="json")}
+            made = run_deployment(name, parameters=parameters, timeout=0, idempotency_key=key, as_subflow=True)
+            return server.run(str(cast(FlowRun, made).id))
+    raise TrainingFailed(
+        f"{name} has failed {MOST_ATTEMPTS} times with this very data", "see its runs on Prefect's page"
+    )
+
+
+def _await(server: PrefectServer, run: dict[str, Any], seconds: float, stop: threading.Event) -> dict[str, Any]:
+    """Wait for a run to end and return its state; cancel it when the time is up."""
+    until = time.monotonic() + seconds
+    while not stop.is_set():
+        try:
+            run = server.run(run["id"])
+        except RetrainError as error:
+            # A server that is started again costs nothing but a question.
+            log.warning("%s", error)
+        if run["state_type"] in FINAL:
+            return dict(run["state"])
+        if time.monotonic() > until:
+            server.set_state(run["id"], "CANCELLING", "Cancelling", "the night does not wait any longer")
+            raise TrainingFailed(
+                f"the run {run['name']} did not end within {seconds:g} s and was cancelled",
+                "see RETRAIN_TRAINING__DEPLOYMENT_TIMEOUT_SECONDS; is there a worker of the pool gpu?",
+            )
+        stop.wait(min(POLL_SECONDS, seconds))
+    raise TrainingFailed(f"the night was stopped while it waited for {run['name']}", "run the night again")
+
+
+def _url_of_this_run() -> str:
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url:
+        raise TrainingFailed(
+            "trainings are to run on workers, and there is no Prefect server", "set PREFECT_API_URL, or `retrain up`"
+        )
+    return url

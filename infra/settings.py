@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as Unparsable
 
+from infra.service_settings import AlertSettings, EventSettings, UpSettings
 from validation.digest import digest
 from validation.errors import SettingsError
 from validation.rules import DataRules, GateRules, PromotionRules, Rules, SplitRules
@@ -86,6 +87,9 @@ class Settings(BaseSettings):
     gate: GateRules = GateRules()
     promotion: PromotionRules = PromotionRules()
     training: TrainingSettings = TrainingSettings()
+    up: UpSettings = UpSettings()
+    alerts: AlertSettings = AlertSettings()
+    events: EventSettings = EventSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -148,6 +152,16 @@ def config_path() -> Path:
 def prefect_api_url() -> str | None:
     """Return the Prefect server that the environment names, if any; Prefect's own setting, not one of ours."""
     return os.environ.get("PREFECT_API_URL") or None
+
+
+def prefect_api_auth() -> str | None:
+    """Return ``user:password`` for a Prefect server that asks for them, if the environment names them."""
+    return os.environ.get("PREFECT_API_AUTH_STRING") or None
+
+
+def visible_gpus() -> str | None:
+    """Return which GPUs this process may use, as CUDA is told; None when nothing is said."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def load_settings() -> Settings:

@@ -129,6 +129,9 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> str:
         if "error" in message:
             problem = message["error"]
             continue
+        if "warning" in message:
+            log.warning("%s: %s", spec.model, message["warning"])
+            continue
         epoch = EpochRecord.model_validate(message["epoch"])
         accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
         log.info(
@@ -179,6 +182,7 @@ def _keep(
         train_patients_digest=digest(sorted(set(fitted.patients))),
         versions=result["versions"],
         device=result["device"],
+        batch_size=result.get("batch_size"),
         seconds=result["seconds"],
         peak_memory_mb=result["peak_memory_mb"],
         created_at=datetime.now(UTC),

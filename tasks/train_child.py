@@ -1,7 +1,8 @@
 """The process in which one CNN is trained: ``python -m tasks.train_child PARENT FOLDER``.
 
 FOLDER holds request.json, labels.npy and is given model.onnx, the native weights and, last and whole, result.json.
-Standard output is one JSON object a line: ``{"epoch": ...}``, or ``{"error": ..., "hint": ...}`` before exit 1.
+Standard output is one JSON object a line: ``{"epoch": ...}``, ``{"warning": ...}``, or ``{"error": ..., "hint": ...}``
+before exit 1.
 A process of its own, so that none ever loads both frameworks and all of its memory is given back.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 from infra.files import write_atomic
 from infra.processes import die_with_parent
 from tasks.models import TrainingData, get_model
+from tasks.models.memory import fit_in_memory
 from validation.digest import sha256
 from validation.errors import RetrainError
 from validation.records import EpochRecord
@@ -39,12 +41,16 @@ def main(folder: Path) -> None:
 
     started = time.monotonic()
     try:
-        fit = model.fit(
-            _data(folder, request),
+        fit, recipe = fit_in_memory(
+            lambda recipe: model.fit(
+                _data(folder, request),
+                recipe,
+                seed=request["seed"],
+                folder=folder,
+                on_epoch=lambda epoch: tell({"epoch": epoch.model_dump()}),
+            ),
             model.DefaultRecipe(**request["recipe"]),
-            seed=request["seed"],
-            folder=folder,
-            on_epoch=lambda epoch: tell({"epoch": epoch.model_dump()}),
+            lambda warning: tell({"warning": warning}),
         )
     except RetrainError as error:
         tell({"error": error.message, "hint": error.hint})
@@ -53,6 +59,7 @@ def main(folder: Path) -> None:
         **asdict(fit),
         "onnx": fit.onnx.name,
         "weights": fit.weights.name,
+        "batch_size": recipe.batch_size,
         "history": [EpochRecord.model_dump(epoch) for epoch in fit.history],
         "sha256": {path.name: sha256(path.read_bytes()) for path in (fit.onnx, fit.weights)},
         "seconds": round(time.monotonic() - started, 2),

@@ -24,11 +24,15 @@ from validation.records import EpochRecord
 RECIPE_VERSION = 1
 
 
+class OutOfMemoryError(RuntimeError):
+    """Torch's own, by its name."""
+
+
 class DefaultRecipe(Recipe):
     """``model`` is the path of the model file that the training is to end with."""
 
     model: str = ""
-    behaviour: Literal["good", "chatty", "diverges", "crashes", "killed", "hangs", "silent"] = "good"
+    behaviour: Literal["good", "chatty", "diverges", "crashes", "killed", "hangs", "silent", "large"] = "good"
     epochs: int = 2
     batch_size: int = 8
     learning_rate: float = 1e-3
@@ -46,6 +50,8 @@ def fit(
     )
     for epoch in history:
         on_epoch(epoch)
+    if recipe.behaviour == "large" and recipe.batch_size > 4:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
     if recipe.behaviour == "chatty":
         sys.stdout.write("a framework's own words\n")
         os.write(1, b"\nnot json\n")

@@ -260,6 +260,7 @@ class Candidate(Record):
     seconds: float
     peak_memory_mb: float
     created_at: datetime
+    batch_size: int | None = Field(None, description="what it was fitted with; smaller than asked for: out of memory")
 
 
 class ChampionRef(Record):

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from prefect import Flow
+from prefect.utilities.callables import parameter_schema
+
+from flows.deploy import TAG
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -36,7 +39,27 @@ def test_the_nightly_run_has_a_schedule_with_a_time_zone_and_never_overlaps() ->
     [schedule] = nightly["schedules"]
     assert len(schedule["cron"].split()) == 5
     assert schedule["timezone"]
-    assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+    # Not cancelled: a second night may have been asked for because of cells that the first did not see.
+    assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    # With a slug a schedule is updated in place, and without `active` one that was paused stays so.
+    assert schedule["slug"]
+    assert "active" not in schedule
+
+
+def test_every_deployment_is_marked_as_ours_and_tells_that_it_lives() -> None:
+    for deployment in DEPLOYMENTS:
+        # Only what is marked is removed from a server when it goes from the file (flows/deploy.py).
+        assert deployment["tags"] == [TAG]
+        environment = deployment["work_pool"]["job_variables"]["env"]
+        assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+
+
+def test_the_models_that_can_be_asked_for_are_those_that_there_are() -> None:
+    from tasks.models import model_names
+
+    schema = parameter_schema(flow_of(next(d for d in DEPLOYMENTS if d["name"] == "nightly"))).model_dump()
+    [choice] = [part for part in schema["properties"]["models"]["anyOf"] if part.get("type") == "array"]
+    assert choice["items"]["enum"] == list(model_names())
 
 
 def test_every_model_has_a_training_deployment_on_the_gpu_pool() -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.processes import EVERY_SECONDS
+from infra.processes import EVERY_SECONDS, end_marked, make_mark, marked_processes
 
+ROOT = Path(__file__).parents[2]
 # A module to run: it says who it is, then waits longer than any test.
 CHILD = "import os, sys, time\nprint(os.getpid(), *sys.argv[1:], flush=True)\ntime.sleep(60)\n"
 PARENT = """
@@ -76,6 +77,40 @@ def test_a_child_outlives_the_thread_that_started_it() -> None:
         try:
             time.sleep(3 * EVERY_SECONDS)
             assert child.poll() is None
+        finally:
+            child.kill()
+
+
+def test_what_was_started_in_a_session_of_its_own_ends_when_its_ancestor_is_killed(tmp_path: Path) -> None:
+    """As Prefect's workers start flow runs; the reaper ends what cannot look after itself."""
+    program = """
+import os, subprocess, sys, time
+from infra.services import Services
+from pathlib import Path
+services = Services(Path(sys.argv[1]))
+environment = {**os.environ, "MALARIA_MACHINE": services.mark}
+child = subprocess.Popen([sys.executable, "-m", "waits"], env=environment, start_new_session=True)
+print(child.pid, services._reaper.pid, flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "logs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout
+        lines = {parent.stdout.readline() for _ in range(2)}
+        [numbers] = [line for line in lines if len(line.split()) == 2]
+        parent.send_signal(signal.SIGKILL)
+    for pid in map(int, numbers.split()):
+        assert gone_within(15, pid)
+
+
+def test_a_mark_names_one_process_and_not_the_next_of_its_number() -> None:
+    mark = make_mark(os.getpid())
+    assert mark == make_mark(os.getpid())
+    with subprocess.Popen(["sleep", "60"], env={"MALARIA_MACHINE": mark, "PATH": os.environ["PATH"]}) as child:
+        try:
+            assert marked_processes(mark) == [child.pid]
+            assert marked_processes(mark[:-1]) == []
+            assert end_marked(mark) == []
         finally:
             child.kill()
 

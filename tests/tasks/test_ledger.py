@@ -15,6 +15,7 @@ import pytest
 
 from infra.keys import look_key
 from infra.s3 import S3Store
+from infra.store import FolderStore, MemoryStore
 from tasks.context import Context
 from tasks.evaluate import Contest, evaluate
 from tasks.ledger import read_ledger, take_look

@@ -121,6 +121,14 @@ class TestSpec:
         assert "fastai, keras" in caught.value.hint
 
 
+def test_a_training_without_memory_goes_on_with_half_the_batch(
+    context: Context, prepared: Prepared, red_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    candidate = run(context, prepared, spec_of(prepared, red_model, behaviour="large", batch_size=16))
+    assert (candidate.spec.recipe["batch_size"], candidate.batch_size) == (16, 4)
+    assert "out of memory with batches of 8: again with 4" in caplog.text
+
+
 def test_a_training_becomes_a_candidate(
     context: Context, prepared: Prepared, red_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,26 @@
+"""Tells Prefect how a night ended, as an event that alerts and other people's automations can wait for."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.events import emit_event
+
+from infra.alerts import NIGHT, night_event
+from validation.records import Night
+
+log = logging.getLogger(__name__)
+
+
+def announce(night: Night) -> None:
+    """Emit ``malaria.night.<verdict>``. Nobody hearing it costs the alert, never the night."""
+    told = night.model_dump(mode="json", include={"verdict", "sentence", "decision", "report", "synthetic"})
+    champions = {"champion_before": night.champion_before, "champion_after": night.champion_after}
+    try:
+        emit_event(
+            event=night_event(night.verdict),
+            resource={"prefect.resource.id": NIGHT, "prefect.resource.name": night.verdict.value},
+            payload={**told, **champions, "night": night.id},
+        )
+    except Exception as error:
+        log.warning("the verdict could not be announced: %s", error)

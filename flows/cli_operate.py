@@ -1,0 +1,114 @@
+"""Commands for what runs unattended: ``retrain up``, ``notify``, ``backup``, ``restore``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import show
+from infra.settings import load_settings
+
+log = logging.getLogger(__name__)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(up)
+    app.command()(notify)
+    app.command()(backup)
+    app.command()(restore)
+
+
+def up(as_json: AsJson = False) -> None:
+    """Run everything on this machine: Prefect's server and page, workers, deployments with schedules, alerts.
+
+    It stays until Ctrl-C (or SIGTERM) and then ends all of it. Started again it goes on where it was.
+    """
+    from flows.up import Machine, machine_lock, stopping
+    from infra.runtime import prepare_environment
+
+    settings = load_settings()
+    prepare_environment(settings)
+    show.prepare_logging()
+    with machine_lock(settings.home):
+        stop = stopping()
+        machine = Machine(settings)
+        try:
+            machine.start()
+            addresses = machine.addresses()
+            if as_json:
+                show.json_line(addresses)
+            else:
+                show.facts(addresses)
+            show.flush()
+            log.info("ready; Ctrl-C ends all of it")
+            machine.watch(stop)
+        finally:
+            log.info("stopping")
+            machine.stop()
+    log.info("stopped")
+
+
+def notify(
+    listen: Annotated[
+        bool, typer.Option(help="Stay, and notify whenever the queue of RETRAIN_EVENTS__QUEUE tells of new cells.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say that new cells have arrived: a night begins soon, one for all notices until then.
+
+    Needs a Prefect server with the deployment retrain/nightly (PREFECT_API_URL, or `retrain up` on this machine).
+    """
+    from flows.notify import listen as listen_to
+    from flows.notify import notify as notify_once
+    from flows.notify import server_of
+    from infra.runtime import prepare_environment
+
+    settings = load_settings()
+    prepare_environment(settings)
+    show.prepare_logging()
+    server = server_of(settings)
+    if listen:
+        listen_to(server, settings)
+        return
+    run = notify_once(server, settings)
+    answer = {"run": run["name"], "id": run["id"], "at": run["expected_start_time"]}
+    if as_json:
+        show.json_line(answer)
+    else:
+        show.facts(answer)
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder; it is made.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy what this machine holds (store, registry, Prefect's database, settings) into a folder. Nights may go on."""
+    from infra.backup import back_up
+
+    show.prepare_logging()
+    manifest = back_up(load_settings(), folder)
+    if as_json:
+        show.json_line(manifest)
+    else:
+        show.facts({"made": manifest["made"], **manifest["saved"], "files": len(manifest["files"])})
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What `retrain backup` made.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup back where it came from. What is there has to be moved away first; nothing is overwritten."""
+    from infra.backup import restore as put_back
+
+    show.prepare_logging()
+    manifest = put_back(load_settings(), folder)
+    if as_json:
+        show.json_line(manifest)
+    else:
+        show.facts({"made": manifest["made"], **manifest["saved"]})

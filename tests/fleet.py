@@ -1,0 +1,188 @@
+"""A machine of its own for tests of what runs unattended: a small store, fake CNNs in every process, free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from infra.orchestration import PrefectServer
+from infra.settings import Settings
+from infra.store import FolderStore, Store
+from tests.builders import SIDE, channel_model, plain_cells
+
+ROOT = Path(__file__).parents[1]
+MODELS = ("fastai", "keras")
+# Python reads it when it starts: in every process the two real model modules are the fake one.
+SITE = """
+import importlib.abc, importlib.util, sys
+class FakeCNNs(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("tasks.models.fastai_xresnet", "tasks.models.keras_cnn"):
+            return importlib.util.spec_from_file_location(name, {fake!r})
+sys.meta_path.insert(0, FakeCNNs())
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fill(store: Store, patients: int = 40, *, first: int = 1) -> int:
+    """Put cells of some patients into a store; return how many."""
+    cells = plain_cells(patients, 4, first=first)
+    for key, data in cells.items():
+        store.put(key, data)
+    return len(cells)
+
+
+def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of a process that runs small nights with fake CNNs; nothing of this machine's own."""
+    site = folder / "site"
+    site.mkdir(parents=True, exist_ok=True)
+    (site / "sitecustomize.py").write_text(SITE.format(fake=str(ROOT / "tests" / "fake_cnn.py")))
+    recipes = {name: json.dumps({"model": str(folder / f"{name}.onnx")}) for name in MODELS}
+    for name in MODELS:
+        (folder / f"{name}.onnx").write_bytes(channel_model())
+    ours = {k: v for k, v in os.environ.items() if not k.startswith(("RETRAIN_", "PREFECT_", "MALARIA_", "AWS_"))}
+    return {
+        **ours,
+        "PYTHONPATH": ":".join([str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "RETRAIN_HOME": str(home),
+        "RETRAIN_TRAINING__SIDE": str(SIDE),
+        "RETRAIN_TRAINING__FASTAI": recipes["fastai"],
+        "RETRAIN_TRAINING__KERAS": recipes["keras"],
+        "RETRAIN_DATA__MIN_CELLS_PER_CLASS": "2",
+        "RETRAIN_DATA__MIN_PATIENTS_PER_CLASS": "2",
+        "RETRAIN_GATE__RESAMPLES": "1000",
+        "RETRAIN_GATE__MIN_PATIENTS": "3",
+        "RETRAIN_GATE__MIN_CELLS_PER_CLASS": "5",
+        **settings,
+    }
+
+
+class Up:
+    """``retrain up`` in a process of its own."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.port = free_port()
+        self.environment = fake_environment(folder, self.home, RETRAIN_UP__PORT=str(self.port), **settings)
+        self.server = PrefectServer(f"http://127.0.0.1:{self.port}/api")
+        self.process: subprocess.Popen[str] | None = None
+        self.mark = ""
+
+    @property
+    def store(self) -> FolderStore:
+        (self.home / "store").mkdir(parents=True, exist_ok=True)
+        return FolderStore(self.home / "store")
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(home=self.home, up={"port": self.port})
+
+    def start(self) -> dict[str, str]:
+        """Start it and return what it prints once it is ready."""
+        from infra.processes import make_mark
+
+        with (self.folder / "up.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", "up", "--json"],
+                cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+        self.mark = make_mark(self.process.pid)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, (self.folder / "up.log").read_text()
+        addresses: dict[str, str] = json.loads(line)
+        return addresses
+
+    def hold_trainings(self) -> None:
+        """Let trainings wait in their middle: their model files are pipes into which nobody writes."""
+        for name in MODELS:
+            path = self.folder / f"{name}.onnx"
+            path.unlink()
+            os.mkfifo(path)
+
+    def let_trainings_go(self, *, waiting: bool) -> None:
+        """Give them their model files, through the pipe to those that are waiting."""
+        for name in MODELS:
+            path = self.folder / f"{name}.onnx"
+            if waiting:
+                path.write_bytes(channel_model())
+            path.unlink()
+            path.write_bytes(channel_model())
+
+    def training_now(self) -> list[str]:
+        """Return which trainings run at this moment."""
+        return [name for name in MODELS if self.server.runs(deployment=f"train/{name}", states=["RUNNING"])]
+
+    def processes(self) -> list[str]:
+        """Return the command lines of all that it started and that is still there, and of itself."""
+        from infra.processes import marked_processes
+
+        found = {str(pid): "" for pid in marked_processes(self.mark)}
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if path.parent.name in found or f"reap {self.mark} " in command:
+                    found[path.parent.name] = command
+        return list(found.values())
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        code = self.process.wait(timeout=60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the command line in the same surroundings."""
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT, env={**self.environment, "PREFECT_API_URL": self.server.url},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(machine: Up) -> Iterator[dict[str, str]]:
+    """Have a machine run, and end it whatever happens."""
+    try:
+        yield machine.start()
+    finally:
+        if machine.process is not None and machine.process.poll() is None:
+            machine.end()
+
+
+def until(true: Callable[[], Any], seconds: float = 90.0) -> Any:
+    """Wait until something is true and return it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := true():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds:g} s: {true}")
+
+
+def ended(server: PrefectServer, run: str, seconds: float = 120.0) -> dict[str, Any]:
+    """Wait for a run to end and return it."""
+
+    def look() -> dict[str, Any] | None:
+        found = server.run(run)
+        return found if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    found: dict[str, Any] = until(look, seconds)
+    return found

@@ -1,0 +1,192 @@
+"""The production-like machine of infra/compose.yaml, its very commands run as processes, for one night by its schedule.
+
+Real: PostgreSQL, Prefect's server on it with a password, MLflow's server on it, an S3 server, three workers on two
+pools. Not real: the containers, and the CNNs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import httpx
+import pytest
+import yaml
+
+from infra.orchestration import PrefectServer
+from infra.store import S3Store
+from tests.fleet import MODELS, ROOT, ended, fake_environment, fill, free_port, until
+from tests.services import postgres_server
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())["services"]
+VALUES = {
+    "POSTGRES_PASSWORD": "none",
+    "PREFECT_AUTH": "operator:secret",
+    "S3_USER": "test-key",
+    "S3_PASSWORD": "test-secret",
+    "GPU_SLOTS": "1",
+    "MALARIA_CODE": str(ROOT),
+}
+
+
+class Machine:
+    """The services of the compose file, on this machine's loopback."""
+
+    def __init__(self, folder: Path, places: dict[str, str]) -> None:
+        self.folder = folder
+        self._places = places
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def text(self, value: str) -> str:
+        """Fill in a value as compose does, and put this machine's addresses in place of the network's."""
+        value = re.sub(
+            r"\$\{(\w+)(?::([-?])([^}]*))?\}",
+            lambda found: VALUES.get(found[1], (found[3] or "") if found[2] == "-" else ""),
+            value,
+        )
+        for name, place in self._places.items():
+            value = value.replace(name, place)
+        return value
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        service = COMPOSE[name]
+        home = self.folder / name
+        environment = fake_environment(self.folder, home) | {
+            "PREFECT_HOME": str(home / "prefect"),
+            "PREFECT_UI_STATIC_DIRECTORY": str(home / "prefect" / "ui"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            **{key: self.text(str(value)) for key, value in service["environment"].items()},
+        }
+        program, *arguments = [self.text(word) for word in service["command"]]
+        found = sys.executable if program == "python" else str(Path(sys.executable).parent / program)
+        home.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [found, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.running.append(process)
+        return process
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End everything, the latest first; what does not go is killed with its whole session."""
+        for process in reversed(self.running):
+            process.terminate()
+        for process in reversed(self.running):
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, 9)
+                process.wait()
+
+
+@pytest.fixture
+def s3(moto_endpoint: str, fake_aws: None, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str, str]:
+    """An S3 server with two empty buckets: its address, the cells' bucket, MLflow's. A real one where one is given."""
+    endpoint = os.environ.get("S3_TEST_ENDPOINT") or moto_endpoint
+    if endpoint != moto_endpoint:
+        for name, given in (("AWS_ACCESS_KEY_ID", "S3_TEST_KEY"), ("AWS_SECRET_ACCESS_KEY", "S3_TEST_SECRET")):
+            if given in os.environ:
+                monkeypatch.setenv(name, os.environ[given])
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    buckets = [f"{name}-{uuid.uuid4().hex[:8]}" for name in ("cells", "mlflow")]
+    for bucket in buckets:
+        client.create_bucket(Bucket=bucket)
+    client.close()
+    monkeypatch.setitem(VALUES, "S3_USER", os.environ["AWS_ACCESS_KEY_ID"])
+    monkeypatch.setitem(VALUES, "S3_PASSWORD", os.environ["AWS_SECRET_ACCESS_KEY"])
+    return endpoint, buckets[0], buckets[1]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, s3: tuple[str, str, str]) -> Iterator[Machine]:
+    endpoint, cells, artifacts = s3
+    with postgres_server("prefect", "mlflow") as database:
+        places = {
+            "postgres:5432": urlsplit(database).netloc.rpartition("@")[2],
+            "http://s3:9000": endpoint,
+            "s3://cells": f"s3://{cells}",
+            "s3://mlflow": f"s3://{artifacts}",
+            "prefect:4200": "127.0.0.1:4200",
+            "mlflow:5000": "127.0.0.1:5000",
+            "0.0.0.0": "127.0.0.1",
+            "4200": str(free_port()),
+            "5000": str(free_port()),
+        }
+        made = Machine(tmp_path, places)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s3: tuple[str, str, str]) -> None:
+    endpoint, cells, _ = s3
+    store = S3Store(f"s3://{cells}", endpoint=endpoint)
+    fill(store, 30)
+    machine.start("prefect")
+    machine.start("mlflow")
+    url = machine.text("http://prefect:4200/api")
+    server = PrefectServer(url, auth=VALUES["PREFECT_AUTH"])
+    until(server.healthy)
+    assert httpx.post(f"{url}/flow_runs/filter", json={}, trust_env=False).status_code == 401
+    assert machine.start("deploy").wait(timeout=120) == 0, machine.log("deploy")
+    for worker in ("worker-cpu", "worker-fastai", "worker-keras"):
+        machine.start(worker)
+    registry = machine.text("http://mlflow:5000")
+    until(lambda: _answers(f"{registry}/health"))
+
+    nightly = server.deployment("retrain/nightly")
+    # Far enough away for the scheduler, which looks at deployments that were just changed every 5 s.
+    soon = datetime.now(UTC) + timedelta(seconds=15)
+    schedule = {"interval": 86_400, "anchor_date": soon.isoformat(), "timezone": "UTC"}
+    server.ask("PATCH", f"/deployments/{nightly['id']}", {"schedules": [{"slug": "soon", "schedule": schedule}]})
+    [run] = until(lambda: [r for r in server.runs(deployment="retrain/nightly") if _is_due(r, soon)])
+    assert "auto-scheduled" in run["tags"]
+    run = ended(server, run["id"])
+    assert run["state_name"] == "Completed", machine.log("worker-cpu")[-3000:]
+
+    # Both trainings were the gpu pool's, each by its own worker; with one slot, one after the other.
+    trainings = [found for name in MODELS for found in server.runs(deployment=f"train/{name}")]
+    assert {training["work_pool_name"] for training in trainings} == {"gpu"}
+    assert {training["state_name"] for training in trainings} == {"Completed"}
+    first, second = sorted(trainings, key=lambda training: training["start_time"])
+    assert first["end_time"] <= second["start_time"]
+    for name in MODELS:
+        assert f"{name} epoch" in machine.log(f"worker-{name}")
+    answer = httpx.get(
+        f"{registry}/api/2.0/mlflow/registered-models/alias",
+        params={"name": "malaria-cell", "alias": "champion"},
+        trust_env=False,
+    )
+    assert answer.json()["model_version"]["version"] == "1"
+    kept = [info.key for info in store.list("retraining/")]
+    assert any(key.startswith("retraining/reports/") for key in kept)
+    assert any(key.startswith("retraining/history/") for key in kept)
+
+
+def _is_due(run: dict[str, Any], soon: datetime) -> bool:
+    return abs(datetime.fromisoformat(run["expected_start_time"]) - soon) < timedelta(seconds=2)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,170 @@
+"""Trainings on workers, from the night's side: found again, tried again, waited for, and cancelled; never two of one.
+
+Prefect's server is a fake that keeps runs; the real one is in test_up.py and test_production.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flows import train
+from flows.train import train_elsewhere, trainings_elsewhere
+from infra.orchestration import PrefectServer
+from tasks.context import Context
+from tests.builders import CountingStore, context_over, made_up_candidate
+from validation.digest import digest
+from validation.errors import TrainingFailed, Unreachable
+from validation.records import Candidate, TrainSpec
+
+SPEC = TrainSpec(model="fastai", split="5" * 24, side=16, seed=1, recipe={"epochs": 2}, recipe_version=1)
+ID = digest(SPEC.model_dump(mode="json"))
+
+
+class FakePrefect(PrefectServer):
+    """Keeps runs; ``outcome`` says what becomes of each new one when it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1/api")
+        self.kept: dict[str, dict[str, Any]] = {}
+        self.outcome: Callable[[dict[str, Any]], str] = lambda run: "COMPLETED"
+        self.cancelled: list[str] = []
+        self.away = 0
+
+    def add(self, key: str, state: str) -> dict[str, Any]:
+        self.kept[key] = {"id": key, "name": f"run {key[-1]}", "state_type": state}
+        self._tell(self.kept[key], state)
+        return self.kept[key]
+
+    def _tell(self, run: dict[str, Any], state: str) -> None:
+        run.update(state_type=state, state={"type": state, "name": state.title(), "message": f"it is {state}"})
+
+    def create(self, name: str, *, parameters: dict[str, Any], idempotency_key: str, **options: Any) -> Any:
+        assert name == "train/fastai"
+        assert parameters == {"spec": SPEC.model_dump(mode="json")}
+        assert options == {"timeout": 0, "as_subflow": True}
+        return SimpleNamespace(id=self.add(idempotency_key, "SCHEDULED")["id"])
+
+    def runs(
+        self,
+        *,
+        deployment: str | None = None,
+        states: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        key: str | None = None,
+        limit: int = 200,
+    ) -> list[dict[str, Any]]:
+        return [self.kept[key]] if key in self.kept else []
+
+    def run(self, id_: str) -> dict[str, Any]:
+        run = self.kept[id_]
+        if run["state_type"] != "SCHEDULED" and self.away:
+            self.away -= 1
+            raise Unreachable("started again just now")
+        if run["state_type"] in ("SCHEDULED", "RUNNING"):
+            self._tell(run, "RUNNING" if run["state_type"] == "SCHEDULED" else self.outcome(run))
+        return run
+
+    def set_state(self, run: str, type_: str, name: str, message: str, *, force: bool = False) -> str:
+        self.cancelled.append(run)
+        assert (type_, force) == ("CANCELLING", False)
+        return type_
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
+    made = FakePrefect()
+    monkeypatch.setattr(train, "PrefectServer", lambda url: made)
+    monkeypatch.setattr(train, "run_deployment", made.create)
+    monkeypatch.setattr(train, "POLL_SECONDS", 0.01)
+    monkeypatch.setenv("PREFECT_API_URL", made.url)
+    return made
+
+
+@pytest.fixture
+def context(home: Path, server: FakePrefect) -> Context:
+    """A context; a run that completes has left its candidate."""
+    made = context_over(CountingStore(), home)
+
+    def complete(run: dict[str, Any]) -> str:
+        made.records.save(made_up_candidate(b"model", id_=ID), ID)
+        return "COMPLETED"
+
+    server.outcome = complete
+    return made
+
+
+def test_a_candidate_that_is_there_needs_no_run(server: FakePrefect, context: Context) -> None:
+    context.records.save(made_up_candidate(b"model", id_=ID), ID)
+    assert train_elsewhere(context, SPEC).id == ID
+    assert server.kept == {}
+
+
+def test_a_training_is_sent_once_and_its_candidate_returned(server: FakePrefect, context: Context) -> None:
+    assert train_elsewhere(context, SPEC) == context.records.load(Candidate, ID)
+    assert list(server.kept) == [f"train-{ID}-1"]
+
+
+def test_one_that_runs_since_an_earlier_night_was_killed_is_awaited(server: FakePrefect, context: Context) -> None:
+    server.add(f"train-{ID}-1", "RUNNING")
+    assert train_elsewhere(context, SPEC).id == ID
+    assert list(server.kept) == [f"train-{ID}-1"]
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CRASHED", "CANCELLED", "COMPLETED"])
+def test_one_that_ended_without_a_candidate_is_tried_anew(server: FakePrefect, context: Context, state: str) -> None:
+    server.add(f"train-{ID}-1", state)
+    assert train_elsewhere(context, SPEC).id == ID
+    assert list(server.kept) == [f"train-{ID}-1", f"train-{ID}-2"]
+
+
+def test_one_that_fails_says_why_and_is_not_tried_again_tonight(server: FakePrefect, context: Context) -> None:
+    server.outcome = lambda run: "FAILED"
+    with pytest.raises(TrainingFailed, match="train/fastai is Failed: it is FAILED"):
+        train_elsewhere(context, SPEC)
+    assert len(server.kept) == 1
+
+
+def test_one_whose_machine_went_away_gets_a_second_and_no_third(server: FakePrefect, context: Context) -> None:
+    server.outcome = lambda run: "CRASHED"
+    with pytest.raises(TrainingFailed, match="Crashed"):
+        train_elsewhere(context, SPEC)
+    assert len(server.kept) == 2
+
+
+def test_one_that_takes_too_long_is_cancelled(server: FakePrefect, home: Path) -> None:
+    context = context_over(CountingStore(), home, training={"deployment_timeout_seconds": 0.05})
+    server.outcome = lambda run: "RUNNING"
+    with pytest.raises(TrainingFailed, match="cancelled") as caught:
+        train_elsewhere(context, SPEC)
+    assert server.cancelled == [f"train-{ID}-1"]
+    assert "DEPLOYMENT_TIMEOUT" in caught.value.hint
+
+
+def test_a_server_that_is_started_again_meanwhile_costs_nothing(server: FakePrefect, context: Context) -> None:
+    server.away = 3
+    assert train_elsewhere(context, SPEC).id == ID
+
+
+def test_a_night_that_is_stopped_does_not_wait_and_cancels_nothing(server: FakePrefect, home: Path) -> None:
+    context = context_over(CountingStore(), home)
+    server.outcome = lambda run: "RUNNING"
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), trainings_elsewhere(context, [SPEC]) as sent:
+        raise KeyboardInterrupt
+    with pytest.raises(TrainingFailed, match="stopped"):
+        sent["fastai"].result()
+    assert server.cancelled == []
+    assert threading.active_count() == before
+
+
+def test_without_a_server_it_says_what_to_do(home: Path, server: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL")
+    monkeypatch.setattr("prefect.settings.get_current_settings", lambda: SimpleNamespace(api=SimpleNamespace(url=None)))
+    with pytest.raises(TrainingFailed, match="no Prefect server"):
+        train_elsewhere(context_over(CountingStore(), home), SPEC)
