@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import ParamSpec, TypeVar
 
 from infra.keys import SYNTHETIC_MARK
+from infra.machine import forget_peak_memory, hardware, peak_memory_mb, revision, versions
 from infra.registry import Registry
 from tasks.context import Context
 from tasks.report import report, report_path
@@ -38,14 +39,18 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.memory_mb: dict[str, float] = {}
 
     def time(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one stage and note its seconds."""
+        """Run one stage and note its seconds and this process's peak memory."""
         started = time.monotonic()
+        forget_peak_memory()
         try:
             return function(*args, **kwargs)
         finally:
             self.seconds[name] = round(time.monotonic() - started, 2)
+            if (peak := peak_memory_mb()) is not None:
+                self.memory_mb[name] = peak
             log.info("%s: %.1f s", name, self.seconds[name])
 
 
@@ -133,6 +138,10 @@ def conclude(
         report=str(report_path(context, decision.id)),
         synthetic=context.store.exists(SYNTHETIC_MARK),
         settings=context.settings.printable(),
+        memory_mb=dict(clock.memory_mb),
+        revision=revision(),
+        hardware=hardware(),
+        versions=versions(),
         started_at=start.started_at,
         finished_at=datetime.now(UTC),
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import pandas as pd
+
 from infra.files import write_atomic
 from infra.keys import report_key
 from tasks.context import Context
+from tasks.report_exhibits import exhibits
 from tasks.report_page import ReportInputs, render_report
 from tasks.stage import stage
 from validation.errors import ObjectMissing, UsageError
@@ -63,27 +66,36 @@ def _inputs(context: Context, night: Night) -> ReportInputs:
     records = context.records
     decision = records.load(Decision, night.decision or "")
     evaluation = records.load(Evaluation, decision.evaluation) if decision.evaluation else None
+    predictions = records.load_table(evaluation.predictions) if evaluation else None
+    candidates = tuple(records.load(Candidate, id_) for id_ in decision.candidates)
+    validation = records.load(ValidationResult, decision.validation)
+    shown = exhibits(context, decision, evaluation, predictions, candidates)
     before = decision.champion_before
     # A page cannot show how long it took to be built, or building it again would give another one.
-    seconds = {stage: value for stage, value in night.seconds.items() if stage != "report"}
+    spent = {name: {k: v for k, v in getattr(night, name).items() if k != "report"} for name in ("seconds", "memory_mb")}
     return ReportInputs(
-        night=night.model_copy(update={"seconds": seconds}),
+        night=night.model_copy(update=spent),
         decision=decision,
         snapshot=records.load(Snapshot, decision.snapshot),
-        validation=records.load(ValidationResult, decision.validation),
+        validation=validation,
         split=records.load(Split, decision.split) if decision.split else None,
-        candidates=tuple(records.load(Candidate, id_) for id_ in decision.candidates),
+        candidates=candidates,
         evaluation=evaluation,
-        predictions=records.load_table(evaluation.predictions) if evaluation else None,
+        predictions=predictions,
         champion_candidate=records.find(Candidate, before.candidate) if before else None,
-        commands={
-            "See the champion": "retrain champion",
-            "Score images with it": "retrain predict IMAGE.png",
-            "Show this report again": f"retrain report {decision.id}",
-            "Run the next night": "retrain run",
-        },
         settings=night.settings,
+        facts=_facts(context, validation, predictions),
+        exhibits=shown,
+        cells=records.load_table(shown.cells),
     )
+
+
+def _facts(context: Context, validation: ValidationResult, predictions: pd.DataFrame | None) -> pd.DataFrame | None:
+    """What was measured of the holdout cells; nothing when the holdout was not looked at."""
+    if predictions is None:
+        return None
+    facts = context.records.load_table(validation.facts)[["key", "brightness"]]
+    return facts[facts["key"].isin(set(predictions["key"]))]
 
 
 report_task = stage(report)

@@ -53,6 +53,7 @@ def main(folder: Path) -> None:
         **asdict(fit),
         "onnx": fit.onnx.name,
         "weights": fit.weights.name,
+        "batch": fit.batch.name if fit.batch else None,
         "history": [EpochRecord.model_dump(epoch) for epoch in fit.history],
         "sha256": {path.name: sha256(path.read_bytes()) for path in (fit.onnx, fit.weights)},
         "seconds": round(time.monotonic() - started, 2),
