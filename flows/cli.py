@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import show
+from flows import cli_report, show
 from infra.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError
 from validation.records import Verdict
@@ -149,6 +149,9 @@ def settings(as_json: AsJson = False) -> None:
         show.json_line(current.printable())
     else:
         show.settings(current, config_path())
+
+
+cli_report.add_to(app)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from infra.keys import SYNTHETIC_MARK
 from infra.machine import forget_peak_memory, hardware, peak_memory_mb, revision, versions
 from infra.registry import Registry
 from tasks.context import Context
-from tasks.report import report, report_path
+from tasks.report import report, report_again, report_path
 from tasks.specs import train_spec
 from validation.digest import digest
 from validation.records import (
@@ -85,7 +85,7 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: Clock)
         report(context, before)
     if before.verdict is Verdict.INVALID_DATA:
         return before.model_copy(update={"seconds": clock.seconds})
-    return before.model_copy(
+    night = before.model_copy(
         update={
             "verdict": Verdict.NOTHING_NEW,
             "sentence": f"Nothing new since {before.finished_at:%Y-%m-%d %H:%M} UTC (then: {before.verdict.value})",
@@ -97,6 +97,7 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: Clock)
             "finished_at": datetime.now(UTC),
         }
     )
+    return night.model_copy(update={"report": str(report_again(context, night))})
 
 
 def conclude(

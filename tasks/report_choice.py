@@ -85,4 +85,5 @@ def choose_new(rows: pd.DataFrame, before: pd.DataFrame | None, salt: str, each:
     fresh = [pair not in known for pair in zip(rows["key"], rows["sha256"], strict=True)]
     new = rows[np.array(fresh, dtype=bool) & (rows["sha256"] != "").to_numpy()]
     drawn = new.assign(order=new["sha256"].map(lambda sha256: digest(salt, sha256))).sort_values(["order", "key"])
-    return drawn.groupby("label", sort=True).head(each).drop(columns="order").assign(gallery="new"), len(new)
+    sample = drawn.groupby("label", sort=True).head(each).sort_values("label", kind="stable")
+    return sample.drop(columns="order").assign(gallery="new"), len(new)

@@ -37,7 +37,9 @@ def visible(text: str) -> Iterator[str]:
 
 
 # Signatures of presigned links and tokens, passwords in addresses, AWS's own key names: never for a page.
-_QUERY = re.compile(r"(?i)([?&](?:x-amz-[a-z-]+|signature|sig|awsaccesskeyid|[a-z_-]*(?:token|password|secret))=)[^&\s\"'<>]+")
+_QUERY = re.compile(
+    r"(?i)([?&](?:x-amz-[a-z-]+|signature|sig|awsaccesskeyid|[a-z_-]*(?:token|password|secret))=)[^&\s\"'<>]+"
+)
 _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a report as the page lays them out: each drawn once, used wherever it is shown, told in words. Pure."""
+"""The pictures of a report as the page lays them out: each defined once, told in words. Pure."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _ABOUT = {
     "mistakes": ("Most confident mistakes", "The challenger's, furthest from its threshold first."),
     "disputes": (
         "Label disputes",
-        "Every model gives the filed class less than one chance in ten. One of them is wrong: the models, or the label. "
+        "Every model gives the filed class less than one chance in ten: either they are wrong, or the label is. "
         "A list for a person to review; no label is ever changed by this project.",
     ),
     "heat": (
@@ -79,7 +79,7 @@ _ABOUT = {
     ),
     "right": ("A sample of what is right", "Drawn at random from the challenger's right calls."),
     "wrong": ("A sample of what is wrong", "Drawn at random from the challenger's mistakes."),
-    "new": ("New tonight", "Drawn at random from the cells that the snapshot before did not hold, by the class they are filed under."),
+    "new": ("New tonight", "Drawn at random from what the snapshot before did not hold, by filed class."),
     "batch": (
         "A training batch as the CNN saw it",
         "Cells of the first batch after padding, resizing and augmentation: turned, mirrored, stain varied. "
@@ -158,7 +158,9 @@ def told(cell: Cell) -> str:
     """What a reader who cannot see the picture is told."""
     filed = f"Cell filed as {cell.label}" if cell.label else "Image"
     scores = ", ".join(f"{role} {value:.2f}" for role, value in cell.scores)
-    return f"{filed}; probability of {POSITIVE}: {scores}" if scores else f"{filed}{'; ' + cell.note if cell.note else ''}"
+    return (
+        f"{filed}; probability of {POSITIVE}: {scores}" if scores else f"{filed}{'; ' + cell.note if cell.note else ''}"
+    )
 
 
 def amount(gallery: Gallery) -> str:

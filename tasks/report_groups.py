@@ -57,7 +57,7 @@ def _tallied(r: ReportInputs, column: str, groups: dict[str, str] | None = None)
         "champion": (table["champion"] >= theirs.threshold) != infected if theirs is not None else False,
     })  # fmt: skip
     sums = counted.groupby("group", sort=True).sum().astype(int).reset_index()
-    rows: list[dict[str, Any]] = sums.to_dict("records")
+    rows = [{str(name): value for name, value in row.items()} for row in sums.to_dict("records")]
     for row in rows:
         row["mistakes"] = row["missed"] + row["false_alarms"]
         row["accuracy"] = 1 - row["mistakes"] / row["cells"]

@@ -54,7 +54,10 @@ def draw_heat(image: RGB, effect: Floats, size: int) -> RGB:
     """
     cell = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
     heat = Image.fromarray(_spread(effect, image.shape[0]).astype(np.float32), mode="F")
-    strength = np.asarray(heat.resize((size, size), Image.Resampling.BILINEAR)) / FULL
+    # Down to about one point a step and up again: without the edges of the covers.
+    points = round(1.5 / STEP)
+    heat = heat.resize((points, points), Image.Resampling.BOX)
+    strength = np.asarray(heat.resize((size, size), Image.Resampling.BICUBIC)) / FULL
     grey = np.repeat(cell.mean(axis=2, keepdims=True), 3, axis=2)
     colour = np.where(strength[..., np.newaxis] > 0, SUPPORTS, OPPOSES)
     blend = np.clip(np.abs(strength), 0, 0.75)[..., np.newaxis] * (cell.max(axis=2, keepdims=True) > 0)

@@ -1,8 +1,8 @@
 """The promotion report: from a night's records to one self-contained HTML page. Pure: no file is read but the template.
 
-What carries the verdict in words is in ``report_words``, ``report_sure`` and ``report_commands``; the models side by side
-in ``report_models``; drawings in ``report_plots`` and ``report_trends``; pictures in ``report_gallery``; how text and
-numbers are printed in ``report_format``; the layout in the templates, ``report.html.j2`` first.
+What carries the verdict in words is in ``report_lead``, ``report_words``, ``report_sure`` and ``report_commands``; the
+models side by side in ``report_models``; drawings in ``report_plots`` and ``report_trends``; pictures in
+``report_gallery``; how text and numbers are printed in ``report_format``; the layout in ``report.html.j2``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tasks import report_plots as plots
 from tasks.report_commands import answer
 from tasks.report_format import NO_CELLS, count, level
 from tasks.report_groups import stain_groups, worst_patients
+from tasks.report_lead import lead
 from tasks.report_models import Model, models_on_holdout
 from tasks.report_sure import how_sure
 from tasks.report_svg import TITLES, comparison_strip, interval_strip
@@ -102,6 +103,7 @@ def render_report(inputs: ReportInputs) -> str:
         e=inputs.evaluation,
         x=inputs.exhibits,
         difference_level=_difference_level(inputs.evaluation),
+        lead=lead(inputs),
         why=" ".join(why(inputs)),
         sure=" ".join(how_sure(inputs)),
         outlook=outlook(inputs),

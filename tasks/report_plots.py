@@ -123,7 +123,7 @@ def score_plot(scores: Scores) -> str | None:
         drawing, axes = figure(2, top=0.93, hspace=0.28)
         for axis, (label, of_class, wrong, mistake) in zip(axes, panels, strict=True):
             _panel(axis, scores, edges, of_class, wrong)
-            title = f"{label}: {of_class.sum():,} cells, {(of_class & wrong).sum():,} {mistake}"
+            title = f"{TITLES[scores.role]} · {label}: {of_class.sum():,} cells, {(of_class & wrong).sum():,} {mistake}"
             axis.set_title(title, fontsize=11, loc="left")
         axes[1].set_xlabel(f"Probability of {POSITIVE}; dashed: threshold {scores.threshold:.3f}")
         drawing.supylabel("Cells (logarithmic)", fontsize=11, x=0.01)

@@ -57,21 +57,23 @@ def _risk(r: ReportInputs, e: Evaluation) -> list[str]:
     )
     if r.exhibits is None:
         return [f"{night}, by the design of the tests."]
-    allowed = f"{_percent(r.exhibits.error_budget)} for all {r.exhibits.looks} looks at these holdout patients together"
-    spent = sum(look.spent > 0 for look in r.exhibits.ledger)
-    return [f"{night}, by the design of the tests; {allowed}, of which this is the {_ordinal(spent)}."]
+    number = sum(look.spent > 0 for look in r.exhibits.ledger)
+    share_of = (
+        f"this is look {number} of the {r.exhibits.looks} that share a risk of {_percent(r.exhibits.error_budget)}"
+    )
+    return [f"{night}, by the design of the tests: {share_of}."]
 
 
 def _difference(r: ReportInputs) -> list[str]:
     gate = next((g for g in r.decision.gates if g.name == "superior balanced accuracy"), None)
     if gate is None or gate.low is None or gate.high is None or gate.level is None:
         return []
-    return [f"At that level balanced accuracy changes by {_points(gate)}: {_reading(gate)}."]
+    return [f"At that level the change in balanced accuracy is {_points(gate)}: {_reading(gate)}."]
 
 
 def _points(gate: Gate) -> str:
     low, high = (f"{100 * (end or 0.0):+.1f}".replace("-", "−") for end in (gate.low, gate.high))
-    return f"{low} to {high} points"
+    return f"between {low} and {high} points"
 
 
 def _reading(gate: Gate) -> str:
@@ -94,8 +96,3 @@ def _power(r: ReportInputs) -> list[str]:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.2g}%"
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"

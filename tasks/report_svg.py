@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal
 
@@ -148,3 +149,24 @@ def comparison_strip(ours: Interval | None, theirs: Interval | None, start: floa
         parts.append(f'<path class="whisker theirs" d="M{at(theirs.low)} 15H{at(theirs.high)}"/>')
         parts.append(f'<rect class="theirs" x="{round(at(theirs.value) - 3.5, 1)}" y="11.5" width="7" height="7"/>')
     return "".join(parts) + "</svg>"
+
+
+def sparkline(values: Sequence[float | None], marked: Sequence[bool]) -> str:
+    """A small line of ``values`` (0 to 1) over time, a dot where ``marked``; empty for fewer than two numbers."""
+    known = [(place, value) for place, value in enumerate(values) if value is not None]
+    if len(known) < 2:
+        return ""
+    low, high = min(value for _, value in known), max(value for _, value in known)
+    span, last = high - low or 1.0, max(1, len(values) - 1)
+
+    def at(place: int, value: float) -> tuple[float, float]:
+        return round(4 + 132 * place / last, 1), round(28 - 24 * (value - low) / span, 1)
+
+    points = [at(place, value) for place, value in known]
+    line = "M" + "L".join(f"{x} {y}" for x, y in points)
+    dots = [
+        f'<circle cx="{x}" cy="{y}" r="2.6"/>'
+        for (x, y), (place, _) in zip(points, known, strict=True)
+        if marked[place]
+    ]
+    return f'<svg class="spark" viewBox="0 0 140 32" aria-hidden="true"><path d="{line}"/>{"".join(dots)}</svg>'

@@ -97,8 +97,12 @@ def champion_plot(nights: Sequence[PastNight]) -> str | None:
                 axes.axvline(index, color=LINE, linewidth=6, zorder=0)
         step = max(1, math.ceil(len(nights) / 5))
         places = list(range(0, len(nights), step))
-        axes.set_xticks(places, [f"{nights[i].at:%Y-%m-%d}" for i in places], fontsize=9)
-        axes.set(xlim=(-0.5, len(nights) - 0.5), xlabel="Night of the look", ylabel="Holdout cells called right (%)")
+        # Two looks on one day, by hand, are told apart by the hour.
+        form = "%m-%d %H:%M" if len({night.at.date() for night in nights}) < len(nights) else "%Y-%m-%d"
+        axes.set_xticks(places, [f"{nights[i].at:{form}}" for i in places], fontsize=9)
+        axes.set(
+            xlim=(-0.5, len(nights) - 0.5), xlabel="Look at the holdout (UTC)", ylabel="Holdout cells called right (%)"
+        )
         axes.grid(True, axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1.0), borderaxespad=0.2, ncols=3, columnspacing=1.0,
                     handlelength=1.6, fontsize=9.5)  # fmt: skip

@@ -97,7 +97,7 @@ def _equal_mass(probabilities: Floats) -> list[npt.NDArray[np.bool_]]:
 
 
 def _by_patient(scored: Scored, values: Floats) -> Floats:
-    sums: Floats = np.bincount(scored.patients, weights=values, minlength=scored.count)
+    sums: Floats = np.bincount(scored.patients, weights=values, minlength=scored.count).astype(np.float64)
     return sums
 
 

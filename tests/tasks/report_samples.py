@@ -310,10 +310,6 @@ def full_inputs(verdict: Verdict = Verdict.PROMOTED, **changed: Any) -> ReportIn
         ),
         predictions=table,
         champion_candidate=candidate("keras", "c0" * 32, 0.94),
-        commands={
-            "Roll back to version 7": 'retrain rollback 7 --why "..."',
-            "Build this page again": f"retrain report {'9' * 12}",
-        },
         settings={"RETRAIN_STORE": "s3://cells/night", "RETRAIN_SEED": "42", "RETRAIN_SECRET": "********"},
     )
 

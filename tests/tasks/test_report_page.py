@@ -275,7 +275,7 @@ def test_hostile_names_are_text_and_short() -> None:
     made = full_inputs(failed_trainings={HOSTILE: HOSTILE * 10_000}, generation=HOSTILE, sentence=HOSTILE)
     found = made.validation.model_copy(update={"examples": (odd,), "reasons": {HOSTILE: 1}})
     named = {HOSTILE: HOSTILE}
-    page = render_report(replace(made, predictions=table, validation=found, settings=named, commands=named))
+    page = render_report(replace(made, predictions=table, validation=found, settings=named))
     outline = Outline()
     outline.feed(page)
     assert not outline.tags & {"script", "img"}
