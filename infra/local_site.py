@@ -100,7 +100,7 @@ def _handler(read: Read) -> type[BaseHTTPRequestHandler]:
             if with_body:
                 self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:  # type: ignore[override]
+        def log_message(self, *_: object) -> None:
             """Stay quiet: a page that was read is no news."""
 
     return Handler

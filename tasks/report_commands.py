@@ -50,8 +50,8 @@ def answer(r: ReportInputs) -> Answer:
             return _unusable(r)
         case Verdict.INVALID_DATA:
             sentence = (
-                "Mend the data in the bucket, or change the setting that a check names under Data (`retrain settings` "
-                "lists all of them); then run the night again. The champion goes on meanwhile."
+                "Mend the data in the bucket, or change the setting that stands behind a check (retrain settings lists "
+                "them all); then run the night again. The champion goes on meanwhile."
             )
             return Answer("What to do", sentence, (_RUN,))
         case Verdict.NOTHING_NEW:

@@ -8,6 +8,7 @@ models side by side in ``report_models``; drawings in ``report_plots`` and ``rep
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def render_report(inputs: ReportInputs) -> str:
     ) + "\n"  # fmt: skip
 
 
+@cache
 def page_environment() -> Environment:
     """Return the templates' surroundings: everything escaped, everything from outside made visible and short."""
     environment = Environment(

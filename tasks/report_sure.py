@@ -17,6 +17,8 @@ def how_sure(r: ReportInputs) -> list[str]:
         return [_without_a_look(r)]
     if not r.has_champion:
         return _alone(r.evaluation)
+    if any(not gate.passed for gate in r.decision.gates if gate.name.startswith("holdout ")):
+        return ["On so few patients or cells no interval can be trusted, whatever it says: nothing is decided."]
     return [*_risk(r, r.evaluation), *_difference(r), *_power(r)]
 
 

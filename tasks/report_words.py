@@ -50,7 +50,7 @@ def _why_invalid(r: ReportInputs) -> list[str]:
 def _why_unusable(r: ReportInputs) -> list[str]:
     problem = r.decision.champion_problem or "no reason was recorded"
     return [
-        f"{r.champion_name} could not be loaded or scored: {problem}.",
+        f"{r.champion_name[:1].upper()}{r.champion_name[1:]} could not be loaded or scored: {problem}.",
         "A champion that cannot be scored counts as beaten by nobody: "
         "nothing was promoted, and the holdout was not looked at.",
         "Repair it, or roll back to a version that works.",
