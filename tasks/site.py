@@ -112,6 +112,7 @@ def render_index(found: list[Entry]) -> str:
         entries=found,
         headlines=HEADLINES,
         sparklines={name: Markup(svg) for name, svg in lines.items()},  # noqa: S704 - drawn from numbers
+        latest={name: next((v for e in found if (v := e.night.metrics.get(name))), None) for name, _ in HEADLINES},
         verdicts=sorted({entry.night.verdict.value for entry in found}),
         models=sorted({entry.night.challenger_model for entry in found if entry.night.challenger_model}),
         champion=next((night.champion_after for night in reversed(oldest_first) if night.champion_after), None),

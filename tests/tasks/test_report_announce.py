@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from tasks.report_announce import KEY, LINK_KEY, announce, markdown
 from tests.builders import CountingStore, context_over
 from tests.tasks.test_report_page import HOSTILE
 from tests.tasks.test_site import a_night
-from validation.records import Verdict
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +38,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.undo()
 
 
+NIGHTS = """
+import sys
+from pathlib import Path
+from prefect import flow
+from tasks.report_announce import announce_task
+from tests.builders import CountingStore, context_over
+from tests.tasks.test_site import a_night
+from validation.records import Verdict
+
+@flow(name="nights")
+def nights():
+    for number, verdict in enumerate((Verdict.KEPT, Verdict.PROMOTED), start=1):
+        announce_task(context_over(CountingStore(), Path(sys.argv[1])), a_night(number, verdict))
+
+nights()
+"""
+
+
 @pytest.mark.server
 def test_each_night_is_another_version_under_one_key(server: str, tmp_path: Path) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    context = context_over(CountingStore(), tmp_path)
-    with temporary_settings({PREFECT_API_URL: server}):
-        for number, verdict in enumerate((Verdict.KEPT, Verdict.PROMOTED), start=1):
-            announce(context, a_night(number, verdict))
+    # A process of its own, as a night is: Prefect reads its surroundings once, and keeps its connections.
+    surroundings = {**os.environ, "PREFECT_API_URL": server, "RETRAIN_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=120)
     latest = httpx.get(f"{server}/artifacts/{KEY}/latest", trust_env=False).json()
     assert latest["type"] == "markdown"
     assert "## Promoted" in latest["data"]
@@ -52,6 +70,7 @@ def test_each_night_is_another_version_under_one_key(server: str, tmp_path: Path
     assert f"retraining/reports/{'d2' * 6}.html" in link["data"]
 
 
+@pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")
 def test_a_server_that_is_away_costs_the_night_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 

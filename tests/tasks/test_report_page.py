@@ -352,7 +352,7 @@ def test_shorten_bounds_what_is_spelled_out() -> None:
 def test_the_synthetic_banner_stands_on_synthetic_nights_only(pages: dict[str, str]) -> None:
     words = "Trained on synthetic cells: not a diagnostic model"
     assert words not in text_of(pages["promoted"])
-    assert words in text_of(render_report(full_inputs(synthetic=True)))
+    assert words in text_of(render_report(not_looked(Verdict.KEPT, synthetic=True)))
 
 
 def test_the_other_cnn_stands_beside_the_two_only_where_it_was_scored(pages: dict[str, str]) -> None:
@@ -418,11 +418,11 @@ def test_the_ledger_is_shown_with_what_is_left(pages: dict[str, str]) -> None:
     assert "The ledger: 0.0042 of 0.0500 spent, 2 of 24 looks" in text_of(pages["promoted"])
 
 
-def test_the_data_docs_are_linked_where_there_are_any() -> None:
+def test_the_data_docs_are_linked_where_there_are_any(pages: dict[str, str]) -> None:
     docs = "retraining/validations/abc.docs/index.html"
-    page = render_report(replace(full_inputs(), data_docs=docs))
+    page = render_report(replace(invalid(), data_docs=docs))
     assert 'href="../validations/abc.docs/index.html"' in page
-    assert "Data Docs" not in render_report(full_inputs())
+    assert "Data Docs" not in pages["invalid data"]
 
 
 SECRETS = (
@@ -434,7 +434,7 @@ SECRETS = (
 
 def test_nothing_secret_reaches_a_page() -> None:
     problem = f"could not be fetched: {' '.join(SECRETS)}"
-    made = full_inputs(Verdict.KEPT, champion_problem=problem, failed_trainings={"keras": problem}, sentence=problem)
+    made = not_looked(Verdict.KEPT, champion_problem=problem, failed_trainings={"keras": problem}, sentence=problem)
     page = render_report(replace(made, settings={"store": SECRETS[0], "store_endpoint": SECRETS[1]}))
     for secret in ("hunter2", "0123abcd", "AKIAABCDEFGHIJKLMNOP", "verysecret"):
         assert secret not in page
@@ -442,7 +442,7 @@ def test_nothing_secret_reaches_a_page() -> None:
 
 
 def test_one_failed_training_is_told_before_the_reasons() -> None:
-    made = full_inputs(failed_trainings={"keras": "its worker was killed"}, candidates=("a" * 64,))
+    made = not_looked(Verdict.KEPT, failed_trainings={"keras": "its worker was killed"}, candidates=("a" * 64,))
     text = text_of(render_report(replace(made, candidates=made.candidates[:1])))
     assert text.index("The keras training ended without a model its worker was killed") < text.index("Why")
 
@@ -478,7 +478,7 @@ def test_nothing_is_promised_without_a_look() -> None:
 
 
 def test_a_training_without_a_single_number_is_told() -> None:
-    made = full_inputs()
+    made = not_looked(Verdict.KEPT)
     broken = tuple(e.model_copy(update={"valid_loss": float("nan")}) for e in made.candidates[1].history)
     odd = made.candidates[1].model_copy(update={"history": broken})
     text = text_of(render_report(replace(made, candidates=(made.candidates[0], odd))))
