@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_holdout, cli_operate, cli_registry, show
+from flows import cli_data, cli_holdout, cli_operate, cli_registry, cli_report, show
 from infra.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError
 from validation.records import Verdict
@@ -238,6 +238,7 @@ def _import(settings: Settings, source: str) -> Any:
 cli_data.add_to(app, _prepared)
 cli_holdout.add_to(app)
 cli_registry.add_to(app)
+cli_report.add_to(app)
 cli_operate.add_to(app)
 
 if __name__ == "__main__":

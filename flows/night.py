@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import ParamSpec, TypeVar
 
 from infra.keys import SYNTHETIC_MARK
+from infra.machine import forget_peak_memory, hardware, peak_memory_mb, revision, versions
 from infra.registry import Registry
 from tasks.context import Context
 from tasks.generations import current_generation
-from tasks.report import report, report_path
+from tasks.report import report, report_again, report_path
 from tasks.specs import train_spec
 from validation.digest import digest
 from validation.records import (
@@ -39,14 +40,18 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.memory_mb: dict[str, float] = {}
 
     def time(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one stage and note its seconds."""
+        """Run one stage and note its seconds and this process's peak memory."""
         started = time.monotonic()
+        forget_peak_memory()
         try:
             return function(*args, **kwargs)
         finally:
             self.seconds[name] = round(time.monotonic() - started, 2)
+            if (peak := peak_memory_mb()) is not None:
+                self.memory_mb[name] = peak
             log.info("%s: %.1f s", name, self.seconds[name])
 
 
@@ -86,7 +91,7 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: Clock)
         report(context, before)
     if before.verdict is Verdict.INVALID_DATA:
         return before.model_copy(update={"seconds": clock.seconds})
-    return before.model_copy(
+    night = before.model_copy(
         update={
             "verdict": Verdict.NOTHING_NEW,
             "sentence": f"Nothing new since {before.finished_at:%Y-%m-%d %H:%M} UTC (then: {before.verdict.value})",
@@ -98,6 +103,7 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: Clock)
             "finished_at": datetime.now(UTC),
         }
     )
+    return night.model_copy(update={"report": str(report_again(context, night))})
 
 
 def conclude(
@@ -139,6 +145,10 @@ def conclude(
         report=str(report_path(context, decision.id)),
         synthetic=context.store.exists(SYNTHETIC_MARK),
         settings=context.settings.printable(),
+        memory_mb=dict(clock.memory_mb),
+        revision=revision(),
+        hardware=hardware(),
+        versions=versions(),
         started_at=start.started_at,
         finished_at=datetime.now(UTC),
     )

@@ -27,11 +27,13 @@ from tasks.pack import pack_task
 from tasks.promote import promote_task
 from tasks.pull import pull_task
 from tasks.report import report_task
+from tasks.report_announce import announce_task
+from tasks.site import site_task
 from tasks.specs import train_spec
 from tasks.split import split_task
 from tasks.train import train_task
 from tasks.validate import validate_task
-from validation.errors import ChampionUnusable, LedgerSpent, TrainingFailed
+from validation.errors import ChampionUnusable, LedgerSpent, RetrainError, TrainingFailed
 from validation.records import Candidate, Night, Pack, Snapshot, Split, Start, ValidationResult
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ def run_night(context: Context) -> Night:
     snapshot = clock.time("pull", pull_task, context)
     id_ = night_id(context, snapshot)
     if (night := finished_night(context, id_, registry, clock)) is not None:
+        announce_task(context, night)
         return night
     start = begin(context, id_, registry)
     validation = clock.time("validate", validate_task, context, snapshot, start.champion)
@@ -92,7 +95,17 @@ def run_night(context: Context) -> Night:
     night = night.model_copy(update={"seconds": dict(clock.seconds)})
     context.records.save(night, id_)
     context.records.point("night", night)
+    _publish(context, night)
     return night
+
+
+def _publish(context: Context, night: Night) -> None:
+    """Rebuild the index of all decisions and tell Prefect's pages. The night is over: nothing here may fail it."""
+    try:
+        site_task(context)
+    except RetrainError as error:
+        log.warning("the index of all decisions was not rebuilt: %s", error)
+    announce_task(context, night)
 
 
 def _compete(

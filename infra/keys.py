@@ -74,6 +74,11 @@ def report_key(id_: str) -> str:
     return f"{OURS}reports/{id_}.html"
 
 
+def report_index_key() -> str:
+    """Return where the index of all reports lies."""
+    return f"{OURS}reports/index.html"
+
+
 def latest_key(name: str) -> str:
     """Return where a moving pointer lies."""
     return f"{OURS}latest/{name}.json"

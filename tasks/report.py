@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from infra.files import write_atomic
 from infra.keys import report_key
 from tasks.context import Context
+from tasks.report_exhibits import exhibits
 from tasks.report_page import ReportInputs, render_report
 from tasks.stage import stage
 from validation.errors import ObjectMissing, UsageError
 from validation.records import Candidate, Decision, Evaluation, Night, Snapshot, Split, ValidationResult
 
 log = logging.getLogger(__name__)
+
+# The name of the page of nights that find nothing new; decisions are named by digests.
+NOTHING_NEW = "nothing-new"
 
 
 def report_path(context: Context, decision: str) -> Path:
@@ -30,6 +38,42 @@ def report(context: Context, night: Night) -> Path:
     path = report_path(context, night.decision)
     write_atomic(path, page)
     return path
+
+
+def report_again(context: Context, night: Night) -> Path:
+    """Build the page of a night that found nothing new, under one name for all of them, and return its path.
+
+    Such a night comes to no decision of its own: its page says so and leads to the report on the one that stands.
+    """
+    page = render_report(_unmeasured(_records_of(context, night), night)).encode()
+    context.store.put(report_key(NOTHING_NEW), page)
+    path = report_path(context, NOTHING_NEW)
+    write_atomic(path, page)
+    return path
+
+
+def _unmeasured(inputs: ReportInputs, night: Night) -> ReportInputs:
+    """What a night that found nothing new has to show: the data as it lies there, and nothing measured."""
+    nothing: dict[str, Any] = {
+        "candidates": (),
+        "challenger": None,
+        "evaluation": None,
+        "gates": (),
+        "failed_trainings": {},
+    }
+    unsaid = {"champion_before": None, "champion_on_validation": None, "verdict": night.verdict}
+    decision = inputs.decision.model_copy(update={**nothing, **unsaid, "sentence": night.sentence})
+    snapshot = inputs.snapshot.model_copy(update={"new": 0, "gone": 0})
+    night = night.model_copy(update={"challenger": None, "challenger_model": None, "metrics": {}})
+    return replace(
+        inputs,
+        night=night,
+        decision=decision,
+        snapshot=snapshot,
+        candidates=(),
+        evaluation=None,
+        champion_candidate=None,
+    )
 
 
 def find_night(context: Context, decision: str) -> Night:
@@ -60,30 +104,49 @@ def find_night(context: Context, decision: str) -> Night:
 
 
 def _inputs(context: Context, night: Night) -> ReportInputs:
+    """All that the report on a night's decision shows."""
+    inputs = _records_of(context, night)
+    decision, evaluation = inputs.decision, inputs.evaluation
+    predictions = context.records.load_table(evaluation.predictions) if evaluation else None
+    shown = exhibits(context, decision, evaluation, predictions, inputs.candidates)
+    return replace(
+        inputs,
+        predictions=predictions,
+        facts=_facts(context, inputs.validation, predictions),
+        exhibits=shown,
+        cells=context.records.load_table(shown.cells),
+    )
+
+
+def _records_of(context: Context, night: Night) -> ReportInputs:
+    """The records of a night, without their tables."""
     records = context.records
     decision = records.load(Decision, night.decision or "")
-    evaluation = records.load(Evaluation, decision.evaluation) if decision.evaluation else None
     before = decision.champion_before
     # A page cannot show how long it took to be built, or building it again would give another one.
-    seconds = {stage: value for stage, value in night.seconds.items() if stage != "report"}
+    known = {
+        name: {k: v for k, v in getattr(night, name).items() if k != "report"} for name in ("seconds", "memory_mb")
+    }
     return ReportInputs(
-        night=night.model_copy(update={"seconds": seconds}),
+        night=night.model_copy(update=known),
         decision=decision,
         snapshot=records.load(Snapshot, decision.snapshot),
         validation=records.load(ValidationResult, decision.validation),
         split=records.load(Split, decision.split) if decision.split else None,
         candidates=tuple(records.load(Candidate, id_) for id_ in decision.candidates),
-        evaluation=evaluation,
-        predictions=records.load_table(evaluation.predictions) if evaluation else None,
+        evaluation=records.load(Evaluation, decision.evaluation) if decision.evaluation else None,
+        predictions=None,
         champion_candidate=records.find(Candidate, before.candidate) if before else None,
-        commands={
-            "See the champion": "retrain champion",
-            "Score images with it": "retrain predict IMAGE.png",
-            "Show this report again": f"retrain report {decision.id}",
-            "Run the next night": "retrain run",
-        },
         settings=night.settings,
     )
+
+
+def _facts(context: Context, validation: ValidationResult, predictions: pd.DataFrame | None) -> pd.DataFrame | None:
+    """What was measured of the holdout cells; nothing when the holdout was not looked at."""
+    if predictions is None:
+        return None
+    facts = context.records.load_table(validation.facts)[["key", "brightness"]]
+    return facts[facts["key"].isin(set(predictions["key"]))]
 
 
 report_task = stage(report)

@@ -7,10 +7,12 @@ otherwise act on the reader (control and direction marks).
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from infra.settings import mask
 from validation.records import Interval, Metrics
 
 KEY_LENGTH = 80  # characters of a key that are shown: the middle goes, the ends tell keys apart
@@ -34,8 +36,25 @@ def visible(text: str) -> Iterator[str]:
             yield character
 
 
+# Signatures of presigned links and tokens, passwords in addresses, AWS's own key names: never for a page.
+_QUERY = re.compile(
+    r"(?i)([?&](?:x-amz-[a-z-]+|signature|sig|awsaccesskeyid|[a-z_-]*(?:token|password|secret))=)[^&\s\"'<>]+"
+)
+_ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with what looks like a secret replaced by three stars."""
+    return _ACCESS_KEY.sub("***", _QUERY.sub(r"\1***", mask(text)))
+
+
 def shorten(text: str, length: int = KEY_LENGTH) -> str:
-    """At most ``length`` characters: a longer text loses its middle."""
+    """At most ``length`` characters, nothing secret: a longer text loses its middle."""
+    far = 4 * length + 400
+    if len(text) > 2 * far:
+        # Of a megabyte only the ends are ever shown; a secret there lies whole within these.
+        text = text[:far] + text[-far:]
+    text = redact(text)
     if len(text) <= length:
         shown = list(visible(text))
         if sum(map(len, shown)) <= length:
@@ -72,6 +91,11 @@ def number(value: float | None) -> str:
         return NOT_DEFINED
     whole = float(value).is_integer() and (abs(value) > 1 or value == 0)
     return (f"{value:,.0f}" if whole else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}").replace("-", "−")
+
+
+def fixed(interval: Interval | None, scale: float = 100, digits: int = 1) -> str:
+    """A value of a known kind, scaled; the words for an undefined one."""
+    return NOT_DEFINED if interval is None else f"{scale * interval.value:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 1) -> str:

@@ -1,30 +1,52 @@
 """The promotion report: from a night's records to one self-contained HTML page. Pure: no file is read but the template.
 
-The words that carry the verdict are in ``report_words``, how text and numbers are printed in ``report_format``, the
-drawings in ``report_plots``; the layout is ``report.html.j2``.
+What carries the verdict in words is in ``report_lead``, ``report_words``, ``report_sure`` and ``report_commands``; the
+models side by side in ``report_models``; drawings in ``report_plots`` and ``report_trends``; pictures in
+``report_gallery``; how text and numbers are printed in ``report_format``; the layout in ``report.html.j2``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tasks import report_format as form
+from tasks import report_gallery as gallery
 from tasks import report_plots as plots
+from tasks.report_commands import answer
 from tasks.report_format import NO_CELLS, count, level
+from tasks.report_groups import stain_groups, worst_patients
+from tasks.report_lead import lead
+from tasks.report_models import Model, models_on_holdout
+from tasks.report_sure import how_sure
+from tasks.report_svg import TITLES, comparison_strip, interval_strip
+from tasks.report_trends import champion_plot, learning_plot
 from tasks.report_words import changes, outlook, why
-from validation.records import Candidate, Decision, Evaluation, Metrics, Night, Snapshot, Split, ValidationResult
+from validation.records import (
+    Candidate,
+    Decision,
+    Evaluation,
+    Interval,
+    Metrics,
+    Night,
+    Snapshot,
+    Split,
+    ValidationResult,
+    Verdict,
+)
+from validation.report_records import Exhibits, PastNight
 
-__all__ = ["ReportInputs", "render_report", "worst_patients"]
+__all__ = ["ReportInputs", "page_environment", "render_report", "worst_patients"]
 
 TEXT_LENGTH = 2_000  # of any text: no message from outside can make the page megabytes long
 WORST_PATIENTS = 15
+HEADLINES = ("balanced_accuracy", "sensitivity", "specificity", "auc")
 
 
 @dataclass(frozen=True)
@@ -32,8 +54,9 @@ class ReportInputs:
     """All that a report is made from.
 
     ``split`` is None when the data was invalid, ``evaluation`` and ``predictions`` when the holdout was not looked at.
-    ``predictions`` has the columns key, sha256, patient, label (1 = Parasitized), challenger and champion
-    (probabilities; NaN where there is no champion). ``commands`` and ``settings`` are printed as given: label -> text.
+    ``predictions`` has the columns key, sha256, patient, label (1 = Parasitized), challenger, champion and, where the
+    other CNN was scored too, other (probabilities; NaN where there is none). ``facts`` has key and brightness.
+    ``exhibits`` and ``cells`` are what was gathered for this report; ``data_docs`` is a key of the store.
     """
 
     night: Night
@@ -45,8 +68,11 @@ class ReportInputs:
     evaluation: Evaluation | None
     predictions: pd.DataFrame | None
     champion_candidate: Candidate | None
-    commands: dict[str, str]
     settings: dict[str, str]
+    facts: pd.DataFrame | None = None
+    exhibits: Exhibits | None = None
+    cells: pd.DataFrame | None = None
+    data_docs: str | None = None
 
     @property
     def challenger(self) -> Candidate | None:
@@ -69,25 +95,37 @@ class ReportInputs:
 
 def render_report(inputs: ReportInputs) -> str:
     """One self-contained HTML page; the same inputs give the same bytes."""
-    page = _environment().get_template("report.html.j2")
-    return page.render(
+    models = models_on_holdout(inputs)
+    shown, pictures = gallery.galleries(inputs)
+    patients = worst_patients(inputs)
+    return page_environment().get_template("report.html.j2").render(
         r=inputs,
         d=inputs.decision,
         e=inputs.evaluation,
+        x=inputs.exhibits,
         difference_level=_difference_level(inputs.evaluation),
+        lead=lead(inputs),
         why=" ".join(why(inputs)),
+        sure=" ".join(how_sure(inputs)),
         outlook=outlook(inputs),
         changes=changes(inputs),
+        answer=answer(inputs),
         headline=_headline(inputs),
-        figures=_figures(inputs),
-        patients=worst_patients(inputs),
+        models=models,
+        figures=_figures(inputs, models),
+        patients=patients,
         shown_patients=WORST_PATIENTS,
-        gate_strips=[Markup(plots.interval_strip(g.value, g.low, g.high, g.bound)) for g in inputs.decision.gates],  # noqa: S704
+        stains=stain_groups(inputs),
+        galleries=shown,
+        pictures=pictures,
+        gate_strips=[_safe(interval_strip(g.value, g.low, g.high, g.bound)) for g in inputs.decision.gates],
         NO_CELLS=NO_CELLS,
     ) + "\n"  # fmt: skip
 
 
-def _environment() -> Environment:
+@cache
+def page_environment() -> Environment:
+    """Return the templates' surroundings: everything escaped, everything from outside made visible and short."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
         autoescape=True,
@@ -99,8 +137,13 @@ def _environment() -> Environment:
     environment.filters.update(
         short=form.shorten, share=form.share, number=form.number, signed=form.signed, when=form.when,
         measured=form.measured, bytes=form.file_size, spread=form.spread, duration=form.duration,
+        told=gallery.told, amount=gallery.amount, fixed=form.fixed,
     )  # fmt: skip
     return environment
+
+
+def _safe(svg: str | None) -> Markup | None:
+    return Markup(svg) if svg else None  # noqa: S704 - drawn by report_svg from numbers, labels escaped there
 
 
 def _headline(r: ReportInputs) -> dict[str, Any]:
@@ -119,7 +162,30 @@ def _headline(r: ReportInputs) -> dict[str, Any]:
         where = "The champion on its validation patients, when it was trained"
     known = [m for m in (ours or theirs, theirs) if m is not None]
     shown = [v for m in known for v in (m.accuracy, m.balanced_accuracy, m.specificity, m.sensitivity) if v is not None]
-    return {"where": where, "challenger": ours, "champion": theirs, "level": level(shown[0]) if shown else ""}
+    strips, start = _headline_strips(ours, theirs)
+    return {
+        "where": where,
+        "challenger": ours,
+        "champion": theirs,
+        "level": level(shown[0]) if shown else "",
+        "strips": strips,
+        "start": start,
+    }
+
+
+def _headline_strips(ours: Metrics | None, theirs: Metrics | None) -> tuple[dict[str, Markup], float]:
+    """Both models' intervals for every headline metric on one common scale, and where that begins."""
+
+    def known(metrics: Metrics | None, name: str) -> Interval | None:
+        found = form.measured(metrics, name) if metrics is not None else ""
+        return None if isinstance(found, str) else found
+
+    pairs = {name: (known(ours, name), known(theirs, name)) for name in HEADLINES}
+    lows = [i.low for pair in pairs.values() for i in pair if i is not None]
+    start = max(0.0, int(20 * min(lows)) / 20) if lows else 0.0
+    if start >= 1:
+        start = 0.95
+    return {name: Markup(comparison_strip(*pair, start)) for name, pair in pairs.items()}, start  # noqa: S704
 
 
 def _difference_level(e: Evaluation | None) -> str:
@@ -127,54 +193,37 @@ def _difference_level(e: Evaluation | None) -> str:
     return next((level(interval) for interval in e.differences.values()), "") if e else ""
 
 
-def _scores(r: ReportInputs) -> list[plots.Scores]:
-    if r.evaluation is None or r.predictions is None:
-        return []
-    ours, theirs = r.evaluation.challenger_metrics, r.evaluation.champion_metrics
-    found: list[plots.Scores] = []
-    sides: list[tuple[plots.Role, Metrics | None]] = [("challenger", ours), ("champion", theirs)]
-    for role, metrics in sides:
-        probabilities = r.predictions[role].to_numpy(dtype=np.float64)
-        known = np.isfinite(probabilities)
-        if metrics is not None and known.any():
-            labels = r.predictions["label"].to_numpy(dtype=np.int64)[known]
-            found.append(plots.Scores(role, labels, probabilities[known], metrics.threshold))
-    return found
-
-
-def _figures(r: ReportInputs) -> dict[str, Any]:
-    scores = _scores(r)
-    learning = [plots.learning_plot(c, f"learning-{i}") for i, c in enumerate(r.candidates)]
-
-    def safe(svg: str | None) -> Markup | None:
-        return Markup(svg) if svg else None  # noqa: S704 - drawn by report_plots from numbers, labels escaped there
-
+def _figures(r: ReportInputs, models: list[Model]) -> dict[str, Any]:
+    scores = [
+        plots.Scores(m.role, m.scored.labels.astype(int), m.scored.probabilities, m.scored.threshold)
+        for m in models
+        if m.scored is not None
+    ]
     return {
-        "roc": safe(plots.roc_plot(scores)),
-        "precision_recall": safe(plots.precision_recall_plot(scores)),
-        "scores": [(s.role, safe(plots.score_plot(s))) for s in scores],
-        "learning": [safe(svg) for svg in learning],
+        "roc": _safe(plots.roc_plot(scores)),
+        "precision_recall": _safe(plots.precision_recall_plot(scores)),
+        "calibration": _safe(plots.calibration_plot([(m.role, m.calibration) for m in models])),
+        "scores": [(TITLES[s.role], _safe(plots.score_plot(s))) for s in scores],
+        "learning": [_safe(learning_plot(c, f"learning-{i}")) for i, c in enumerate(r.candidates)],
+        "history": _safe(champion_plot(_champion_nights(r))),
     }
 
 
-def worst_patients(r: ReportInputs) -> list[dict[str, Any]]:
-    """Holdout patients with the lowest accuracy first; ties by number of mistakes, then by name."""
-    if r.evaluation is None or r.predictions is None:
-        return []
-    ours, theirs = r.evaluation.challenger_metrics, r.evaluation.champion_metrics
-    rows: dict[str, dict[str, Any]] = {}
-    columns = (r.predictions[name].tolist() for name in ("patient", "label", "challenger", "champion"))
-    for patient, label, challenger, champion in zip(*columns, strict=True):
-        row = rows.setdefault(
-            str(patient), dict.fromkeys(("cells", "infected", "missed", "false_alarms", "champion"), 0)
-        )
-        infected, called = label == 1, challenger >= ours.threshold
-        row["cells"] += 1
-        row["infected"] += infected
-        row["missed"] += infected and not called
-        row["false_alarms"] += called and not infected
-        row["champion"] += theirs is not None and (champion >= theirs.threshold) != infected
-    for patient, row in rows.items():
-        row["patient"], row["mistakes"] = patient, row["missed"] + row["false_alarms"]
-        row["accuracy"] = 1 - row["mistakes"] / row["cells"]
-    return sorted(rows.values(), key=lambda row: (row["accuracy"], -row["mistakes"], row["patient"]))
+def _champion_nights(r: ReportInputs) -> list[PastNight]:
+    """The champion's past looks, and tonight's."""
+    past = list(r.exhibits.past) if r.exhibits is not None else []
+    e, promoted = r.evaluation, r.decision.verdict is Verdict.PROMOTED
+    metrics = None if e is None else e.challenger_metrics if promoted else e.champion_metrics
+    if metrics is None:
+        return past
+    tonight = PastNight(
+        decision=r.decision.id,
+        at=r.decision.decided_at,
+        verdict=r.decision.verdict,
+        version=r.night.champion_after,
+        model=None,
+        balanced_accuracy=metrics.balanced_accuracy,
+        sensitivity=metrics.sensitivity,
+        specificity=metrics.specificity,
+    )
+    return [*past, tonight]

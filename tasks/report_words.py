@@ -50,7 +50,7 @@ def _why_invalid(r: ReportInputs) -> list[str]:
 def _why_unusable(r: ReportInputs) -> list[str]:
     problem = r.decision.champion_problem or "no reason was recorded"
     return [
-        f"{r.champion_name} could not be loaded or scored: {problem}.",
+        f"{r.champion_name[:1].upper()}{r.champion_name[1:]} could not be loaded or scored: {problem}.",
         "A champion that cannot be scored counts as beaten by nobody: "
         "nothing was promoted, and the holdout was not looked at.",
         "Repair it, or roll back to a version that works.",
@@ -126,14 +126,18 @@ def _said(gate: Gate) -> str:
     if metric is None or gate.level is None or gate.value is None or gate.low is None:
         text = gate.sentence.strip() or f"condition: {gate.name}"
         return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
-    sure = f"at least {_points(gate.low)}" if gate.low > 0 else f"no more than {_points(gate.low)}"
-    needed = "" if gate.passed else ", where it must be higher"
+    name = metric.capitalize()
     if gate.bound < 0:
-        needed = f", where up to {-100 * gate.bound:.2f} points lower is tolerated"
-    return f"{metric.capitalize()} is {_points(gate.value)}, at tonight's level surely {sure}{needed}."
+        worst = f"may be up to {_points(gate.low)}" if gate.low < 0 else f"surely at least {_points(gate.low)}"
+        return f"{name} is {_points(gate.value)} and {worst}, where up to {-100 * gate.bound:.2f} lower is tolerated."
+    if gate.low > 0:
+        return f"{name} is {_points(gate.value)}, and surely at least {_points(gate.low)}."
+    return f"{name} is {_points(gate.value)}, but may be up to {_points(gate.low)}: it must surely be higher."
 
 
 def _points(difference: float) -> str:
+    if round(100 * difference, 2) == 0:
+        return "unchanged"
     return f"{100 * abs(difference):.2f} points {'higher' if difference > 0 else 'lower'}"
 
 

@@ -164,6 +164,7 @@ def _keep(
     model_key, weights_key = candidate_key(id_, "model.onnx"), candidate_key(id_, result["weights"])
     context.store.put(model_key, onnx)
     context.store.put(weights_key, weights)
+    batch_key = _keep_batch(context, id_, folder, result.get("batch"))
     candidate = Candidate(
         id=id_,
         spec=spec,
@@ -185,10 +186,20 @@ def _keep(
         batch_size=result.get("batch_size"),
         seconds=result["seconds"],
         peak_memory_mb=result["peak_memory_mb"],
+        batch_key=batch_key,
         created_at=datetime.now(UTC),
     )
     context.records.save(candidate, id_)
     return candidate
+
+
+def _keep_batch(context: Context, id_: str, folder: Path, name: str | None) -> str | None:
+    """Store the picture of the first batch, for the report; a training without one is as good."""
+    if name is None or not (folder / name).exists():
+        return None
+    key = candidate_key(id_, name)
+    context.store.put(key, (folder / name).read_bytes())
+    return key
 
 
 def _score(onnx: bytes, spec: TrainSpec, folder: Path, valid: SideData) -> npt.NDArray[np.float64]:

@@ -60,6 +60,7 @@ def main(folder: Path) -> None:
         "onnx": fit.onnx.name,
         "weights": fit.weights.name,
         "batch_size": recipe.batch_size,
+        "batch": fit.batch.name if fit.batch else None,
         "history": [EpochRecord.model_dump(epoch) for epoch in fit.history],
         "sha256": {path.name: sha256(path.read_bytes()) for path in (fit.onnx, fit.weights)},
         "seconds": round(time.monotonic() - started, 2),

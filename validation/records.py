@@ -259,6 +259,7 @@ class Candidate(Record):
     device: str
     seconds: float
     peak_memory_mb: float
+    batch_key: str | None = Field(None, description="image of the first training batch as the CNN saw it")
     created_at: datetime
     batch_size: int | None = Field(None, description="what it was fitted with; smaller than asked for: out of memory")
 
@@ -440,5 +441,9 @@ class Night(Record):
     report: str | None
     synthetic: bool
     settings: dict[str, str] = Field(default_factory=dict, description="all settings, passwords masked")
+    memory_mb: dict[str, float] = Field(default_factory=dict, description="peak memory of this process by stage")
+    revision: str | None = Field(None, description="git revision of the code, where it ran from a checkout")
+    hardware: str | None = Field(None, description="processor, cores and memory of the machine")
+    versions: dict[str, str] = Field(default_factory=dict, description="Python and the libraries that judge and score")
     started_at: datetime
     finished_at: datetime

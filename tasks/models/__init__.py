@@ -66,7 +66,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit leaves behind: two files and how it went."""
+    """What a fit leaves behind: two files, an image of its first batch, and how it went."""
 
     onnx: Path
     weights: Path
@@ -75,6 +75,7 @@ class FitResult:
     stopped: Literal["early", "deadline", "finished"]
     device: str
     versions: dict[str, str]
+    batch: Path | None = None
 
 
 class CNN(Protocol):

@@ -20,6 +20,7 @@ from . import Images, TrainingData
 INPUT, OUTPUT = "images", "probability"
 # fastai's XResNet halves a cell five times; below this nothing would be left to convolve.
 SMALLEST_SIDE = 32
+BATCH_COLUMNS = 8
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,26 @@ def augment(images: Images, stain: float, rng: np.random.Generator) -> Images:
     gain = np.exp(noise / math.sqrt(2)).astype(np.float32)
     stained: Images = np.clip(out * gain, 0, 255).astype(np.uint8)
     return stained
+
+
+def draw_batch(data: TrainingData, batch_size: int, stain: float, seed: int, folder: Path) -> Path:
+    """Write the first training batch as the CNN saw it to ``batch.png``: two rows Parasitized, two rows Uninfected.
+
+    It is made anew from seed, epoch and number, as the batch itself was, so the training's own chance is not touched.
+    """
+    from PIL import Image
+
+    chosen = shuffled_batches(len(data.train_images), batch_size, seed, 0)[0]
+    images = augment(data.train_images[chosen], stain, np.random.default_rng((seed, 0, 0)))
+    positive, side = data.train_labels[chosen] > 0.5, images.shape[1]
+    sheet = np.zeros((4, BATCH_COLUMNS, side, side, 3), np.uint8)
+    for rows, of_class in ((sheet[:2], positive), (sheet[2:], ~positive)):
+        shown = images[of_class][: 2 * BATCH_COLUMNS]
+        flat = rows.reshape(-1, side, side, 3)
+        flat[: len(shown)] = shown
+    path = folder / "batch.png"
+    Image.fromarray(sheet.transpose(0, 2, 1, 3, 4).reshape(4 * side, BATCH_COLUMNS * side, 3)).save(path)
+    return path
 
 
 def finish_onnx(model: Any, path: Path) -> None:

@@ -33,7 +33,7 @@ from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
 from . import Deadline, FitResult, Images, Labels, Recipe, TrainingData
-from ._common import INPUT, OUTPUT, augment, check_data, finish_onnx, planned_epochs, shuffled_batches
+from ._common import INPUT, OUTPUT, augment, check_data, draw_batch, finish_onnx, planned_epochs, shuffled_batches
 
 __all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
 
@@ -132,6 +132,7 @@ def fit(
         stopped="deadline" if ended == "early" and deadline.passed else ended,
         device=_describe(device),
         versions=_versions(),
+        batch=draw_batch(data, recipe.batch_size, recipe.stain, seed, folder),
     )
 
 

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from infra.orchestration import PrefectServer
-from infra.store import S3Store
+from infra.s3 import S3Store
 from tests.fleet import MODELS, ROOT, ended, fake_environment, fill, free_port, until
 from tests.services import postgres_server
 

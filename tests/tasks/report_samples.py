@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tasks.report_cells import COLUMNS, encode
+from tasks.report_choice import choose, choose_for_heat
 from tasks.report_page import ReportInputs
 from validation.records import (
     Candidate,
@@ -30,6 +33,7 @@ from validation.records import (
     ValidationResult,
     Verdict,
 )
+from validation.report_records import Exhibits, PastNight
 
 START = datetime(2026, 3, 14, 2, 0, tzinfo=UTC)
 CHAMPION = ChampionRef(
@@ -46,6 +50,7 @@ def interval(value: float, half: float) -> Interval:
     return Interval(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
 
 
+@cache
 def predictions(cells: int = 1_000, patients: int = 20, seed: int = 3) -> pd.DataFrame:
     """Holdout cells of patients of unequal size; the champion is a little noisier than the challenger."""
     rng = np.random.default_rng(seed)
@@ -57,6 +62,10 @@ def predictions(cells: int = 1_000, patients: int = 20, seed: int = 3) -> pd.Dat
         logit = (2 * label - 1) * 4.2 + hard + rng.normal(0, noise, cells)
         return np.asarray(1 / (1 + np.exp(-logit)))
 
+    columns = {"challenger": scored(2.4), "champion": scored(2.8), "other": scored(2.6)}
+    for scores in columns.values():
+        # Filed under the wrong class, as far as the models can tell.
+        scores[:3] = np.where(label[:3] == 1, 0.02, 0.98)
     names = [f"C{100 + i}P{61 + i}" for i in owner]
     keys = [
         f"labeled/{'Parasitized' if y else 'Uninfected'}/{n}_cell_{i}.png"
@@ -69,8 +78,7 @@ def predictions(cells: int = 1_000, patients: int = 20, seed: int = 3) -> pd.Dat
             "sha256": digests,
             "patient": names,
             "label": label,
-            "challenger": scored(2.4),
-            "champion": scored(2.8),
+            **columns,
         }
     )
 
@@ -214,7 +222,7 @@ def validation_result(*, valid: bool = True) -> ValidationResult:
 
 def decision(verdict: Verdict, **changed: Any) -> Decision:
     fields: dict[str, Any] = {
-        "id": "9" * 64,
+        "id": "94c7d03b1f6e28a5d9410c3e",
         "verdict": verdict,
         "sentence": f"A sentence on a night that ended as {verdict.value}",
         "snapshot": "1" * 64,
@@ -235,10 +243,76 @@ def decision(verdict: Verdict, **changed: Any) -> Decision:
     return Decision(**fields | changed)
 
 
+def facts(table: pd.DataFrame) -> pd.DataFrame:
+    """Every patient's cells about as bright as one another."""
+    codes, _ = pd.factorize(table["patient"], sort=True)
+    return pd.DataFrame({"key": table["key"], "brightness": 140.0 + 3 * codes})
+
+
+@cache
+def picture(seed: int, width: int = 96, height: int = 96) -> bytes:
+    """A disc on black, as a cell is drawn in a report."""
+    rng = np.random.default_rng(seed)
+    down, across = np.mgrid[:height, :width]
+    disc = (down - height / 2) ** 2 + (across - width / 2) ** 2 < (0.42 * min(width, height)) ** 2
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[disc] = rng.integers(120, 220, 3)
+    return encode(pixels)
+
+
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Every gallery, with pictures that are made up."""
+    chosen, _ = choose(table, {"challenger": 0.44, "champion": CHAMPION.threshold, "other": 0.41}, "sample")
+    digests = {sha256: picture(number) for number, sha256 in enumerate(chosen["sha256"].unique())}
+    chosen = chosen.assign(note="", side=96, image=chosen["sha256"].map(digests))
+    heat = choose_for_heat(chosen).assign(image=picture(1, 228, 112))
+    new = chosen.tail(8).assign(gallery="new", challenger=np.nan, champion=np.nan, other=np.nan)
+    rows = [
+        {"gallery": "batch", "label": -1, "note": "fastai", "image": picture(2, 256, 128)},
+        {"gallery": "batch", "label": -1, "note": "keras", "image": picture(3, 256, 128)},
+        {"gallery": "quarantined", "key": "labeled/Uninfected/C1P1thin_cell_8.png", "label": -1,
+         "note": "wrong mode: mode L, RGB expected", "image": picture(4)},
+        {"gallery": "quarantined", "key": "labeled/Parasitized/C33P1thinF_IMG_20150619_cell_7.png", "label": -1,
+         "note": "truncated: ends after 312 of 8,201 bytes", "image": b""},
+    ]  # fmt: skip
+    whole = pd.concat([chosen, heat, new, pd.DataFrame(rows)], ignore_index=True)
+    return whole.reindex(columns=COLUMNS).fillna({"key": "", "sha256": "", "patient": "", "note": "", "side": 96})
+
+
+def exhibits(id_: str) -> Exhibits:
+    """Two earlier looks, the first of which made a champion."""
+    looks = tuple(
+        Look(
+            generation="g1", number=number, challenger=f"{number}" * 24, champion="c0" * 32 if number > 1 else None,
+            spent=0.0021 if number > 1 else 0.0, looked_at=START - timedelta(days=9 - 4 * number),
+        )
+        for number in (1, 2, 3)
+    )  # fmt: skip
+    past = tuple(
+        PastNight(
+            decision=f"{number}" * 24,
+            at=START - timedelta(days=10 - 3 * number),
+            verdict=Verdict.PROMOTED if number == 1 else Verdict.KEPT,
+            version="7",
+            model="keras",
+            balanced_accuracy=interval(0.938 + 0.002 * number, 0.014),
+            sensitivity=interval(0.93, 0.02),
+            specificity=None if number == 2 else interval(0.95, 0.02),
+        )
+        for number in (1, 2)
+    )
+    return Exhibits(
+        id=id_, cells="retraining/reports/x.cells.parquet", counts={"mistakes": 70, "new": 212, "quarantined": 2},
+        ledger=looks, looks=24, error_budget=0.05, past=past, last_good="1" * 24,
+        left_out=("Heat maps of 2 further cells: the model is too slow here.",),
+    )  # fmt: skip
+
+
 def full_inputs(verdict: Verdict = Verdict.PROMOTED, **changed: Any) -> ReportInputs:
     """A night with two trained CNNs and a look at 1,000 holdout cells of 20 patients."""
     table = predictions()
     ours, theirs = metrics(table, "challenger", 0.44), metrics(table, "champion", CHAMPION.threshold)
+    third = metrics(table, "other", 0.41)
     names = ("balanced_accuracy", "sensitivity", "specificity", "accuracy", "auc")
     gains = {name: getattr(ours, name).value - getattr(theirs, name).value for name in names}
     differences = {n: Interval(value=v, low=v - 0.021, high=v + 0.022, level=0.9958) for n, v in gains.items()}
@@ -258,15 +332,11 @@ def full_inputs(verdict: Verdict = Verdict.PROMOTED, **changed: Any) -> ReportIn
             report=None,
             synthetic=decided.synthetic,
             started_at=START,
-            seconds={
-                "pull": 4.1,
-                "validate": 11.9,
-                "split": 0.4,
-                "pack": 6.0,
-                "train": 640.3,
-                "evaluate": 14.8,
-                "decide": 2.2,
-            },
+            seconds={"pull": 4.1, "validate": 11.9, "train fastai": 431.2, "evaluate": 14.8, "decide": 2.2},
+            memory_mb={"pull": 310.4, "validate": 540.0, "train fastai": 560.2, "evaluate": 1_204.8},
+            revision="0123456789abcdef0123456789abcdef01234567",
+            hardware="A Processor, 2 cores, 24 GiB memory, Linux",
+            versions={"python": "3.11.7", "numpy": "2.4.6"},
             finished_at=START + timedelta(minutes=22),
         ),
         decision=decided,
@@ -307,20 +377,25 @@ def full_inputs(verdict: Verdict = Verdict.PROMOTED, **changed: Any) -> ReportIn
             challenger_metrics=ours,
             champion_metrics=theirs,
             differences=differences,
+            other="b" * 64,
+            other_metrics=third,
+            milliseconds={"challenger": 3.1, "champion": 1.2, "other": 1.3},
         ),
         predictions=table,
+        facts=facts(table),
+        exhibits=exhibits(decided.id),
+        cells=cells(table),
         champion_candidate=candidate("keras", "c0" * 32, 0.94),
-        commands={
-            "Roll back to version 7": 'retrain rollback 7 --why "..."',
-            "Build this page again": f"retrain report {'9' * 12}",
-        },
         settings={"RETRAIN_STORE": "s3://cells/night", "RETRAIN_SEED": "42", "RETRAIN_SECRET": "********"},
     )
 
 
 def not_looked(verdict: Verdict, **changed: Any) -> ReportInputs:
     changed = {"evaluation": None, "gates": ()} | changed
-    return replace(full_inputs(verdict, **changed), evaluation=None, predictions=None)
+    made = full_inputs(verdict, **changed)
+    assert made.cells is not None
+    unscored = made.cells[made.cells["gallery"].isin(["new", "batch", "quarantined"])]
+    return replace(made, evaluation=None, predictions=None, facts=None, cells=unscored)
 
 
 def first_champion(verdict: Verdict = Verdict.PROMOTED, failed: tuple[str, ...] = ()) -> ReportInputs:
@@ -328,10 +403,14 @@ def first_champion(verdict: Verdict = Verdict.PROMOTED, failed: tuple[str, ...] 
     made = full_inputs(verdict, champion_before=None, champion_on_validation=None, gates=floors)
     assert made.evaluation is not None
     assert made.predictions is not None
+    assert made.cells is not None
     alone = made.evaluation.model_copy(update={"champion": None, "champion_metrics": None, "differences": {}})
+    unrivalled = made.cells[~made.cells["gallery"].isin(["gained", "lost"])].assign(champion=float("nan"))
     table = made.predictions.assign(champion=float("nan"))
     night = made.night.model_copy(update={"champion_before": None})
-    return replace(made, night=night, evaluation=alone, predictions=table, champion_candidate=None)
+    return replace(
+        made, night=night, evaluation=alone, predictions=table, champion_candidate=None, exhibits=None, cells=unrivalled
+    )
 
 
 def bare(verdict: Verdict, **changed: Any) -> ReportInputs:
@@ -339,21 +418,25 @@ def bare(verdict: Verdict, **changed: Any) -> ReportInputs:
     changed = {"candidates": (), "challenger": None, "champion_on_validation": None, "split": None} | changed
     made = not_looked(verdict, **changed)
     night = made.night.model_copy(update={"challenger": None, "challenger_model": None})
-    return replace(made, night=night, candidates=(), split=None)
+    return replace(made, night=night, candidates=(), split=None, exhibits=None, cells=None)
 
 
 def invalid() -> ReportInputs:
     """Without a contest, a decision names no champion: the night does."""
+    shown = full_inputs().cells
+    assert shown is not None
     return replace(
         bare(Verdict.INVALID_DATA, champion_before=None),
         champion_candidate=None,
+        cells=shown[shown["gallery"].isin(["new", "quarantined"])],
         validation=validation_result(valid=False),
     )
 
 
 def unusable() -> ReportInputs:
     """A champion that does not load."""
-    return not_looked(Verdict.CHAMPION_UNUSABLE, champion_problem="no ONNX model at all")
+    problem = "no ONNX model at all"
+    return not_looked(Verdict.CHAMPION_UNUSABLE, champion_problem=problem, champion_on_validation=None)
 
 
 def nothing_new() -> ReportInputs:
@@ -369,7 +452,9 @@ def one_class() -> ReportInputs:
     gone = {"tp": 0, "fn": 0, "sensitivity": None, "balanced_accuracy": None, "auc": None, "log_loss": None}
     ours = made.evaluation.challenger_metrics.model_copy(update=gone)
     theirs = made.evaluation.champion_metrics and made.evaluation.champion_metrics.model_copy(update=gone)
+    third = made.evaluation.other_metrics and made.evaluation.other_metrics.model_copy(update=gone)
     looked = made.evaluation.model_copy(
-        update={"challenger_metrics": ours, "champion_metrics": theirs, "differences": {}}
+        update={"challenger_metrics": ours, "champion_metrics": theirs, "other_metrics": third, "differences": {}}
     )
-    return replace(made, evaluation=looked, predictions=made.predictions[made.predictions["label"] == 0])
+    rows = made.predictions[made.predictions["label"] == 0].reset_index(drop=True)
+    return replace(made, evaluation=looked, predictions=rows, cells=cells(rows))

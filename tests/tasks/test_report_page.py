@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from sklearn.metrics import classification_report, f1_score, matthews_corrcoef, precision_score
 
 from tasks.report_format import shorten
-from tasks.report_page import ReportInputs, render_report, worst_patients
+from tasks.report_groups import stain_groups, worst_patients
+from tasks.report_page import ReportInputs, render_report
 from tasks.report_words import changes
 from tests.tasks.report_samples import (
     bare,
+    cells,
     first_champion,
     full_inputs,
     gates,
@@ -32,17 +35,22 @@ from validation.records import Finding, Verdict
 def text_of(page: str) -> str:
     """What a reader reads: no tags, no style sheet, single spaces."""
     body = page[page.index("<body>") :]
-    return re.sub(
-        r"\s+", " ", unescape(re.sub(r"<[^>]*>", "", re.sub(r"(?<=[^\s>])<(?=div|p|td|th|small)", " <", body)))
-    )
+    body = re.sub(r"</(?:dt|dd|th|td|li|p|small|h\d)>|(?<=[^\s>])<(?=div|p|td|th|small)", r" \g<0>", body)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", "", body)))
 
 
 NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
     "promoted": (
         full_inputs(),
         [
-            "All 6 conditions held. Balanced accuracy is 2.30 points higher, "
-            "at tonight's level surely at least 0.14 points higher. Sensitivity is 4.00 points higher,",
+            "All 6 conditions held. Balanced accuracy is 2.30 points higher, and surely at least 0.14 points higher. "
+            "Sensitivity is 4.00 points higher and may be up to 0.60 points lower, where up to 1.00 lower is "
+            "tolerated.",
+            "Version 8 (fastai) is champion now: better than version 7",
+            "the chance of promoting it tonight would be 0.21%",
+            "look 2 of the 24 that share a risk of 5%",
+            "balanced accuracy is between +0.1 and +4.1 points: surely better",
+            'Put version 7 back retrain rollback --why "REASON"',
             "So it replaced the champion.",
             "From now on",
             "it misses",
@@ -52,8 +60,15 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
     ),
     "first champion": (
         first_champion(),
-        ["no champion to compare it with, so only the floors applied", "So it is the first champion.", "it misses"],
-        ["instead of", "replaced", "the champion stays"],
+        [
+            "no champion to compare it with, so only the floors applied",
+            "So it is the first champion.",
+            "it misses",
+            "sensitivity between",
+            "Nothing was compared.",
+            "There is no earlier version to go back to.",
+        ],
+        ["instead of", "replaced", "the champion stays", "rollback"],
     ),
     "first champion refused": (
         first_champion(Verdict.KEPT, ("AUC floor",)),
@@ -73,16 +88,18 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
             "The holdout was not looked at, and none of its error budget was spent",
             "So the champion stays.",
             "Nothing changes",
+            "they flatter, and prove nothing about other patients",
+            'retrain promote 94c7d03b1f6e28a5d9410c3e --why "REASON"',
         ],
-        ["conditions held", "it misses"],
+        ["conditions held", "it misses", "chance of promoting"],
     ),
     "kept by gates": (
         full_inputs(Verdict.KEPT, gates=gates("superior balanced accuracy", "sensitivity not worse")),
         [
             "2 of 6 conditions did not hold.",
-            "Balanced accuracy is 2.30 points higher, at tonight's level surely no more than 1.00 points lower, "
-            "where it must be higher.",
-            "surely no more than 2.00 points lower, where up to 1.00 points lower is tolerated.",
+            "Balanced accuracy is 2.30 points higher, but may be up to 1.00 points lower: it must surely be higher.",
+            "may be up to 2.00 points lower, where up to 1.00 lower is tolerated.",
+            "the fastai challenger is not shown to be better, and may lose too much sensitivity.",
             "The other 4 conditions held. So the champion stays.",
             "it would miss",
             "Nothing changes",
@@ -90,8 +107,20 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
         ["not looked at", "From now on"],
     ),
     "undecided": (
-        full_inputs(Verdict.UNDECIDED, gates=gates("superior balanced accuracy"), further_patients=40),
-        ["so the champion stays for now", "About 40 further holdout patients would settle it.", "would miss"],
+        full_inputs(
+            Verdict.UNDECIDED,
+            gates=gates("superior balanced accuracy"),
+            further_patients=40,
+            detectable_difference=0.021,
+        ),
+        [
+            "so the champion stays for now",
+            "About 40 further holdout patients would settle it.",
+            "would miss",
+            "it may be better or worse",
+            "A true difference of 2.1 points or more would probably have shown",
+            "retrain import FOLDER",
+        ],
         ["From now on"],
     ),
     "undecided, no estimate": (
@@ -114,6 +143,8 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
             "All 6 conditions held.",
             "A person must now approve or reject it; until then the champion stays.",
             "Nothing changes until a person approves",
+            'retrain approve 94c7d03b1f6e28a5d9410c3e --why "REASON"',
+            'retrain reject 94c7d03b1f6e28a5d9410c3e --why "REASON"',
         ],
         ["From now on", "replaced"],
     ),
@@ -123,6 +154,9 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
             "could not be loaded or scored: no ONNX model at all.",
             "counts as beaten by nobody",
             "predictions by the champion cannot be relied on",
+            "The last report on a champion that worked: decision 111111111111111111111111",
+            'Go back to the version before retrain rollback --why "REASON"',
+            "Then run the night again retrain run",
         ],
         ["From now on", "replaced", "goes on as before"],
     ),
@@ -131,6 +165,8 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
         [
             "6,890 labelled images, the same as at the last snapshot",
             "Nothing was trained and the holdout was not looked at; the champion (version 7, keras) stays.",
+            "What was decided on this data: decision",
+            "Nothing was measured tonight",
         ],
         ["conditions held", "failed its", "misses"],
     ),
@@ -140,6 +176,9 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
             "Tonight's data failed 1 of 2 checks",
             "Class balance: expected each class at least 20%, observed 3% Parasitized.",
             "the champion (version 7) is untouched",
+            "chance has no part in it",
+            "Mend the data in the bucket",
+            "Set aside",
         ],
         ["brightness: expected", "The same as"],
     ),
@@ -159,8 +198,9 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str], list[str]]] = {
             "not defined (no cells of the class)",
             "Of 1,000 infected cells it would miss a number that is not known",
             "ROC: not defined",
+            "On so few patients or cells no interval can be trusted",
         ],
-        ["nan", "None"],
+        ["nan", "None", "surely"],
     ),
 }
 
@@ -175,7 +215,7 @@ def test_each_night_is_told_in_its_own_words(name: str, pages: dict[str, str]) -
     inputs, said, unsaid = NIGHTS[name]
     text = text_of(pages[name])
     assert inputs.decision.verdict.value.capitalize() in text
-    assert inputs.decision.sentence in text
+    assert f"The decision as it was recorded: {inputs.decision.sentence}" in text
     for words in said:
         assert words in text
     first_screen = (
@@ -218,8 +258,9 @@ class Outline(HTMLParser):
 def test_a_page_is_sound_and_asks_nothing_of_the_network(name: str, pages: dict[str, str]) -> None:
     page, outline = pages[name], Outline()
     outline.feed(page)
-    assert not outline.tags & {"script", "iframe", "object", "embed", "img", "link"} - {"link"}
-    assert all(a == "data:," or a.startswith("#") for a in outline.addresses)
+    assert not outline.tags & {"script", "iframe", "object", "embed", "img", "form"}
+    ours = re.compile(r"data:,|#[\w-]+|data:image/webp;base64,[A-Za-z0-9+/=]+|[\w-]+\.html")
+    assert all(ours.fullmatch(a) for a in outline.addresses)
     assert not re.search(r"https?:|url\((?!#)|@import", page)
     assert "default-src 'none'" in page
     assert not outline.named
@@ -275,7 +316,9 @@ def test_hostile_names_are_text_and_short() -> None:
     made = full_inputs(failed_trainings={HOSTILE: HOSTILE * 10_000}, generation=HOSTILE, sentence=HOSTILE)
     found = made.validation.model_copy(update={"examples": (odd,), "reasons": {HOSTILE: 1}})
     named = {HOSTILE: HOSTILE}
-    page = render_report(replace(made, predictions=table, validation=found, settings=named, commands=named))
+    shown = cells(predictions(60, 3)).assign(patient=HOSTILE.rstrip("\ud800") * 1_000, note="n" * 1_000_000)
+    shown["key"] = HOSTILE.rstrip("\ud800") + "k" * 1_000_000
+    page = render_report(replace(made, predictions=table, validation=found, settings=named, cells=shown, facts=None))
     outline = Outline()
     outline.feed(page)
     assert not outline.tags & {"script", "img"}
@@ -285,7 +328,7 @@ def test_hostile_names_are_text_and_short() -> None:
     assert "P" * 41 not in page
     assert "{{ 7*7 }}" in page
     page.encode()
-    assert len(page) < 600_000
+    assert len(page) < 700_000
 
 
 @pytest.mark.parametrize(
@@ -309,15 +352,97 @@ def test_shorten_bounds_what_is_spelled_out() -> None:
 def test_the_synthetic_banner_stands_on_synthetic_nights_only(pages: dict[str, str]) -> None:
     words = "Trained on synthetic cells: not a diagnostic model"
     assert words not in text_of(pages["promoted"])
-    assert words in text_of(render_report(full_inputs(synthetic=True)))
+    assert words in text_of(render_report(not_looked(Verdict.KEPT, synthetic=True)))
 
 
-def test_the_other_cnn_never_saw_the_holdout(pages: dict[str, str]) -> None:
-    assert "The keras model was not the challenger: the holdout was not shown to it" in text_of(pages["promoted"])
+def test_the_other_cnn_stands_beside_the_two_only_where_it_was_scored(pages: dict[str, str]) -> None:
+    unseen = "The keras model was not the challenger: the holdout was not shown to it"
+    assert unseen not in text_of(pages["promoted"])
+    assert "Other CNN, threshold 0.410" in pages["promoted"]
+    made = full_inputs()
+    assert made.evaluation is not None
+    assert made.predictions is not None
+    before = made.evaluation.model_copy(update={"other": None, "other_metrics": None, "milliseconds": {}})
+    page = render_report(replace(made, evaluation=before, predictions=made.predictions.drop(columns="other")))
+    assert unseen in text_of(page)
+    assert "Other CNN" not in text_of(page)
+    assert "not measured" in text_of(page)
+
+
+def test_records_of_an_older_program_make_a_page_too() -> None:
+    """No exhibits, no facts, no memory, no revision: what was not kept is said, not guessed."""
+    made = full_inputs()
+    older = made.night.model_copy(update={"memory_mb": {}, "revision": None, "hardware": None, "versions": {}})
+    text = text_of(render_report(replace(made, night=older, exhibits=None, cells=None, facts=None)))
+    assert "Git revision not recorded" in text
+    assert "Challenger right, champion wrong" not in text
+    assert "by the design of the tests." in text
+
+
+def test_the_side_by_side_figures_agree_with_scikit_learn(pages: dict[str, str]) -> None:
+    made = full_inputs()
+    assert made.predictions is not None
+    labels, called = made.predictions["label"], made.predictions["challenger"] >= 0.44
+    text = text_of(pages["promoted"])
+    assert f"{100 * precision_score(labels, called):.1f}%" in text
+    for value in (f1_score(labels, called), matthews_corrcoef(labels, called)):
+        assert f"{value:.3f}" in text
+    printed = classification_report(labels, called, target_names=["Uninfected", "Parasitized"], digits=4).rstrip()
+    assert escape(printed) in pages["promoted"]
+
+
+def test_each_picture_is_in_the_page_once_and_told_in_words(pages: dict[str, str]) -> None:
+    page, made = pages["promoted"], full_inputs()
+    assert made.cells is not None
+    different = {data for data in made.cells["image"] if data}
+    assert page.count("data:image/webp") == len(different)
+    assert page.count("<use ") > len(different)
+    assert page.count('<svg class="cell"') == page.count('role="img" aria-label="Cell filed as') + 3
+    assert "No picture. Image; truncated: ends after 312 of 8,201 bytes" in page
+
+
+def test_all_keys_of_the_label_disputes_are_listed_and_no_label_is_changed(pages: dict[str, str]) -> None:
+    made = full_inputs()
+    assert made.cells is not None
+    disputes = made.cells[made.cells["gallery"] == "disputes"]
+    assert len(disputes)
+    assert all(key in pages["promoted"] for key in disputes["key"])
+    assert "no label is ever changed" in text_of(pages["promoted"])
+
+
+def test_what_was_left_out_is_said(pages: dict[str, str]) -> None:
+    assert "Heat maps of 2 further cells: the model is too slow here." in text_of(pages["promoted"])
+
+
+def test_the_ledger_is_shown_with_what_is_left(pages: dict[str, str]) -> None:
+    assert "The ledger: 0.0042 of 0.0500 spent, 2 of 24 looks" in text_of(pages["promoted"])
+
+
+def test_the_data_docs_are_linked_where_there_are_any(pages: dict[str, str]) -> None:
+    docs = "retraining/validations/abc.docs/index.html"
+    page = render_report(replace(invalid(), data_docs=docs))
+    assert 'href="../validations/abc.docs/index.html"' in page
+    assert "Data Docs" not in pages["invalid data"]
+
+
+SECRETS = (
+    "http://user:hunter2@host/x",
+    "https://b.s3.amazonaws.com/k?X-Amz-Signature=0123abcd&X-Amz-Credential=AKIAABCDEFGHIJKLMNOP",
+    "token in https://host/?access_token=verysecret",
+)
+
+
+def test_nothing_secret_reaches_a_page() -> None:
+    problem = f"could not be fetched: {' '.join(SECRETS)}"
+    made = not_looked(Verdict.KEPT, champion_problem=problem, failed_trainings={"keras": problem}, sentence=problem)
+    page = render_report(replace(made, settings={"store": SECRETS[0], "store_endpoint": SECRETS[1]}))
+    for secret in ("hunter2", "0123abcd", "AKIAABCDEFGHIJKLMNOP", "verysecret"):
+        assert secret not in page
+    assert "http://user:***@host/x" in page
 
 
 def test_one_failed_training_is_told_before_the_reasons() -> None:
-    made = full_inputs(failed_trainings={"keras": "its worker was killed"}, candidates=("a" * 64,))
+    made = not_looked(Verdict.KEPT, failed_trainings={"keras": "its worker was killed"}, candidates=("a" * 64,))
     text = text_of(render_report(replace(made, candidates=made.candidates[:1])))
     assert text.index("The keras training ended without a model its worker was killed") < text.index("Why")
 
@@ -338,12 +463,22 @@ def test_patients_are_worst_first_and_counted_from_the_predictions() -> None:
     assert [(row["missed"], row["false_alarms"], row["champion"]) for row in rows] == [(0, 1, 0), (1, 0, 1), (0, 0, 0)]
 
 
+def test_patients_are_grouped_by_stain_not_cells() -> None:
+    made = full_inputs()
+    groups = stain_groups(made)
+    assert [g["group"] for g in groups] == ["Darkest third", "Middle third", "Palest third"]
+    assert sum(g["patients"] for g in groups) == 20
+    assert sum(g["cells"] for g in groups) == 1_000
+    assert groups[0]["to"] <= groups[1]["from"]
+    assert stain_groups(replace(made, facts=None)) == []
+
+
 def test_nothing_is_promised_without_a_look() -> None:
     assert changes(not_looked(Verdict.KEPT)) == []
 
 
 def test_a_training_without_a_single_number_is_told() -> None:
-    made = full_inputs()
+    made = not_looked(Verdict.KEPT)
     broken = tuple(e.model_copy(update={"valid_loss": float("nan")}) for e in made.candidates[1].history)
     odd = made.candidates[1].model_copy(update={"history": broken})
     text = text_of(render_report(replace(made, candidates=(made.candidates[0], odd))))

@@ -1,0 +1,172 @@
+"""Drawings as inline SVG text: no fixed colours, no ids that clash, no metadata, same numbers -> same bytes.
+
+Colours leave here as CSS variables of the page (``--challenger``, ``--champion``, ``--other``, ``--soft``, ``--line``)
+and as ``currentColor``, so one drawing serves light, dark and paper. Text stays text: small, crisp, and can be found.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any, Literal
+
+from validation.records import Interval
+
+Role = Literal["challenger", "champion", "other"]
+
+# Matplotlib draws in these; _tidy swaps them for what the page's style sheet decides.
+# Not black itself: matplotlib leaves that out of its file, and left out means black, on a dark page too.
+INK, SOFT, LINE = "#111111", "#777777", "#cccccc"
+# Okabe-Ito blue, vermillion and bluish green.
+ROLE_COLOURS: dict[Role, str] = {"challenger": "#0072b2", "champion": "#d55e00", "other": "#009e73"}
+_PAGE_COLOURS = {
+    INK: "currentColor",
+    SOFT: "var(--soft)",
+    LINE: "var(--line)",
+    "#ffffff": "var(--card)",
+    ROLE_COLOURS["challenger"]: "var(--challenger)",
+    ROLE_COLOURS["champion"]: "var(--champion)",
+    ROLE_COLOURS["other"]: "var(--other)",
+}
+# Told apart without colour too: solid with a dot, dashed with a square, dotted with a triangle.
+STYLES: dict[Role, tuple[Any, str]] = {
+    "challenger": ("-", "o"),
+    "champion": ((0, (4, 2)), "s"),
+    "other": ((0, (1, 1.2)), "^"),
+}
+TITLES: dict[Role, str] = {"challenger": "Challenger", "champion": "Champion", "other": "Other CNN"}
+
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same layout on every machine
+    "axes.edgecolor": SOFT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelsize": 11,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 10.5,
+    "lines.linewidth": 1.8,
+}
+_SIZE = (4.6, 4.1)  # inches of 72 units: a phone's width, so that text of size 11 is read as 11 px there
+# Fixed, not fitted: plots side by side line up, and fitting would take most of the time of a drawing.
+_MARGINS = {"left": 0.15, "right": 0.97, "bottom": 0.13, "top": 0.85}
+
+
+def figure(rows: int = 1, **margins: float) -> tuple[Any, Any]:
+    """Return a figure of one size and its axes, one above the other."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no window, nothing to close
+
+    made = Figure(figsize=_SIZE)
+    return made, made.subplots(rows, 1, sharex=True, gridspec_kw=_MARGINS | margins)
+
+
+def render(draw: Any, name: str, label: str) -> str:
+    """Run ``draw`` under our settings alone and return its figure as tidy SVG text."""
+    import matplotlib
+
+    with matplotlib.rc_context(_RC):
+        figure = draw()
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _tidy(text.getvalue(), name, label)
+
+
+def _tidy(svg: str, name: str, label: str) -> str:
+    """Matplotlib's file as an element of a page: only the ids in use, prefixed with ``name``; colours of the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"#(\w+)[\")]", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'xlink:href="#(\w+)"', rf'href="#{name}-\1"', svg)
+    svg = re.sub(r"url\(#(\w+)\)", rf"url(#{name}-\1)", svg)
+    svg = re.sub(r"<[^>]+>", lambda m: _tidy_tag(m[0]), svg)
+    svg = re.sub(r"<defs>\s*</defs>|>\s*\n\s*(?=<)", lambda m: ">" if m[0].startswith(">") else "", svg)
+    box = re.search(r'viewBox="[^"]*"', svg)
+    head = f'<svg {box[0] if box else ""} role="img" aria-label="{escape(label)}">'
+    return head + svg[svg.index(">") + 1 :].strip()
+
+
+def _tidy_tag(tag: str) -> str:
+    tag = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), tag)
+    tag = re.sub(r" ?font-family: [^;\"]*;?", "", tag)
+    for drawn, shown in _PAGE_COLOURS.items():
+        tag = tag.replace(drawn, shown)
+    return re.sub(r"\s*\n\s*", " ", tag)
+
+
+def interval_strip(value: float | None, low: float | None, high: float | None, bound: float) -> str:
+    """A value with its interval against the bound (upright line), on a scale of its own; the table has the numbers.
+
+    A missing end of a one-sided interval runs off the edge.
+    """
+    numbers = [v for v in (value, low, high, bound) if v is not None and math.isfinite(v)]
+    span = max(numbers) - min(numbers) or 1.0
+    start = min(numbers) - 0.12 * span
+
+    def at(number: float) -> float:
+        return round(4 + 132 * (number - start) / (1.24 * span), 1)
+
+    parts = ['<svg class="strip" viewBox="0 0 140 20" aria-hidden="true"><path class="axis" d="M0 10H140"/>']
+    if low is not None and math.isfinite(low):
+        end = at(high) if high is not None and math.isfinite(high) else 140
+        parts.append(f'<path class="whisker" d="M{at(low)} 10H{end}"/>')
+    if math.isfinite(bound):
+        parts.append(f'<path class="bound" d="M{at(bound)} 1V19"/>')
+    if value is not None and math.isfinite(value):
+        parts.append(f'<circle cx="{at(value)}" cy="10" r="4"/>')
+    return "".join(parts) + "</svg>"
+
+
+def comparison_strip(ours: Interval | None, theirs: Interval | None, start: float) -> str:
+    """Both models' intervals one above the other, on the scale from ``start`` to 1; the table has the numbers."""
+
+    def at(number: float) -> float:
+        return round(4 + 192 * (min(1.0, max(start, number)) - start) / (1 - start), 1)
+
+    parts = ['<svg class="strip wide" viewBox="0 0 200 26" aria-hidden="true"><path class="axis" d="M4 23H196"/>']
+    ticks = [start + step * (1 - start) / 4 for step in range(5)]
+    parts.append(f'<path class="axis" d="{"".join(f"M{at(tick)} 20V26" for tick in ticks)}"/>')
+    if ours is not None:
+        parts.append(f'<path class="whisker" d="M{at(ours.low)} 6H{at(ours.high)}"/>')
+        parts.append(f'<circle cx="{at(ours.value)}" cy="6" r="4"/>')
+    if theirs is not None:
+        parts.append(f'<path class="whisker theirs" d="M{at(theirs.low)} 15H{at(theirs.high)}"/>')
+        parts.append(f'<rect class="theirs" x="{round(at(theirs.value) - 3.5, 1)}" y="11.5" width="7" height="7"/>')
+    return "".join(parts) + "</svg>"
+
+
+def sparkline(values: Sequence[float | None], marked: Sequence[bool]) -> str:
+    """A small line of ``values`` (0 to 1) over time, a dot where ``marked``; empty for fewer than two numbers."""
+    known = [(place, value) for place, value in enumerate(values) if value is not None]
+    if len(known) < 2:
+        return ""
+    low, high = min(value for _, value in known), max(value for _, value in known)
+    span, last = high - low or 1.0, max(1, len(values) - 1)
+
+    def at(place: int, value: float) -> tuple[float, float]:
+        return round(4 + 132 * place / last, 1), round(28 - 24 * (value - low) / span, 1)
+
+    points = [at(place, value) for place, value in known]
+    line = "M" + "L".join(f"{x} {y}" for x, y in points)
+    dots = [
+        f'<circle cx="{x}" cy="{y}" r="2.6"/>'
+        for (x, y), (place, _) in zip(points, known, strict=True)
+        if marked[place]
+    ]
+    return f'<svg class="spark" viewBox="0 0 140 32" aria-hidden="true"><path d="{line}"/>{"".join(dots)}</svg>'

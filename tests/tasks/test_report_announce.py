@@ -1,0 +1,94 @@
+"""The verdict on Prefect's own pages: there under its fixed key, harmless, and never the end of a night."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from infra.runtime import prefect_server, prepare_environment
+from infra.settings import load_settings
+from tasks.report_announce import KEY, LINK_KEY, announce, markdown
+from tests.builders import CountingStore, context_over
+from tests.tasks.test_report_page import HOSTILE
+from tests.tasks.test_site import a_night
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("server")))
+    before = dict(os.environ)
+    settings = load_settings()
+    prepare_environment(settings)
+    try:
+        with prefect_server(settings) as url:
+            yield url
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        patch.undo()
+
+
+NIGHTS = """
+import sys
+from pathlib import Path
+from prefect import flow
+from tasks.report_announce import announce_task
+from tests.builders import CountingStore, context_over
+from tests.tasks.test_site import a_night
+from validation.records import Verdict
+
+@flow(name="nights")
+def nights():
+    for number, verdict in enumerate((Verdict.KEPT, Verdict.PROMOTED), start=1):
+        announce_task(context_over(CountingStore(), Path(sys.argv[1])), a_night(number, verdict))
+
+nights()
+"""
+
+
+@pytest.mark.server
+def test_each_night_is_another_version_under_one_key(server: str, tmp_path: Path) -> None:
+    # A process of its own, as a night is: Prefect reads its surroundings once, and keeps its connections.
+    surroundings = {**os.environ, "PREFECT_API_URL": server, "RETRAIN_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=120)
+    latest = httpx.get(f"{server}/artifacts/{KEY}/latest", trust_env=False).json()
+    assert latest["type"] == "markdown"
+    assert "## Promoted" in latest["data"]
+    wanted = {"artifacts": {"key": {"any_": [KEY]}}}
+    assert len(httpx.post(f"{server}/artifacts/filter", json=wanted, trust_env=False).json()) == 2
+    link = httpx.get(f"{server}/artifacts/{LINK_KEY}/latest", trust_env=False).json()
+    assert f"retraining/reports/{'d2' * 6}.html" in link["data"]
+
+
+@pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")
+def test_a_server_that_is_away_costs_the_night_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    caplog.set_level(logging.WARNING)
+    nowhere = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(nowhere):
+        announce(context_over(CountingStore(), tmp_path), a_night(1))
+    assert "the verdict is not on Prefect's page" in caplog.text
+
+
+def test_a_hostile_sentence_is_text() -> None:
+    night = a_night(1, sentence=HOSTILE.rstrip("\ud800") + "[click](javascript:x)\n# big\n" + "x" * 100_000)
+    shown = markdown(night)
+    assert "\\<script\\>" in shown
+    assert "\\[click\\]\\(javascript:x\\)" in shown
+    assert "\n# big" not in shown
+    assert len(shown) < 3_000
+
+
+def test_the_numbers_stand_in_a_table() -> None:
+    assert "| balanced accuracy | 0.9500 | 0.9400 to 0.9600 (95%) |" in markdown(a_night(1))
