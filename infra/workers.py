@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from validation.errors import RetrainError
@@ -20,6 +21,7 @@ from validation.errors import RetrainError
 # Importing OpenCV takes 0.1 s here; a loaded machine with a cold disk takes many times that.
 START_SECONDS = 120.0
 _SPARE_SECONDS = 10.0
+_AT_MOST_IN_A_ROW = 20
 
 
 class WorkerDied(Exception):
@@ -43,6 +45,8 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,
+            # The code that we are, wherever the parent was started: the folder goes first on the child's path.
+            cwd=Path(__file__).parents[1],
             start_new_session=True,  # Ctrl-C is for the parent, which ends us
         )
         self._buffer = b""
@@ -175,24 +179,32 @@ class Crew:
         self._free = []
 
     def answer(self, setting: Any, items: Sequence[Any]) -> list[Any]:
-        """Return the answer to each item, or the WorkerDied that it caused twice: the second time alone, in a fresh
-        process, so that nobody is blamed for what the machine did.
+        """Return the answer to each item, or the WorkerDied that it caused.
 
-        A request is [setting, items]. Called from several threads at once, each has a worker of its own.
+        A request is [setting, careful, items]; a careful one is to be answered item by item, at once. After a death
+        what is unanswered is asked carefully, so the next death tells its item; that item is asked once more, alone,
+        in a fresh process, and blamed if that one dies too: nobody is blamed for what the machine did.
+        Called from several threads at once, each has a worker of its own.
+
+        Raises:
+            RetrainError: so many items in a row ended their workers that it cannot be the items' fault.
         """
         answered: list[Any] = []
-        suspect = False
+        careful = suspect = False
         while len(answered) < len(items):
-            rest = items[len(answered) : len(answered) + 1] if suspect else items[len(answered) :]
+            rest = items[len(answered) :]
+            asked = rest[:1] if suspect else rest
             worker = Worker(self.module) if suspect else self._take()
             try:
-                for answer in worker.ask([setting, rest], len(rest), seconds=self.seconds):
+                for answer in worker.ask([setting, careful, asked], len(asked), seconds=self.seconds):
                     answered.append(answer)
                     suspect = False
             except WorkerDied as died:
                 if suspect:
                     answered.append(died)
-                suspect = not suspect
+                    self._check(answered)
+                suspect = careful and not suspect
+                careful = True
             except BaseException:
                 worker.close()
                 raise
@@ -200,6 +212,14 @@ class Crew:
                 with self._lock:
                     self._free.append(worker)
         return answered
+
+    def _check(self, answered: list[Any]) -> None:
+        last = answered[-_AT_MOST_IN_A_ROW:]
+        if len(last) == _AT_MOST_IN_A_ROW and all(isinstance(answer, WorkerDied) for answer in last):
+            raise RetrainError(
+                f"{len(last)} items in a row ended their worker process ({self.module}): the last {last[-1].how}",
+                "is the installation whole, and is there memory enough? the items themselves may be good",
+            )
 
     def _take(self) -> Worker:
         with self._lock:

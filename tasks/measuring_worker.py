@@ -1,29 +1,34 @@
 """The process in which images are decoded and measured, so that a decoder's crash costs one image and not the night.
 
-``python -m infra.processes PARENT tasks.measuring_worker`` says "ready", then answers requests, one JSON line each
-way: the request is [max_pixels, [[path, sha256], ...]], and every image gets a line of its own as soon as it is
-measured, so that the parent knows which one it died of. It imports little: it is started often.
+``python -m infra.processes PARENT tasks.measuring_worker`` says "ready", then answers requests, in JSON lines: the
+request is [max_pixels, careful, [[path, sha256], ...]], and every image gets a line of its own. In a careful request
+it is sent as soon as the image is measured, so that the parent knows which one we died of; else with a few others,
+since waking the parent for each costs more than writing it. It imports little: it is started often.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import astuple
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import cv2
 
 from validation.digest import sha256
-from validation.facts import ImageFacts
+from validation.facts import FACT_NAMES, ImageFacts
 from validation.measure import inspect
 from validation.refusals import BadImage, SafeLimits
 
 READY = "ready"
 # What an answer begins with.
 FACTS, REFUSED, MISSING = "facts", "refused", "missing"
+
+_SEND_EVERY_SECONDS = 0.02
+_VALUES = attrgetter(*FACT_NAMES)
 
 Inspect = Callable[[bytes, SafeLimits], ImageFacts]
 
@@ -34,12 +39,17 @@ def serve(look: Inspect = inspect) -> None:
     cv2.setNumThreads(1)
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a library prints is no answer
-    print(READY, file=answers, flush=True)
+    answers.write(f"{READY}\n")
+    answers.flush()
     for line in sys.stdin:
-        max_pixels, images = json.loads(line)
-        limits = SafeLimits(max_pixels)
+        max_pixels, careful, images = json.loads(line)
+        limits, sent = SafeLimits(max_pixels), time.monotonic()
         for path, digest in images:
-            print(json.dumps(_answer(Path(path), digest, limits, look)), file=answers, flush=True)
+            answers.write(f"{json.dumps(_answer(Path(path), digest, limits, look))}\n")
+            if careful or time.monotonic() - sent > _SEND_EVERY_SECONDS:
+                answers.flush()
+                sent = time.monotonic()
+        answers.flush()
 
 
 def _answer(path: Path, digest: str, limits: SafeLimits, look: Inspect) -> list[Any]:
@@ -50,7 +60,7 @@ def _answer(path: Path, digest: str, limits: SafeLimits, look: Inspect) -> list[
     if sha256(data) != digest:
         return [MISSING]
     try:
-        return [FACTS, *astuple(look(data, limits))]
+        return [FACTS, *_VALUES(look(data, limits))]
     except BadImage as bad:
         return [REFUSED, bad.reason, bad.detail]
     except Exception as error:  # a bug of ours must cost this image by name, like any other

@@ -29,6 +29,9 @@ if __name__ == "__main__":
     sys.stdout.write('"ready"\n')
     sys.stdout.flush()
     for line in sys.stdin:
-        for wanted in json.loads(line)[1]:
+        _, careful, items = json.loads(line)
+        for wanted in items:
             sys.stdout.write(json.dumps(answer(wanted)) + "\n")
-            sys.stdout.flush()
+            if careful:
+                sys.stdout.flush()
+        sys.stdout.flush()

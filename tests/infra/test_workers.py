@@ -48,13 +48,19 @@ def test_every_item_is_answered_in_order() -> None:
         ("hang", 0.5, "gave no answer within 0.5 s"),
     ],
 )
-def test_who_ends_the_worker_twice_is_blamed_and_nobody_else(what: str, seconds: float, how: str) -> None:
+def test_who_ends_every_worker_is_blamed_and_nobody_else(what: str, seconds: float, how: str) -> None:
     assert answered(["a", what, "b"], seconds=seconds) == ["A", how, "B"]
 
 
 def test_the_last_the_first_and_neighbours_may_all_be_guilty() -> None:
     how = "ended by signal 11"
     assert answered(["crash", "crash", "a", "crash"]) == [how, how, "A", how]
+
+
+def test_workers_that_always_die_are_not_the_items_fault() -> None:
+    with pytest.raises(RetrainError, match="20 items in a row") as caught:
+        answered(["leave"] * 30)
+    assert caught.value.hint
 
 
 def test_an_accident_is_not_held_against_an_item(tmp_path: Path) -> None:
