@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from validation import records
 from validation.records import (
+    Answer,
+    ApprovalRequest,
     Candidate,
     ChampionRef,
     Check,
@@ -78,6 +80,9 @@ SAMPLES: list[Record] = [
              champion_before=CHAMPION, champion_on_validation=METRICS, evaluation=None, gates=(GATE,),
              further_patients=12, synthetic=False, generation="g1", decided_at=AT),
     Promotion(number=1, decision="6", version_before=None, version_after="8", why="better", at=AT),
+    ApprovalRequest(decision="6", challenger="c1", champion=CHAMPION, sentence="better", requested_at=AT,
+                    expires_at=AT),
+    Answer(decision="6", answer="reject", who="ann@lab", why="too few patients", at=AT),
     Start(id="7", champion=None, started_at=AT),
     Night(id="8", verdict=Verdict.KEPT, sentence="The champion stays", decision="6", champion_before="7",
           champion_after="7", challenger="c1", challenger_model="keras", metrics={"auc": INTERVAL, "accuracy": None},
