@@ -28,28 +28,18 @@ class Reply(StrEnum):
     REJECT = "reject"
 
 
+DecisionId = Annotated[str, Field(pattern=r"^([0-9a-f]{4,24}|latest)$")]
+Why = Annotated[str, Field(pattern=r"\S", max_length=LONGEST_WHY)]
+
+
 @flow(name="approve", validate_parameters=True)
-def approve_flow(
-    decision: Annotated[
-        str,
-        Field(
-            pattern=r"^([0-9a-f]{4,24}|latest)$",
-            description="The decision that waits: its id, the start of it, or 'latest'.",
-        ),
-    ],
-    answer: Annotated[
-        Reply, Field(description="approve: the challenger becomes champion. reject: the champion stays.")
-    ],
-    why: Annotated[
-        str,
-        Field(
-            pattern=r"\S",
-            max_length=LONGEST_WHY,
-            description="Your name and your reason; both are kept in the history.",
-        ),
-    ],
-) -> str | None:
+def approve_flow(decision: DecisionId, answer: Reply, why: Why) -> str | None:
     """Answer a decision that awaits approval; return the champion's version afterwards.
+
+    Args:
+        decision: The decision that waits: its id, the start of it, or 'latest'.
+        answer: approve makes the challenger champion, reject leaves the champion where it is.
+        why: Your name and your reason; both are kept in the history.
 
     Raises:
         ApprovalClosed: when it has been answered, or has expired.

@@ -5,6 +5,7 @@ Used by ``infra.registry`` alone.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,10 @@ def log_version(mlflow: Any, model: bytes, candidate: Candidate, decision: Decis
     """Write the model file and its evidence into MLflow's active run; return what MLflow says of the logged model."""
     import onnx
 
-    mlflow.log_params({"model": candidate.spec.model, "side": candidate.spec.side, "seed": candidate.spec.seed})
-    mlflow.log_params({f"recipe.{name}": value for name, value in candidate.spec.recipe.items()})
-    mlflow.log_metrics(_numbers("validation", candidate.validation))
-    if judged is not None:
-        mlflow.log_metrics(_numbers("holdout", judged.challenger_metrics))
-    for epoch in candidate.history:
-        mlflow.log_metrics({"train_loss": epoch.train_loss, "valid_loss": epoch.valid_loss}, step=epoch.epoch)
+    # All at once: a call for each would be a commit for each, and MLflow makes dozens of its own.
+    mlflow.MlflowClient().log_batch(
+        mlflow.active_run().info.run_id, metrics=_metrics(candidate, judged), params=_params(candidate)
+    )
     for name, record in {"candidate": candidate, "decision": decision, "evaluation": judged}.items():
         if record is not None:
             mlflow.log_text(record.model_dump_json(indent=2), f"{EVIDENCE}/{name}.json")
@@ -74,6 +72,30 @@ def installed(package: str) -> str:
     from importlib.metadata import version
 
     return version(package)
+
+
+def _params(candidate: Candidate) -> list[Any]:
+    from mlflow.entities import Param
+
+    spec = candidate.spec
+    values = {"model": spec.model, "side": spec.side, "seed": spec.seed}
+    values |= {f"recipe.{name}": value for name, value in spec.recipe.items()}
+    return [Param(name, str(value)) for name, value in values.items()]
+
+
+def _metrics(candidate: Candidate, judged: Evaluation | None) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1_000)
+    values = _numbers("validation", candidate.validation)
+    if judged is not None:
+        values |= _numbers("holdout", judged.challenger_metrics)
+    epochs = [
+        Metric(name, getattr(epoch, name), now, epoch.epoch)
+        for epoch in candidate.history
+        for name in ("train_loss", "valid_loss")
+    ]
+    return [Metric(name, value, now, 0) for name, value in values.items()] + epochs
 
 
 def _numbers(of: str, metrics: Metrics) -> dict[str, float]:

@@ -80,7 +80,7 @@ def settle(context: Context, registry: Registry) -> ChampionRef | None:
         if not entries or (now is not None and now.version == entries[-1].version_after):
             return now
         version = entries[-1].version_after
-        _refuse_missing(registry, version)
+        _refuse_other_registry(registry, entries[-1])
         # Once in every change; a second time only when somebody was killed, or moved the alias by hand.
         log.info("the alias goes from version %s to %s, where the history ends", now.version if now else None, version)
         registry.set_champion(version)
@@ -193,12 +193,16 @@ def _copy(context: Context, registry: Registry) -> None:
                 context.store.put(key, text.encode())
 
 
-def _refuse_missing(registry: Registry, version: str) -> None:
+def _refuse_other_registry(registry: Registry, last: Promotion) -> None:
+    """Refuse to move the alias to a version that is not there, or is not the one that the history means."""
+    hint = (
+        "restore the registry, or correct RETRAIN_REGISTRY or RETRAIN_STORE; "
+        f"to begin anew with another registry, move {OURS}history/ away"
+    )
+    says = f"the history says that version {last.version_after} is champion"
     try:
-        registry.version(version)
+        registry.version(last.version_after)
     except UsageError as error:
-        raise RetrainError(
-            f"the history says that version {version} is champion, but: {error.message}",
-            "restore the registry, or correct RETRAIN_REGISTRY or RETRAIN_STORE; "
-            f"to begin anew with another registry, move {OURS}history/ away",
-        ) from error
+        raise RetrainError(f"{says}, but: {error.message}", hint) from error
+    if last.decision and (of := registry.decision_of(last.version_after)) != last.decision:
+        raise RetrainError(f"{says}, by decision {last.decision}; the registry's is of decision {of}", hint)

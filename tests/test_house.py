@@ -66,7 +66,7 @@ def test_imports_point_down_and_libraries_stay_in_their_rooms(path: Path) -> Non
 
 def test_importing_the_flows_and_the_command_line_loads_no_framework() -> None:
     code = (
-        "import sys, flows.cli, flows.retrain, flows.train, flows.promote\n"
+        "import sys, flows.cli, flows.retrain, flows.train, flows.promote, flows.approve\n"
         f"print(sorted({FRAMEWORKS!r} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

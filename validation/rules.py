@@ -121,8 +121,5 @@ class PromotionRules(Rules):
     )
     approval_hours: float = Field(72.0, gt=0, description="an approval that nobody answers expires after this")
     tolerance: float = Field(
-        0.0,
-        ge=0,
-        le=0.01,
-        description="how far a probability may be off when the file scores the holdout again",
+        0.0, ge=0, le=0.01, description="how far a probability may be off when a new champion is tried again"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,8 +21,8 @@ from infra.scoring import ModelFile
 from infra.settings import Settings
 from tests.builders import RED, SIDE, channel_model, made_up_candidate, made_up_decision, registry_in
 from validation.digest import sha256
-from validation.errors import ModelFileInvalid, RegistryUnreachable
-from validation.records import ChampionRef
+from validation.errors import ModelFileInvalid, RegistryUnreachable, RetrainError, UsageError
+from validation.records import ChampionRef, Decision
 
 GREEN_MODEL, RED_MODEL = channel_model(), channel_model(RED)
 
@@ -80,12 +83,63 @@ def test_a_version_tells_where_it_came_from(registry: Registry, home: Path) -> N
     assert version.tags["snapshot"] == "1" * 24
     assert version.tags["synthetic"] == "true"
     assert version.tags["version.framework"] == "1.0"
+    assert version.tags["evaluation"] == "none"
+    assert json.loads(version.tags["spec"])["recipe"] == {"epochs": 2}
+    assert version.tags["train_patients_digest"] == "d" * 24
+    assert version.tags["report"] == f"{(home / 'store').as_uri()}/retraining/reports/{'a' * 24}.html"
+    assert re.fullmatch(r"[0-9a-f]{40}|unknown", version.tags["code_revision"])
+    assert version.tags["code_changed"] in ("true", "false", "unknown")
+    assert version.tags["version.onnxruntime"] == importlib.metadata.version("onnxruntime")
     assert version.description == "It was promoted"
     run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
     assert run.data.params["recipe.epochs"] == "2"
     assert run.data.metrics["validation.balanced_accuracy"] == 0.95
     assert run.data.metrics["valid_loss"] == 0.4
     assert run.info.artifact_uri.startswith((home / "mlflow-artifacts").as_uri())
+    decision = client.download_artifacts(version.run_id, "evidence/decision.json")
+    assert Decision.model_validate_json(Path(decision).read_bytes()) == made_up_decision("a" * 24)
+    model = mlflow.models.get_model_info(f"models:/{MODEL_NAME}/1")
+    assert str(model.signature.inputs.inputs[0].shape) == f"(-1, {SIDE}, {SIDE}, 3)"
+    example = mlflow.models.Model.load(f"models:/{MODEL_NAME}/1").load_input_example()
+    scores = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/1").predict(example)["probability"]
+    assert scores.shape == (1,)
+    # As we score: a GPU would give other last bits.
+    assert model.flavors["onnx"]["providers"] == ["CPUExecutionProvider"]
+
+
+def test_what_is_written_once_stays(registry: Registry, home: Path) -> None:
+    assert registry.written("history.") == {}
+    assert registry.write_once("history.000001", "ours") == "ours"
+    other = Registry(Settings(home=home))
+    assert other.write_once("history.000001", "theirs") == "ours"
+    assert other.write_once("history.000002", 'two\nlines, "quotes"') == 'two\nlines, "quotes"'
+    assert registry.write_once("answer.000001", "x") == "x"
+    assert registry.written("history.") == {"000001": "ours", "000002": 'two\nlines, "quotes"'}
+    with pytest.raises(RetrainError, match="6,001 characters"):
+        registry.write_once("history.000003", "x" * 6_001)
+    # Before anything is registered, and afterwards, it is the same place.
+    register(registry)
+    assert Registry(Settings(home=home)).written("history.")["000001"] == "ours"
+
+
+def test_a_model_of_an_older_registry_gets_its_history_too(registry: Registry) -> None:
+    registry._client.create_registered_model(MODEL_NAME)
+    assert registry.written("history.") == {}
+    assert registry.write_once("history.000001", "ours") == "ours"
+    assert registry.written("history.") == {"000001": "ours"}
+
+
+def test_a_version_that_is_not_there_is_a_mistake(registry: Registry) -> None:
+    for number in ("1", "no number"):
+        with pytest.raises(UsageError, match=f"no version {number}"):
+            registry.version(number)
+
+
+def test_a_model_file_that_is_not_the_candidates_is_not_registered(registry: Registry) -> None:
+    with pytest.raises(ModelFileInvalid, match="tampered"):
+        registry.register(made_up_candidate(GREEN_MODEL), RED_MODEL, made_up_decision())
+    assert registry._client.search_registered_models() == []
 
 
 def test_a_tampered_model_file_is_never_given_out(registry: Registry, home: Path) -> None:

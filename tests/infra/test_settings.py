@@ -178,6 +178,10 @@ def test_passwords_are_masked(home: Path) -> None:
     assert shown["store_endpoint"] == ""
     assert mask("redis://:s3cret@host and http://a:b@c") == "redis://:***@host and http://a:***@c"
     assert mask("http://host:80/path") == "http://host:80/path"
+    # A password with signs that should have been escaped, and one that is not before the @.
+    assert mask("postgresql://me:p@ss/w@rd@db/x refused") == "postgresql://me:***@db/x refused"
+    for name in ("password", "sslpassword", "TOKEN"):
+        assert mask(f"postgresql://db/x?user=me&{name}=hunter2&b=1") == f"postgresql://db/x?user=me&{name}=***&b=1"
 
 
 def test_a_fingerprint_says_what_matters_and_not_where_things_are(tmp_path: Path) -> None:

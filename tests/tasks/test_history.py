@@ -92,6 +92,14 @@ def test_a_registry_that_lost_the_champion_is_named_not_replaced(context: Contex
     assert "restore the registry" in caught.value.hint
 
 
+def test_another_registry_with_as_many_versions_is_noticed(context: Context, registry: Registry) -> None:
+    register(registry, "another one")
+    context.store.put(history_key(1), entry(1, "1").model_dump_json().encode())
+    with pytest.raises(RetrainError, match="by decision d1; the registry's is of decision another one"):
+        settle(context, registry)
+    assert registry.champion() is None
+
+
 def test_a_damaged_entry_is_named_and_can_be_had_again(context: Context, registry: Registry) -> None:
     champion = enter(context, registry, change(None, register(registry, "d1"), "d1"))
     whole = context.store.get(history_key(1))
