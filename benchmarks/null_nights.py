@@ -1,12 +1,12 @@
 """A year of null nights: how often a challenger that is no better becomes champion; and how soon a better one does.
 
-    python -m benchmarks.null_nights [--years 400] [--lines 200] [--json FILE]
+    python -m benchmarks.null_nights [--years 400] [--lines 200] [--looks 24] [--margin 0.01] [--json FILE]
 
 Models are drawn as equal trainings on real cells are (benchmarks/populations.py): each cell has its chance to be
 called right, each model its own effect on each patient. 365 nights a year, one challenger a night, 30 validation and 30
 holdout patients; the champion is a model of the same kind. All rules see the same patients, challengers and champion:
 
-- the gate as it is: a look only after a win on validation, 24 looks, then none until a new generation begins;
+- the gate: a look only after a win on validation, 24 looks (by default), then none until a new generation begins;
 - "with rotation": whenever the looks are spent a new holdout of as many new patients begins (when data allows it);
 - "higher accuracy wins": the better accuracy on the holdout, with the same filter on validation;
 - TFX's change threshold on the holdout's balanced accuracy, 0 and 0.01, with the same filter.
@@ -36,7 +36,8 @@ from validation.rules import GateRules
 
 NIGHTS = 365
 PATIENTS = 30
-RULES = GateRules()
+# The last ones are in force: the defaults, or what the command line asks for.
+RULES = [GateRules()]
 FLIPS = 2_000
 
 
@@ -58,15 +59,16 @@ class Side:
 
 def passes(side: Side, new: tuple[Any, Any], old: tuple[Any, Any]) -> bool:
     """Whether the gate promotes: better, and not worse by the margins, at one look's level (the floors are met)."""
-    level = level_of_look(RULES)
+    rules = RULES[-1]
+    level = level_of_look(rules)
     sensitivity = of_shares((new[0] - old[0]).astype(float), side.positives.astype(float))
     specificity = of_shares((new[1] - old[1]).astype(float), side.negatives.astype(float))
     both = mean_of(sensitivity, specificity, (side.positives > 0, side.negatives > 0))
     if sensitivity is None or specificity is None or both is None or both.value <= 0:
         return False
-    if null_variance_bounds(sensitivity, level=level)[0] <= -RULES.sensitivity_margin:
+    if null_variance_bounds(sensitivity, level=level)[0] <= -rules.sensitivity_margin:
         return False
-    if null_variance_bounds(specificity, level=level)[0] <= -RULES.specificity_margin:
+    if null_variance_bounds(specificity, level=level)[0] <= -rules.specificity_margin:
         return False
     return flipped_bounds(both, flips=FLIPS, level=level)[0] > 0
 
@@ -130,7 +132,7 @@ def with_rotation(year: Year, nights: tuple[Any, Any]) -> list[list[int]]:
     n, found, taken, begun = year.patients, [[]], 0, 0  # type: ignore[var-annotated]
     side, holdout = year.holdout, {0: champion[1]}
     for night in range(len(nights[0])):
-        if taken >= RULES.looks:
+        if taken >= RULES[-1].looks:
             taken, begun = 0, night
             who = year.rng.integers(0, year.models.cells.shape[1], n)
             sizes = year.models.cells.sum(axis=2)
@@ -159,7 +161,7 @@ def null_years(years: int) -> dict[str, dict[str, Any]]:
         year = Year(models, np.random.default_rng([number, 1]), PATIENTS, "+0")
         nights = year.challengers(NIGHTS)
         found = {}
-        found["the gate"], taken = walk(year, nights, passes, RULES.looks)
+        found["the gate"], taken = walk(year, nights, passes, RULES[-1].looks)
         looks += taken
         rotated = with_rotation(year, nights)
         found["the gate, with rotation"] = [night for one in rotated for night in one]
@@ -215,7 +217,7 @@ def walk_to_first(year: Year, nights: tuple[Any, Any]) -> tuple[int | None, int]
         challenger = year.halves((nights[0][night], nights[1][night]))
         if year.valid.balanced(challenger[0]) <= year.valid.balanced(champion[0]):
             continue
-        if taken >= RULES.looks:
+        if taken >= RULES[-1].looks:
             break
         taken += 1
         if passes(year.holdout, challenger[1], champion[1]):
@@ -231,8 +233,8 @@ def tables(nulls: dict[str, dict[str, Any]], powers: list[dict[str, Any]]) -> st
         f"{100 * row['high']:.1f}% | {row['promotions_a_year']:.2f} |"
         for name, row in nulls.items()
     ]
-    out.append(f"\nlooks taken a year without rotation: {nulls['the gate']['looks_a_year']:.1f} of {RULES.looks}\n")
-    out += ["| truly better by | holdout patients | within 24 looks | 95% interval | median nights | first night |"]
+    out.append(f"\nlooks taken a year without rotation: {nulls['the gate']['looks_a_year']:.1f} of {RULES[-1].looks}\n")
+    out += ["| truly better by | holdout patients | within the looks | 95% interval | median nights | first night |"]
     out += ["|---|---|---|---|---|---|"]
     for row in powers:
         median = f"{row['median_nights']:.0f}" if row["median_nights"] else "not within"
@@ -248,8 +250,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--years", type=int, default=400)
     parser.add_argument("--lines", type=int, default=200)
+    parser.add_argument("--looks", type=int, default=RULES[0].looks)
+    parser.add_argument("--margin", type=float, default=RULES[0].sensitivity_margin)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    RULES.append(GateRules(looks=asked.looks, sensitivity_margin=asked.margin, specificity_margin=asked.margin))
     started = time.monotonic()
     nulls, powers = null_years(asked.years), power(asked.lines)
     print(tables(nulls, powers))
