@@ -119,8 +119,11 @@ def _difference_gate(name: str, difference: Interval | None, bound: float, level
             name=name, value=None, low=None, high=None, bound=bound, level=level, passed=False, sentence=sentence
         )
     passed = difference.low > bound
+    sure = (
+        f"at least {100 * difference.low:+.2f} is sure" if difference.low > -1 else "too few patients to be sure of any"
+    )
     sentence = (
-        f"{label} differs by {100 * difference.value:+.2f} points; at least {100 * difference.low:+.2f} is sure at "
+        f"{label} differs by {100 * difference.value:+.2f} points; {sure} at "
         f"one-sided level {level:.4f}, above {100 * bound:+.2f} is needed: {'' if passed else 'not shown '}{text}"
     )
     return Gate(
