@@ -4,7 +4,8 @@
 
 Each size runs in a child process of its own against an S3 server on loopback (tests/fake_s3.py, in this process) that
 makes real ListObjectsV2 pages of 1,000 keys. The child first leaves a snapshot behind in a child of its own; what is
-measured is a pull that finds it, with every thousandth object changed (those are answered from memory; records lie in a folder).
+measured is a pull that finds it, with every thousandth object changed. Those are answered from memory; records lie in
+a folder.
 Seconds are the pull's; peak memory is the whole process's, libraries and all (ru_maxrss).
 """
 
