@@ -54,7 +54,8 @@ def measured_pull(url: str, home: Path, results: Any) -> None:
 
     def from_memory(key: str) -> Fetched:
         if not key.startswith("labeled/"):
-            return fetch(key)
+            kept: Fetched = fetch(key)
+            return kept
         number = int(key.split("_")[-3])
         return Fetched(number.to_bytes(8, "big") * 1625, new_etag(number))
 

@@ -26,6 +26,7 @@ def as_boto3_reads(body: bytes) -> list[ObjectInfo]:
     from botocore.parsers import create_parser
 
     model = botocore.session.get_session().get_service_model("s3").operation_model("ListObjectsV2")
+    assert model.output_shape is not None
     answer = {"status_code": 200, "headers": {}, "body": body}
     parsed = create_parser("rest-xml").parse(answer, model.output_shape)
     decode_list_object_v2(parsed, {"encoding_type_auto_set": True})

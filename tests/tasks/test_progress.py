@@ -89,7 +89,12 @@ def test_no_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_prefect_shows_an_artifact_that_grows(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Prefect is told, within a real task run; its server is left out."""
     told: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(stage_module, "create_progress_artifact", lambda **given: told.append(("make", given)) or "id")
+
+    def make(**given: Any) -> str:
+        told.append(("make", given))
+        return "id"
+
+    monkeypatch.setattr(stage_module, "create_progress_artifact", make)
     monkeypatch.setattr(stage_module, "update_progress_artifact", lambda *given, **more: told.append((*given, more)))
     pages = stage_module.ProgressOnPages()
     pages(Step("pulled", 8, 16, 4.0))
@@ -99,7 +104,7 @@ def test_prefect_shows_an_artifact_that_grows(context: Context, monkeypatch: pyt
         class task_run:  # noqa: N801
             id = "run"
 
-    monkeypatch.setattr(stage_module.TaskRunContext, "get", lambda: Run)
+    monkeypatch.setattr("tasks.stage.TaskRunContext.get", lambda: Run)
     with watched_by(pages, 0.0):
         pull_task.fn(context)
     assert told[0][0] == "make"
