@@ -1,1 +1,1 @@
-"""Measurements, each one command that prints a table: see the docstring of each module."""
+"""Benchmarks: each one command that prints a table and can write JSON. Ratios are taken side by side, in one run."""

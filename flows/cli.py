@@ -189,7 +189,7 @@ def _night(settings: Settings, as_json: bool) -> None:
     prepare_environment(settings)
     show.prepare_logging()
     _check(settings)
-    with prefect_server(settings):
+    with prefect_server(settings), show.stages():
         night = _run_flow()
     if as_json:
         show.json_line(night)

@@ -51,6 +51,15 @@ class _Lines(logging.StreamHandler[Any]):
         super().__init__(sys.stderr)
         self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
 
+    # While a bar is drawn, lines go above it, and those that say what it shows are left out.
+    bar_is_drawn = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.bar_is_drawn:
+            super().emit(record)
+        elif not getattr(record, "is_progress", False):
+            err.print(Text(self.format(record)))
+
 
 def prepare_logging() -> None:
     """Show what our own modules log, one short line each, on standard error."""
@@ -176,6 +185,35 @@ def counting(doing: str) -> Iterator[Callable[[int], None]]:
     """Show a running count on a terminal; elsewhere nothing."""
     with err.status(doing) as status:
         yield lambda count: status.update(f"{doing}: {count:,}")
+
+
+@contextmanager
+def stages() -> Iterator[None]:
+    """Draw a bar for every long stage on a terminal: count, rate, time left. Elsewhere log lines say the same."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tasks.progress import Step, watched_by
+
+    if not err.is_terminal:
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"))
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
+        drawn: dict[str, Any] = {}
+
+        def draw(step: Step) -> None:
+            if step.doing not in drawn:
+                drawn[step.doing] = bar.add_task(step.doing, total=step.total, rate="")
+            bar.update(drawn[step.doing], completed=step.done, total=step.total, rate=f"{step.rate:,.0f}")
+            if step.done >= step.total:
+                bar.remove_task(drawn.pop(step.doing))
+
+        _Lines.bar_is_drawn = True
+        try:
+            with watched_by(draw, every_seconds=0.2):
+                yield
+        finally:
+            _Lines.bar_is_drawn = False
 
 
 @contextmanager

@@ -6,11 +6,18 @@ either: the store and the registry retry their own calls, and a stage that faile
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from tasks.progress import Step, watch
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,3 +26,34 @@ R = TypeVar("R")
 def stage(function: Callable[P, R], *, name: str | None = None) -> Task[P, R]:
     """Return ``function`` as a Prefect task; outside a flow call the plain function."""
     return task(name=name or function.__name__, cache_policy=NO_CACHE, persist_result=False)(function)
+
+
+class ProgressOnPages:
+    """Shows how far a stage is on Prefect's pages: a progress artifact for every stage that takes longer than 5 s."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self) -> None:
+        self._shown: dict[tuple[Any, str], Any] = {}
+
+    def __call__(self, step: Step) -> None:
+        """Make or update the artifact. A server that does not answer costs the artifact and nothing else."""
+        run = TaskRunContext.get()
+        over = step.done >= step.total
+        if run is None:
+            return
+        place = (run.task_run.id, step.doing)
+        percent = 100.0 * step.done / max(step.total, 1)
+        try:
+            if place in self._shown:
+                update_progress_artifact(self._shown[place], progress=percent, description=str(step))
+            elif not over:
+                key = f"{step.doing.replace(' ', '-').lower()}-progress"
+                self._shown[place] = create_progress_artifact(progress=percent, key=key, description=str(step))
+        except Exception as error:
+            log.debug("no progress on Prefect's pages: %s", error)
+        if over:
+            self._shown.pop(place, None)
+
+
+watch(ProgressOnPages(), ProgressOnPages.EVERY_SECONDS)

@@ -104,6 +104,19 @@ def meanwhile(place: Place, monkeypatch: pytest.MonkeyPatch, name: str, happens:
     monkeypatch.setattr(store, "fetch", fetch_)
 
 
+def noted_fetches(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that fills with the keys of what is read from now on."""
+    fetched: list[str] = []
+    fetch = place.store.fetch
+
+    def noting(key: str) -> Fetched:
+        fetched.append(key)
+        return fetch(key)
+
+    monkeypatch.setattr(place.store, "fetch", noting)
+    return fetched
+
+
 def test_two_pulls_give_the_same_snapshot_whoever_makes_them(place: Place, tmp_path: Path) -> None:
     first = pull(place.context)
     place.assert_exact(first)
@@ -248,9 +261,7 @@ def test_a_lost_pointer_costs_nothing(folder_place: Place, pointer: str, monkeyp
         folder_place.delete("retraining/latest/snapshot.json")
     else:
         folder_place.write("retraining/latest/snapshot.json", b"{half")
-    fetched: list[str] = []
-    fetch = folder_place.store.fetch
-    monkeypatch.setattr(folder_place.store, "fetch", lambda key: (fetched.append(key), fetch(key))[1])
+    fetched = noted_fetches(folder_place, monkeypatch)
     assert pull(folder_place.context) == first
     assert not [key for key in fetched if key.startswith("labeled/")]
 
@@ -261,9 +272,7 @@ def test_bytes_written_again_are_not_fetched_every_night(folder_place: Place, mo
     for key in KEYS:
         folder_place.write(key, CELLS[key])
     assert pull(folder_place.context) == first
-    fetched: list[str] = []
-    fetch = folder_place.store.fetch
-    monkeypatch.setattr(folder_place.store, "fetch", lambda key: (fetched.append(key), fetch(key))[1])
+    fetched = noted_fetches(folder_place, monkeypatch)
     assert pull(folder_place.context) == first
     assert not [key for key in fetched if key.startswith("labeled/")]
 

@@ -1,0 +1,120 @@
+"""Progress: count, rate and time left, in the log, in a terminal and on Prefect's pages."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from flows import show
+from tasks import stage as stage_module
+from tasks.context import Context
+from tasks.progress import Progress, Step, watched_by
+from tasks.pull import pull, pull_task
+from tests.builders import CountingStore, context_over, synthetic_cells
+
+CELLS = synthetic_cells(patients=4)
+
+
+@pytest.fixture
+def context(home: Path) -> Context:
+    return context_over(CountingStore(CELLS), home)
+
+
+def test_a_pull_says_how_far_it_is(
+    context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Progress, "EVERY_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO):
+        pull(context)
+    lines = [line for line in caplog.messages if line.startswith("pulled")]
+    assert re.fullmatch(r"pulled \d+ of 16 \([\d,]+/s, \d+ s left\)", lines[0])
+    assert [line.split()[1] for line in lines][-1] == "16"
+
+
+def test_a_watcher_sees_the_end_and_no_more_than_it_wants(context: Context) -> None:
+    often: list[Step] = []
+    seldom: list[Step] = []
+    with watched_by(often.append, 0.0), watched_by(seldom.append, 3600.0):
+        pull(context)
+    pull(context)
+    assert [step.done for step in often] == sorted(step.done for step in often)
+    assert [(step.doing, step.done, step.total) for step in seldom] == [("pulled", 16, 16)]
+    assert often[-1].seconds_left == 0
+
+
+def test_the_time_left_follows_from_the_rate() -> None:
+    assert Step("pulled", 250, 1000, 50.0).seconds_left == 15
+    assert str(Step("pulled", 2500, 27_558, 50.0)) == "pulled 2,500 of 27,558 (50/s, 501 s left)"
+
+
+def test_a_terminal_gets_a_bar_and_log_lines_above_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(show, "err", Console(file=screen, force_terminal=True, width=100, _environ={}))
+    monkeypatch.setattr(Progress, "EVERY_SECONDS", 0.0)
+    handler = show._Lines()
+    logger = logging.getLogger("tasks.pull")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    with show.stages():
+        progress = Progress(logger, "pulled", 1000)
+        progress.advance(10)
+        logger.info("something else")
+        for listener, _ in progress._listeners[1:]:
+            listener(Step("pulled", 400, 1000, 80.0))
+    logger.setLevel(before)
+    text = screen.getvalue()
+    assert "something else" in text
+    assert "400/1000" in text
+    assert "80/s" in text
+    assert "s left)" not in text
+    assert not show._Lines.bar_is_drawn
+
+
+def test_no_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(show, "err", Console(file=screen))
+    with show.stages():
+        for listener, _ in Progress(logging.getLogger("x"), "pulled", 1)._listeners[1:]:
+            listener(Step("pulled", 1, 2, 1.0))
+    assert screen.getvalue() == ""
+
+
+def test_prefect_shows_an_artifact_that_grows(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Prefect is told, within a real task run; its server is left out."""
+    told: list[tuple[Any, ...]] = []
+
+    def make(**given: Any) -> str:
+        told.append(("make", given))
+        return "id"
+
+    monkeypatch.setattr(stage_module, "create_progress_artifact", make)
+    monkeypatch.setattr(stage_module, "update_progress_artifact", lambda *given, **more: told.append((*given, more)))
+    pages = stage_module.ProgressOnPages()
+    pages(Step("pulled", 8, 16, 4.0))
+    assert told == []  # outside a task run there is no page to show it on
+
+    class Run:
+        class task_run:  # noqa: N801
+            id = "run"
+
+    monkeypatch.setattr("tasks.stage.TaskRunContext.get", lambda: Run)
+    with watched_by(pages, 0.0):
+        pull_task.fn(context)
+    assert told[0][0] == "make"
+    assert told[0][1]["key"] == "pulled-progress"
+    assert told[-1][0] == "id"
+    assert told[-1][1]["progress"] == 100.0
+    assert "16 of 16" in told[-1][1]["description"]
+
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(stage_module, "create_progress_artifact", refuse)
+    pages(Step("pulled", 1, 2, 1.0))  # costs the artifact and nothing else
