@@ -45,6 +45,7 @@ class Machine:
         self.server = PrefectServer(named or f"http://127.0.0.1:{settings.up.port}/api")
         self.services = Services(settings.home / "logs")
         self.slots = 0
+        self.server_is_up = False
 
     def start(self) -> None:
         """Start everything and check each part.
@@ -90,7 +91,8 @@ class Machine:
         """End everything, the server last, since it is still told what was interrupted."""
         self.services.stop([*map(_worker, POOLS), BRIDGE], grace=3.0)
         self.services.end_all(but=[SERVER])
-        if self.own_server:
+        if self.server_is_up:
+            # Only ever on a server of our own: on another's, the port's owner say, other people's runs are alive.
             try:
                 self.server.interrupt_runs(POOLS, STOPPED)
             except RetrainError as error:
@@ -113,6 +115,7 @@ class Machine:
         arguments = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         service = self.services.start(SERVER, arguments, self._server_environment())
         self.services.wait(service, self.server.healthy, START_SECONDS)
+        self.server_is_up = True
 
     def _server_environment(self) -> dict[str, str]:
         home = self.settings.home / "prefect"
