@@ -6,16 +6,12 @@ schedules, the alerts, and the bridge from a queue if one is set. All of it ends
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from flows.deploy import deploy, ensure_pools
@@ -181,25 +177,6 @@ def stopping() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, told)
     return stop
-
-
-@contextmanager
-def machine_lock(home: Path) -> Iterator[None]:
-    """Let there be one ``retrain up`` for a home folder.
-
-    Raises:
-        UsageError: when there is another.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "up.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"`retrain up` is running on {home} already", "stop it, or use another RETRAIN_HOME"
-            ) from None
-        # A child must not inherit the lock: Python closes it in each.
-        yield
 
 
 def _worker(pool: str) -> str:

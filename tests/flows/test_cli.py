@@ -151,7 +151,7 @@ def test_real_cells_never_join_synthetic_ones(
 def test_a_second_machine_on_one_home_is_refused(
     monkeypatch: pytest.MonkeyPatch, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows.up import machine_lock
+    from infra.machine import machine_lock
 
     with machine_lock(home):
         assert retrain(monkeypatch, "up") == 2
