@@ -6,16 +6,12 @@ schedules, the alerts, and the bridge from a queue if one is set. All of it ends
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from flows.deploy import deploy, ensure_pools
@@ -45,6 +41,7 @@ class Machine:
         self.server = PrefectServer(named or f"http://127.0.0.1:{settings.up.port}/api")
         self.services = Services(settings.home / "logs")
         self.slots = 0
+        self.server_is_up = False
 
     def start(self) -> None:
         """Start everything and check each part.
@@ -90,7 +87,8 @@ class Machine:
         """End everything, the server last, since it is still told what was interrupted."""
         self.services.stop([*map(_worker, POOLS), BRIDGE], grace=3.0)
         self.services.end_all(but=[SERVER])
-        if self.own_server:
+        if self.server_is_up:
+            # Only ever on a server of our own: on another's, the port's owner say, other people's runs are alive.
             try:
                 self.server.interrupt_runs(POOLS, STOPPED)
             except RetrainError as error:
@@ -113,6 +111,7 @@ class Machine:
         arguments = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         service = self.services.start(SERVER, arguments, self._server_environment())
         self.services.wait(service, self.server.healthy, START_SECONDS)
+        self.server_is_up = True
 
     def _server_environment(self) -> dict[str, str]:
         home = self.settings.home / "prefect"
@@ -178,25 +177,6 @@ def stopping() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, told)
     return stop
-
-
-@contextmanager
-def machine_lock(home: Path) -> Iterator[None]:
-    """Let there be one ``retrain up`` for a home folder.
-
-    Raises:
-        UsageError: when there is another.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "up.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"`retrain up` is running on {home} already", "stop it, or use another RETRAIN_HOME"
-            ) from None
-        # A child must not inherit the lock: Python closes it in each.
-        yield
 
 
 def _worker(pool: str) -> str:

@@ -39,7 +39,8 @@ class PrefectServer:
         # trust_env: a proxy of the surroundings has no business on loopback, and others are Prefect's to configure.
         self._client = httpx.Client(
             base_url=self.url,
-            timeout=30,
+            # Longer than a server on SQLite waits for whoever is writing (60 s): then it answers, if only "busy".
+            timeout=90,
             auth=(user, password) if auth else None,
             trust_env="127.0.0.1" not in self.url,
             limits=httpx.Limits(max_keepalive_connections=0),

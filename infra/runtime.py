@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from infra.up_lock import machine_url
 from infra.settings import Settings, prefect_api_url
 from validation.errors import RetrainError
 
@@ -48,7 +49,10 @@ def prepare_environment(settings: Settings) -> None:
 
 @contextmanager
 def prefect_server(settings: Settings) -> Iterator[str]:
-    """Give Prefect a server: the one that PREFECT_API_URL names, or a temporary one on loopback; yield its address.
+    """Give Prefect a server and yield its address.
+
+    It is the one that PREFECT_API_URL names, the one of ``retrain up`` where that runs on this home folder, or a
+    temporary one on loopback.
 
     Prefect would start one by itself, but leaves it behind when its parent is killed; this one dies with us.
 
@@ -57,6 +61,14 @@ def prefect_server(settings: Settings) -> Iterator[str]:
     """
     if (url := prefect_api_url()) is not None:
         yield url
+        return
+    if (url := machine_url(settings)) is not None:
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield url
+        finally:
+            _send_what_is_queued()
+            del os.environ["PREFECT_API_URL"]
         return
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"

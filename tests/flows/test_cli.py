@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -28,7 +31,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "demo", "import", "predict", "champion", "report", "settings", "validate", "quarantine"]
+    "command",
+    [
+        *("run", "demo", "import", "predict", "champion", "report", "settings", "validate", "quarantine"),
+        *("up", "notify", "backup", "restore", "history", "rollback", "promote", "approve", "reject", "site"),
+    ],
 )
 def test_every_command_explains_itself(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -142,3 +149,55 @@ def test_real_cells_never_join_synthetic_ones(
     (tmp_path / "cells" / "Parasitized").mkdir(parents=True)
     assert retrain(monkeypatch, "import", str(tmp_path / "cells")) == 2
     assert "synthetic" in capsys.readouterr().err
+
+
+def test_a_second_machine_on_one_home_is_refused(
+    monkeypatch: pytest.MonkeyPatch, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from infra.up_lock import machine_lock
+
+    with machine_lock(home):
+        assert retrain(monkeypatch, "up") == 2
+    assert "is running on" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_a_clear_error_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from infra.processes import make_mark, marked_processes
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        other.settimeout(0)
+        port = str(other.getsockname()[1])
+        monkeypatch.setenv("RETRAIN_UP__PORT", port)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            assert retrain(monkeypatch, "up") == 2
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        # Whoever it is, nobody talked to them: `retrain up` ends the runs of its own server when it stops.
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    shown = capsys.readouterr().err
+    assert f"port {port} is taken" in shown
+    assert "RETRAIN_UP__PORT" in shown
+    assert marked_processes(make_mark(os.getpid())) == []
+
+
+def test_a_notice_without_a_server_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert retrain(monkeypatch, "notify") == 4
+    assert "retrain up" in capsys.readouterr().err
+
+
+def test_a_webhook_is_never_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RETRAIN_ALERTS__WEBHOOK", "https://hooks.example/s3cr3t")
+    assert retrain(monkeypatch, "settings") == 0
+    shown = capsys.readouterr()
+    assert "alerts.webhook" in shown.out
+    assert "s3cr3t" not in shown.out + shown.err

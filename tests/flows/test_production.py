@@ -31,6 +31,7 @@ from tests.services import postgres_server
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())["services"]
+REGION = os.environ.get("S3_TEST_REGION") or "us-east-1"
 VALUES = {
     "POSTGRES_PASSWORD": "none",
     "PREFECT_AUTH": "operator:secret",
@@ -101,10 +102,9 @@ def s3(moto_endpoint: str, fake_aws: None, monkeypatch: pytest.MonkeyPatch) -> t
     """An S3 server with two empty buckets: its address, the cells' bucket, MLflow's. A real one where one is given."""
     endpoint = os.environ.get("S3_TEST_ENDPOINT") or moto_endpoint
     if endpoint != moto_endpoint:
-        for name, given in (("AWS_ACCESS_KEY_ID", "S3_TEST_KEY"), ("AWS_SECRET_ACCESS_KEY", "S3_TEST_SECRET")):
-            if given in os.environ:
-                monkeypatch.setenv(name, os.environ[given])
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(f"AWS_{name}", os.environ[f"S3_TEST_{name}"])
+    client = boto3.client("s3", endpoint_url=endpoint, region_name=REGION)
     buckets = [f"{name}-{uuid.uuid4().hex[:8]}" for name in ("cells", "mlflow")]
     for bucket in buckets:
         client.create_bucket(Bucket=bucket)
@@ -121,6 +121,7 @@ def machine(tmp_path: Path, s3: tuple[str, str, str]) -> Iterator[Machine]:
         places = {
             "postgres:5432": urlsplit(database).netloc.rpartition("@")[2],
             "http://s3:9000": endpoint,
+            "us-east-1": REGION,
             "s3://cells": f"s3://{cells}",
             "s3://mlflow": f"s3://{artifacts}",
             "prefect:4200": "127.0.0.1:4200",
@@ -138,7 +139,7 @@ def machine(tmp_path: Path, s3: tuple[str, str, str]) -> Iterator[Machine]:
 
 def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s3: tuple[str, str, str]) -> None:
     endpoint, cells, _ = s3
-    store = S3Store(f"s3://{cells}", endpoint=endpoint)
+    store = S3Store(f"s3://{cells}", endpoint=endpoint, region=REGION)
     fill(store, 30)
     machine.start("prefect")
     machine.start("mlflow")

@@ -229,7 +229,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
     server = machine.server
     fill(machine.store, 8, first=100)
     machine.hold_trainings()
-    night = server.create_run("retrain/nightly")
+    night = server.create_run("retrain/nightly", parameters={"models": ["keras"]})
     until(machine.training_now)
     until(lambda: any("train_child" in command for command in machine.processes()))
     _add_what_is_not_in_the_file(machine)
@@ -241,6 +241,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
     machine.start()
     assert server.run(night["id"])["state_name"] == INTERRUPTED
     [again] = server.runs(key=f"again-{night['id']}")
+    assert again["parameters"] == {"models": ["keras"]}
     assert ended(server, again["id"])["state_name"] == "Completed"
     assert len(list((machine.home / "store/retraining/nights").glob("*.json"))) == 2
     # Nothing twice, and what is not in prefect.yaml is gone; somebody else's is not.

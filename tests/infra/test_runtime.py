@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from infra import runtime
+from infra.up_lock import machine_lock, machine_url
 from infra.runtime import prefect_server, prepare_environment
 from infra.settings import Settings
 from tests.infra.test_processes import gone_within
@@ -62,6 +63,14 @@ def test_a_server_that_is_named_is_used(settings: Settings, monkeypatch: pytest.
         assert url == "http://prefect:4200/api"
     assert os.environ["PREFECT_API_URL"] == url
     assert not settings.home.exists()
+
+
+def test_the_server_of_retrain_up_is_used_where_that_runs(settings: Settings) -> None:
+    with machine_lock(settings.home), prefect_server(settings) as url:
+        assert url == f"http://127.0.0.1:{settings.up.port}/api"
+        assert os.environ["PREFECT_API_URL"] == url
+    assert "PREFECT_API_URL" not in os.environ
+    assert machine_url(settings) is None
 
 
 def test_a_server_that_does_not_start_is_an_error_that_names_its_log(
