@@ -30,8 +30,8 @@ def up(as_json: AsJson = False) -> None:
     It stays until Ctrl-C (or SIGTERM) and then ends all of it. Started again it goes on where it was.
     """
     from flows.up import Machine, stopping
-    from infra.up_lock import machine_lock
     from infra.runtime import prepare_environment
+    from infra.up_lock import machine_lock
 
     settings = load_settings()
     prepare_environment(settings)

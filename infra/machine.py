@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from infra.origin import UNKNOWN, code_revision
+
 # What a verdict rests on besides the two frameworks, whose versions stand with their candidates.
 LIBRARIES = (
     "numpy",
@@ -41,22 +41,10 @@ def _processor() -> str:
 
 def revision() -> str | None:
     """Return the git revision of this code, ``+`` behind it when files were changed; None outside a checkout."""
-    if not (ROOT / ".git").exists():
+    found = code_revision()
+    if found.commit == UNKNOWN:
         return None
-    found = _git("rev-parse", "HEAD")
-    if not found:
-        return None
-    return found + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return found.commit + ("+" if found.dirty == "true" else "")
 
 
 def versions() -> dict[str, str]:

@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.up_lock import machine_url
 from infra.settings import Settings, prefect_api_url
+from infra.up_lock import machine_url
 from validation.errors import RetrainError
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from tasks.pull import read_object
 from tasks.report_choice import SHOWN, choose, choose_for_heat, choose_new
 from tasks.report_heat import draw_heat, occlusion
 from validation.digest import digest
-from validation.errors import RetrainError
+from validation.errors import ModelFileInvalid, ObjectMissing
 from validation.images import RGB, BadImage, decode, to_square
 from validation.records import POSITIVE, Candidate, Decision, Evaluation, Snapshot, ValidationResult
 
@@ -126,7 +126,7 @@ def _pixels(context: Context, key: str, sha256: str) -> RGB | None:
         return decode(data, context.settings.data)
     except BadImage:
         return _leniently(data, context.settings.data.max_pixels)
-    except RetrainError as error:
+    except ObjectMissing as error:  # a store that does not answer is another matter: what is stored now stays
         log.info("not in the report: %r: %s", key, error.message)
         return None
 
@@ -155,7 +155,7 @@ def _heat(context: Context, challenger: Candidate, cells: pd.DataFrame, gathered
     try:
         data = context.store.get(challenger.model_key)
         model = ModelFile(data, sha256_expected=challenger.model_sha256)
-    except RetrainError as error:
+    except (ObjectMissing, ModelFileInvalid) as error:
         gathered.left_out.append(f"What the challenger looked at: {error.message}.")
         return
     started, pictures, kept = time.monotonic(), [], []
@@ -191,7 +191,7 @@ def _batches(context: Context, candidates: tuple[Candidate, ...], gathered: Gath
     for candidate in candidates:
         try:
             data = context.store.get(candidate.batch_key) if candidate.batch_key else b""
-        except RetrainError as error:
+        except ObjectMissing as error:
             gathered.left_out.append(f"The training batch of {candidate.spec.model}: {error.message}.")
             continue
         pixels = _leniently(data, limit=10_000) if data else None

@@ -70,7 +70,8 @@ def _why_nothing_new(r: ReportInputs) -> list[str]:
     undone = "Nothing was trained" if not r.candidates else "Nothing new was trained"
     looked = "" if r.evaluation else " and the holdout was not looked at"
     champion = f"{r.champion_name} stays" if r.has_champion else "there is still no champion"
-    return [lead, f"{undone}{looked}; {champion}."]
+    before = [f"{r.decision.sentence}."] if r.decision.sentence.startswith("Nothing new since") else []
+    return [lead, f"{undone}{looked}; {champion}.", *before]
 
 
 def _contest(r: ReportInputs) -> list[str]:

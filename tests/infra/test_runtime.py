@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from infra import runtime
-from infra.up_lock import machine_lock, machine_url
 from infra.runtime import prefect_server, prepare_environment
 from infra.settings import Settings
+from infra.up_lock import machine_lock, machine_url
 from tests.infra.test_processes import gone_within
 from validation.errors import RetrainError
 

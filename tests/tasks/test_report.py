@@ -12,7 +12,7 @@ from infra.registry import Registry
 from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
-from tasks.report import find_night, report, report_path
+from tasks.report import find_night, report, report_again, report_path
 from tests.builders import (
     NOON,
     RED,
@@ -100,6 +100,23 @@ def test_a_night_that_ended_early_has_a_report_too(context: Context, prepared: P
     assert decision.verdict is Verdict.INVALID_DATA
     text = report(context, night_of(decision)).read_text()
     assert "must not be trained on" in text
+
+
+def test_a_night_that_found_nothing_new_has_a_page_that_leads_to_the_report_that_stands(
+    context: Context, night: Night
+) -> None:
+    standing = report(context, night).read_bytes()
+    again = night.model_copy(
+        update={"verdict": Verdict.NOTHING_NEW, "sentence": "Nothing new since yesterday (then: kept)", "metrics": {}}
+    )
+    path = report_again(context, again)
+    text = path.read_text()
+    assert context.store.get(report_key(path.stem)) == path.read_bytes()
+    assert f'href="{night.decision}.html"' in text
+    assert "Nothing new since yesterday (then: kept)." in text
+    assert "The store holds 360 labelled images, the same as at the last snapshot." in text
+    assert "There are no figures tonight" in text
+    assert report_path(context, night.decision or "").read_bytes() == standing
 
 
 def test_a_night_without_a_decision_has_none(context: Context) -> None:

@@ -43,6 +43,7 @@ from tests.builders import (
 )
 from tests.tasks.conftest import Crown
 from tests.tasks.test_report import night_of
+from validation.errors import StoreUnreachable
 from validation.records import Candidate, Decision, Evaluation, Night, Start
 from validation.report_records import Exhibits
 
@@ -107,6 +108,19 @@ def test_what_is_gone_before_the_first_report_is_left_out_by_name(
         f"The training batch of {candidate.spec.model}",
     ]
     assert set(gathered.table["image"]) == {b""}
+
+
+def test_a_store_that_is_away_ends_the_report_and_nothing_half_is_stored(context: Context, night: Night) -> None:
+    """Or the pictures would be missing for good: what a report shows is gathered once."""
+    shutil.rmtree(context.workspace.home / "cache")
+    assert isinstance(context.store, CountingStore)
+    for info in context.store.list(LABELED):
+        context.store.broken[info.key] = StoreUnreachable("the bucket does not answer")
+    with pytest.raises(StoreUnreachable):
+        report(context, night)
+    assert context.records.find(Exhibits, night.decision or "") is None
+    context.store.broken.clear()
+    assert "data:image/webp" in report(context, night).read_text()
 
 
 def test_bad_images_are_shown_with_their_reason_and_a_picture_where_there_is_one(tmp_path: Path) -> None:
