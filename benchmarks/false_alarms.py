@@ -33,20 +33,20 @@ DRAWS = 20
 SAMPLE = 400
 
 
-def _on_cell(change: Callable[[RGB], Any]) -> Callable[[RGB], RGB]:
+def _on_cell(change: Callable[[RGB], Any]) -> Callable[[RGB], Any]:
     """Change the cell's own pixels and leave the black as it is."""
     return lambda rgb: np.where(cell_mask(rgb)[..., None] > 0, np.clip(change(rgb), 0, 255), 0).astype(np.uint8)
 
 
-def _blurred(sigma: float) -> Callable[[RGB], RGB]:
+def _blurred(sigma: float) -> Callable[[RGB], Any]:
     return _on_cell(lambda rgb: cv2.GaussianBlur(rgb, (0, 0), sigma))
 
 
-def _times(factor: float) -> Callable[[RGB], RGB]:
+def _times(factor: float) -> Callable[[RGB], Any]:
     return _on_cell(lambda rgb: rgb.astype(np.float32) * factor)
 
 
-def _channels(*order: int) -> Callable[[RGB], RGB]:
+def _channels(*order: int) -> Callable[[RGB], Any]:
     return lambda rgb: np.ascontiguousarray(rgb[..., list(order)])
 
 
@@ -55,7 +55,7 @@ def _beside_another(rgb: RGB) -> RGB:
 
 
 # What was done to a cell -> the check that should notice.
-HARMED: dict[str, tuple[Callable[[RGB], RGB], str]] = {
+HARMED: dict[str, tuple[Callable[[RGB], Any], str]] = {
     "blurred, sigma 1 px": (_blurred(1), "out of focus"),
     "blurred, sigma 1.5 px": (_blurred(1.5), "out of focus"),
     "blurred, sigma 2 px": (_blurred(2), "out of focus"),
@@ -75,20 +75,20 @@ HARMED: dict[str, tuple[Callable[[RGB], RGB], str]] = {
 }
 
 
-def _moved(right: int, down: int) -> Callable[[RGB], RGB]:
+def _moved(right: int, down: int) -> Callable[[RGB], Any]:
     matrix = np.array([[1, 0, right], [0, 1, down]], np.float32)
     return lambda rgb: cv2.warpAffine(rgb, matrix, (rgb.shape[1], rgb.shape[0]))
 
 
-def _jpeg(quality: int) -> Callable[[RGB], RGB]:
-    def again(rgb: RGB) -> RGB:
+def _jpeg(quality: int) -> Callable[[RGB], Any]:
+    def again(rgb: RGB) -> Any:
         data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
     return again
 
 
-COPIES: dict[str, Callable[[RGB], RGB]] = {
+COPIES: dict[str, Callable[[RGB], Any]] = {
     "JPEG, quality 95": _jpeg(95),
     "JPEG, quality 70": _jpeg(70),
     "0.9 times as bright": _times(0.9),
@@ -154,14 +154,14 @@ def _report(table: pd.DataFrame, images: list[RGB]) -> dict[str, Any]:
         prints = [text for rgb in images for text in (_facts_of(rgb).fingerprint, _facts_of(copy(rgb)).fingerprint)]
         pairs = {(i, j) for i, j in near_duplicates(prints) if i % 2 == 0 and j == i + 1}
         recall[name] = len(pairs) / len(images)
-    pairs = near_duplicates(list(table["fingerprint"]))
+    alike = near_duplicates(list(table["fingerprint"]))
     return {
         "cells": len(table),
         "patients": int(table["patient"].nunique()),
         "bounds": bounds,
         "false alarms": alarms,
         "caught": caught,
-        "near duplicates": {"alike": ALIKE, "pairs among the cells": len(pairs), "recall": recall},
+        "near duplicates": {"alike": ALIKE, "pairs among the cells": len(alike), "recall": recall},
     }
 
 

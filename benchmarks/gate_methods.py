@@ -139,7 +139,7 @@ def mean(rows: list[dict[str, Any]], method: str, level: float, patients: int, q
         r["found"] / r["of"] for r in rows
         if r["method"] == method and r["level"] == level and r["patients"] == patients and r["question"] == question
     ]  # fmt: skip
-    return sum(chosen) / len(chosen)
+    return float(sum(chosen) / len(chosen))
 
 
 def tables(rows: list[dict[str, Any]]) -> str:

@@ -100,7 +100,7 @@ def loaded(path: Path) -> float | str:
             times.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000)
             page.close()
         browser.close()
-    return round(statistics.median(times), 3)
+    return float(round(statistics.median(times), 3))
 
 
 if __name__ == "__main__":

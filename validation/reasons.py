@@ -56,9 +56,9 @@ REASONS: dict[str, Reason] = {
     "wrong mode": Reason("reject", "the colours are not RGB", _REPLACE, unusable=True),
     "alpha": Reason("reject", "the image has a transparent layer", _REPLACE, unusable=True),
     "16-bit": Reason("reject", "the image has 16 bits a channel, 8 are expected", _REPLACE, unusable=True),
-    "too small": Reason("reject", "a side is shorter than data.min_pixels", _REPLACE, unusable=True),
+    "too small": Reason("reject", "a side is shorter than data.min_pixels", _REPLACE),
     "too large": Reason("reject", "a side is longer than data.max_pixels", _REPLACE, unusable=True),
-    "odd aspect": Reason("reject", "the image is far longer than it is wide, or the reverse", _REPLACE, unusable=True),
+    "odd aspect": Reason("reject", "the image is far longer than it is wide, or the reverse", _REPLACE),
     # What it shows.
     "blank": Reason("reject", "the whole image is of one colour", _REPLACE),
     "no cell": Reason("reject", "nothing stands out from the black background", _REPLACE),
