@@ -231,7 +231,7 @@ def test_bad_images_are_left_out_by_name_and_cost_nothing_else(
     assert night["images"]["rejected"] == 2
     assert night["images"]["without_patient"] == 1
     page = Path(night["report"]).read_text()
-    for reason in ("junk file", "not an image", "damaged image", "no patient"):
+    for reason in ("junk file", "not an image", "truncated", "no patient"):
         assert reason in page
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 

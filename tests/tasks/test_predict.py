@@ -78,7 +78,7 @@ def test_a_bad_image_costs_itself_only(registry: Registry, settings: Settings, f
     _, answers = predict(settings, [folder, folder / "notes.txt"])
     bad = {Path(answer.path).name: answer for answer in answers if answer.problem}
     assert set(bad) == {"half.PNG", "empty.jpeg", "notes.txt"}
-    assert bad["half.PNG"].problem.startswith("damaged image: ")  # type: ignore[union-attr]
+    assert bad["half.PNG"].problem.startswith("truncated: ")  # type: ignore[union-attr]
     assert bad["notes.txt"].problem.startswith("not an image: ")  # type: ignore[union-attr]
     assert all((answer.probability, answer.call) == (None, None) for answer in bad.values())
     assert len(answers) == len(CELLS) + 3
