@@ -19,6 +19,7 @@ from infra.settings import load_settings
 from tasks.answer import answer as give_answer
 from tasks.context import Context
 from tasks.history import LONGEST_WHY
+from tasks.site import refresh_index
 
 
 class Reply(StrEnum):
@@ -50,4 +51,5 @@ def approve_flow(decision: DecisionId, answer: Reply, why: Why) -> str | None:
     context = Context.open(settings)
     registry = Registry(settings)
     _, champion = give_answer(context, registry, decision, answer.value, why=why, who=acting())
+    refresh_index(context)
     return champion.version if champion else None

@@ -65,7 +65,8 @@ def rollback(
     from tasks.by_hand import rollback as roll_back
 
     context, registry = _places()
-    _changed(roll_back(context, registry, version, why=why, who=person()), "rollback", as_json)
+    champion = roll_back(context, registry, version, why=why, who=person())
+    _changed(context, champion, "rollback", as_json)
 
 
 def promote(decision: Decision, why: Why, as_json: AsJson = False) -> None:
@@ -75,7 +76,7 @@ def promote(decision: Decision, why: Why, as_json: AsJson = False) -> None:
 
     context, registry = _places()
     champion = override(context, registry, find_decision(context, decision), why=why, who=person())
-    _changed(champion, "override", as_json)
+    _changed(context, champion, "override", as_json)
 
 
 def approve(decision: Decision, why: Why, as_json: AsJson = False) -> None:
@@ -91,9 +92,11 @@ def reject(decision: Decision, why: Why, as_json: AsJson = False) -> None:
 def _answer(decision: str, reply: Literal["approve", "reject"], why: str, as_json: bool) -> None:
     from infra.origin import person
     from tasks.answer import answer
+    from tasks.site import refresh_index
 
     context, registry = _places()
     given, champion = answer(context, registry, decision, reply, why=why, who=person())
+    refresh_index(context)
     if as_json:
         show.json_line({"answer": given, "champion": champion})
     else:
@@ -102,7 +105,10 @@ def _answer(decision: str, reply: Literal["approve", "reject"], why: str, as_jso
             show.facts({"champion": f"version {champion.version} ({champion.model})"})
 
 
-def _changed(champion: ChampionRef, action: str, as_json: bool) -> None:
+def _changed(context: Context, champion: ChampionRef, action: str, as_json: bool) -> None:
+    from tasks.site import refresh_index
+
+    refresh_index(context)
     if as_json:
         show.json_line({"action": action, "champion": champion})
     else:

@@ -28,12 +28,12 @@ from tasks.promote import promote_task
 from tasks.pull import pull_task
 from tasks.report import report_task
 from tasks.report_announce import announce_task
-from tasks.site import site_task
+from tasks.site import refresh_index
 from tasks.specs import train_spec
 from tasks.split import split_task
 from tasks.train import train_task
 from tasks.validate import validate_task
-from validation.errors import ChampionUnusable, LedgerSpent, RetrainError, TrainingFailed
+from validation.errors import ChampionUnusable, LedgerSpent, TrainingFailed
 from validation.records import Candidate, Night, Pack, Snapshot, Split, Start, ValidationResult
 
 log = logging.getLogger(__name__)
@@ -101,10 +101,7 @@ def run_night(context: Context) -> Night:
 
 def _publish(context: Context, night: Night) -> None:
     """Rebuild the index of all decisions and tell Prefect's pages. The night is over: nothing here may fail it."""
-    try:
-        site_task(context)
-    except RetrainError as error:
-        log.warning("the index of all decisions was not rebuilt: %s", error)
+    refresh_index(context)
     announce_task(context, night)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from infra.files import write_atomic
-from infra.keys import report_key
+from infra.keys import OURS, report_key
 from tasks.context import Context
 from tasks.report_exhibits import exhibits
 from tasks.report_page import ReportInputs, render_report
@@ -37,7 +37,21 @@ def report(context: Context, night: Night) -> Path:
     context.store.put(report_key(night.decision), page)
     path = report_path(context, night.decision)
     write_atomic(path, page)
+    _copy_data_docs(context, night.decision)
     return path
+
+
+def _copy_data_docs(context: Context, decision: str) -> None:
+    """Lay the Data Docs beside this machine's reports as they lie in the store: the report's link leads there."""
+    records = context.records
+    key = records.load(ValidationResult, records.load(Decision, decision).validation).data_docs
+    if key is None:
+        return
+    path = context.workspace.home / key.removeprefix(OURS)
+    try:
+        write_atomic(path, context.store.get(key))
+    except ObjectMissing:
+        log.warning("the Data Docs %s are gone from the store", key)
 
 
 def report_again(context: Context, night: Night) -> Path:
@@ -127,11 +141,13 @@ def _records_of(context: Context, night: Night) -> ReportInputs:
     known = {
         name: {k: v for k, v in getattr(night, name).items() if k != "report"} for name in ("seconds", "memory_mb")
     }
+    validation = records.load(ValidationResult, decision.validation)
     return ReportInputs(
         night=night.model_copy(update=known),
         decision=decision,
         snapshot=records.load(Snapshot, decision.snapshot),
-        validation=records.load(ValidationResult, decision.validation),
+        validation=validation,
+        data_docs=validation.data_docs,
         split=records.load(Split, decision.split) if decision.split else None,
         candidates=tuple(records.load(Candidate, id_) for id_ in decision.candidates),
         evaluation=records.load(Evaluation, decision.evaluation) if decision.evaluation else None,

@@ -20,7 +20,6 @@ from tasks.context import Context
 from tasks.promote import history
 from tasks.report_page import page_environment
 from tasks.report_svg import sparkline
-from tasks.stage import stage
 from validation.errors import RetrainError
 from validation.records import Interval, Night, Promotion, Verdict
 
@@ -77,6 +76,14 @@ def build_site(context: Context) -> Path:
     return path
 
 
+def refresh_index(context: Context) -> None:
+    """Rebuild the index after something that it shows; what was done stands, whether or not the index can show it."""
+    try:
+        build_site(context)
+    except RetrainError as error:
+        log.warning("the index of all decisions was not rebuilt: %s", error)
+
+
 def entries(context: Context) -> list[Entry]:
     """Return all decisions, newest first; of nights that came to the same one, the last."""
     changes = history(context)
@@ -119,6 +126,3 @@ def render_index(found: list[Entry]) -> str:
         script=Markup(_SCRIPT),  # noqa: S704 - our own
         digest=Markup(digest),  # noqa: S704 - base64
     ) + "\n"  # fmt: skip
-
-
-site_task = stage(build_site, name="site")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -117,6 +118,15 @@ def test_a_night_that_found_nothing_new_has_a_page_that_leads_to_the_report_that
     assert "The store holds 360 labelled images, the same as at the last snapshot." in text
     assert "There are no figures tonight" in text
     assert report_path(context, night.decision or "").read_bytes() == standing
+
+
+def test_the_link_to_the_data_docs_leads_to_them(context: Context, night: Night) -> None:
+    path = report(context, night)
+    (link,) = re.findall(r'href="([^"]+\.docs\.html)"', path.read_text())
+    docs = (path.parent / link).resolve()
+    validation = context.records.load(Decision, night.decision or "").validation
+    assert docs.read_bytes() == context.store.get(f"retraining/validations/{validation}.docs.html")
+    assert validation in docs.read_text()
 
 
 def test_a_night_without_a_decision_has_none(context: Context) -> None:
