@@ -45,6 +45,8 @@ def prepare_environment(settings: Settings) -> None:
         os.environ.setdefault(name, value)
     for floor in ("flows", "tasks", "infra", "validation"):
         logging.getLogger(floor).setLevel(logging.INFO)
+    # It logs whole addresses, and a presigned one is a key to what it names.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -40,15 +40,17 @@ class Journal:
     ) -> None:
         os.close(self._file)
 
-    def note(self, info: ObjectInfo, sha256: str) -> None:
-        """Note that ``info`` was fetched and what it holds. One write a line: threads never mix theirs.
+    def note(self, fetched: Iterable[tuple[ObjectInfo, str]]) -> None:
+        """Note what was fetched, and the SHA-256 of each. One write: threads never mix their lines.
 
         Raises:
             RetrainError: when the disk is full.
         """
-        line = json.dumps([info.key, info.size, info.etag, sha256]).encode() + b"\n"
+        lines = b"".join(
+            json.dumps([info.key, info.size, info.etag, sha256]).encode() + b"\n" for info, sha256 in fetched
+        )
         try:
-            if os.write(self._file, line) != len(line):
+            if os.write(self._file, lines) != len(lines):
                 raise OSError(None, "No space left on device")
         except OSError as error:
             raise self._cannot_write(error) from error
