@@ -1,8 +1,8 @@
 """How well a model calls, with intervals that treat the patient, not the cell, as the unit.
 
 Cells of one patient share stain, focus and microscope, so they are not independent. The intervals of one model come
-from a cluster bootstrap: whole patients are drawn with replacement (Field & Welsh 2007, JRSS B 69:369). Two models are
-compared by the tests of validation/paired.py.
+from a cluster bootstrap: whole patients are drawn with replacement (Field & Welsh 2007, JRSS B 69:369), and the bounds
+are widened for few patients. Two models are compared by the tests of validation/paired.py.
 """
 
 from __future__ import annotations
@@ -97,12 +97,17 @@ def draws(patients: int, resamples: int) -> Floats:
 
 
 def summarise(scored: Scored, *, resamples: int, level: float = 0.95) -> Metrics:
-    """Return all metrics of one model with two-sided percentile intervals; None where a metric is undefined."""
+    """Return all metrics of one model; None where a metric is undefined.
+
+    Two-sided percentile intervals, widened by ``few_patients``, which covers more (docs/gate.md).
+    """
     intervals: dict[str, Interval | None] = dict.fromkeys(NAMES)
     if scored.count:
         point = scored.metrics(np.ones((1, scored.count)))
         spread = scored.metrics(draws(scored.count, resamples))
-        intervals = {name: _interval(point[name][0], spread[name], level) for name in NAMES}
+        plain = {name: _interval(point[name][0], spread[name], level) for name in NAMES}
+        factor = few_patients(scored.count, (1 - level) / 2)
+        intervals = {name: interval and _widened(interval, factor, (0.0, 1.0)) for name, interval in plain.items()}
     tp, positives, tn, negatives = (int(x) for x in scored.tallies.sum(axis=0)) if scored.count else (0, 0, 0, 0)
     return Metrics(
         cells=len(scored.labels),
@@ -184,7 +189,7 @@ def _auc_difference(challenger: Scored, champion: Scored, resamples: int, level:
     interval = _interval(value, challenger.auc(drawn) - champion.auc(drawn), 1 - 2 * level)
     if interval is None:
         raise ValueError("both classes are there, so the AUC is defined")
-    return _widened(interval, few_patients(challenger.count, level))
+    return _widened(interval, few_patients(challenger.count, level), (-1.0, 1.0))
 
 
 def few_patients(patients: int, level: float) -> float:
@@ -199,14 +204,14 @@ def few_patients(patients: int, level: float) -> float:
     return math.sqrt(patients / (patients - 1)) * float(t.isf(level, patients - 1)) / float(norm.isf(level))
 
 
-def _widened(interval: Interval, factor: float) -> Interval:
-    """Move both bounds away from the value; no difference of two shares is beyond 1 in size."""
+def _widened(interval: Interval, factor: float, limits: tuple[float, float]) -> Interval:
+    """Move both bounds away from the value, at most to what the metric can be."""
 
     def moved(bound: float, limit: float) -> float:
         far = interval.value + (bound - interval.value) * factor if math.isfinite(factor) else limit
-        return max(-1.0, min(1.0, far))
+        return max(limits[0], min(limits[1], far))
 
-    return interval.model_copy(update={"low": moved(interval.low, -1.0), "high": moved(interval.high, 1.0)})
+    return interval.model_copy(update={"low": moved(interval.low, limits[0]), "high": moved(interval.high, limits[1])})
 
 
 def choose_threshold(labels: npt.NDArray[np.bool_], probabilities: Floats) -> float:

@@ -80,7 +80,11 @@ class DataRules(Rules):
 
 
 class SplitRules(Rules):
-    """How patients are assigned. Changing any of these begins another split: nothing of the old one may be compared."""
+    """How patients are assigned.
+
+    Another generation is another split: nothing of the old one may be compared. Other shares are for patients that
+    arrive later; whoever has a side keeps it.
+    """
 
     generation: str = Field("g1", min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="salt of the patient hash")
     train: float = Field(0.70, gt=0, lt=1, description="share of patients in training")

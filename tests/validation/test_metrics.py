@@ -153,6 +153,8 @@ def test_an_interval_is_that_of_resampling_whole_patients_by_hand(level: float) 
     for name in ("balanced_accuracy", "auc", "sensitivity"):
         low, high = np.quantile([values[name] for values in found], [(1 - level) / 2, (1 + level) / 2])
         interval = of(result, name)
+        factor = few_patients(12, (1 - level) / 2)
+        low, high = (interval.value + (bound - interval.value) * factor for bound in (low, high))
         # 2,000 draws by hand place such a quantile to within about a twentieth of the interval.
         assert interval.low == pytest.approx(low, abs=0.08 * width(interval))
         assert interval.high == pytest.approx(high, abs=0.08 * width(interval))
@@ -217,10 +219,10 @@ def test_a_class_of_a_single_patient_has_a_finite_interval() -> None:
     assert math.isfinite(width(of(summarise(lonely, resamples=1_000), "auc")))
 
 
-def test_a_single_patient_leaves_nothing_to_resample() -> None:
+def test_a_single_patient_tells_nothing_of_others() -> None:
     scored = taken(cells(), cells().patients == 1)
     interval = of(summarise(replace(scored, patients=scored.patients - 1), resamples=1_000), "balanced_accuracy")
-    assert interval.low == interval.value == interval.high
+    assert (interval.low, interval.high) == (0, 1)
 
 
 def test_no_cells_at_all_give_no_metrics() -> None:
