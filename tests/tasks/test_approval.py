@@ -12,13 +12,23 @@ from tasks.approval import leave_to_person, open_request, request_approval, wait
 from tasks.by_hand import override, rollback
 from tasks.champion import tell_history
 from tasks.context import Context
+from tasks.decide import Evidence, decide
+from tasks.evaluate import evaluate, prepare_contest
 from tasks.history import history
 from tasks.promote import promote
-from tests.builders import channel_model, made_up_candidate, made_up_decision, with_settings
+from tests.builders import (
+    NOON,
+    Prepared,
+    candidate_of,
+    channel_model,
+    made_up_candidate,
+    made_up_decision,
+    with_settings,
+)
 from tests.tasks.test_promote import Killed, killed
 from validation.errors import ApprovalClosed, ChampionChanged, ModelFileInvalid, UsageError
 from validation.gate import Judgement
-from validation.records import Answer, ApprovalRequest, Candidate, ChampionRef, Decision, Verdict
+from validation.records import Answer, ApprovalRequest, Candidate, ChampionRef, Decision, Start, Verdict
 
 MODEL = channel_model()
 ANN = "ann@lab"
@@ -65,6 +75,26 @@ def test_the_setting_turns_a_promotion_and_nothing_else_into_a_request(context: 
     assert person.settings.fingerprint() != context.settings.fingerprint()
     longer = with_settings(context, promotion={"approval": "person", "approval_hours": 9})
     assert longer.settings.fingerprint() == person.settings.fingerprint()
+
+
+def test_a_night_whose_challenger_passes_every_gate_ends_waiting(
+    context: Context, prepared: Prepared, registry: Registry
+) -> None:
+    challenger = candidate_of(context, prepared, MODEL)
+    start = Start(id="night", champion=None, started_at=NOON)
+    contest = prepare_contest(context, [challenger], start, registry, prepared.split, prepared.pack)
+    evaluation = evaluate(context, contest, prepared.split, prepared.pack)
+    evidence = Evidence(
+        prepared.snapshot, prepared.validation, prepared.split, (challenger,), {}, contest, evaluation
+    )  # fmt: skip
+    person = with_settings(context, promotion={"approval": "person"})
+    alone, asked = decide(context, evidence), decide(person, evidence)
+    assert (alone.verdict, asked.verdict) == (Verdict.PROMOTED, Verdict.AWAITING_APPROVAL)
+    assert alone.id != asked.id
+    assert asked.gates == alone.gates
+    assert promote(person, asked, challenger, registry) is None
+    assert answer(person, registry, asked.id, "approve", why="seen", who=ANN)[1] == registry.champion()
+    assert history(person)[0].checked.endswith("equal to the recorded predictions to the last bit")
 
 
 def test_asking_again_does_not_begin_the_time_anew(context: Context, registry: Registry, waiting: Decision) -> None:
