@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,12 @@ def up(as_json: AsJson = False) -> None:
 
     It stays until Ctrl-C (or SIGTERM) and then ends all of it. Started again it goes on where it was.
     """
+<<<<<<< HEAD
     from flows.up import Machine, stopping
+=======
+    from flows.up import Machine, ignore_signals, interrupt_on_signals
+    from infra.machine import machine_lock
+>>>>>>> unattended
     from infra.runtime import prepare_environment
     from infra.up_lock import machine_lock
 
@@ -37,8 +43,8 @@ def up(as_json: AsJson = False) -> None:
     prepare_environment(settings)
     show.prepare_logging()
     with machine_lock(settings.home):
-        stop = stopping()
         machine = Machine(settings)
+        interrupt_on_signals()
         try:
             machine.start()
             addresses = machine.addresses()
@@ -48,8 +54,11 @@ def up(as_json: AsJson = False) -> None:
                 show.facts(addresses)
             show.flush()
             log.info("ready; Ctrl-C ends all of it")
-            machine.watch(stop)
+            with suppress(KeyboardInterrupt):
+                machine.watch()
         finally:
+            # Once is enough: a second Ctrl-C must not leave half of it behind.
+            ignore_signals()
             log.info("stopping")
             machine.stop()
     log.info("stopped")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flows.up import NIGHTLY, stopping
+from flows.up import NIGHTLY, interrupt_on_signals
 from infra.events import Queue
 from infra.orchestration import FINAL, PrefectServer
 from infra.settings import Settings, prefect_api_url
@@ -48,15 +49,16 @@ def listen(server: PrefectServer, settings: Settings) -> None:
     if not settings.events.queue:
         raise UsageError("no queue is set", "set RETRAIN_EVENTS__QUEUE to the address of an SQS queue")
     queue = Queue(settings.events)
-    stop = stopping()
+    interrupt_on_signals()
     log.info("listening to %s", settings.events.queue)
-    while not stop.is_set():
-        try:
-            relay(queue, server, settings)
-        except RetrainError as error:
-            # What was not deleted comes again by itself.
-            log.error("%s", error)
-            stop.wait(30)
+    with suppress(KeyboardInterrupt):
+        while True:
+            try:
+                relay(queue, server, settings)
+            except RetrainError as error:
+                # What was not deleted comes again by itself.
+                log.error("%s", error)
+                time.sleep(30)
 
 
 def relay(queue: Queue, server: PrefectServer, settings: Settings, *, wait_seconds: int = 20) -> dict[str, Any] | None:

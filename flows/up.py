@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from types import FrameType
 
@@ -28,6 +27,7 @@ SERVER, BRIDGE = "prefect-server", "bridge"
 POOLS = ("cpu", "gpu")
 # Migrating a new database takes some 5 s here; a loaded machine takes several times that.
 START_SECONDS = 180.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = "the machine was stopped in the middle of it"
 
 
@@ -78,9 +78,10 @@ class Machine:
             "gpus": ", ".join(gpus()) or "none: trainings run on the CPU",
         }
 
-    def watch(self, stop: threading.Event) -> None:
-        """Keep everything running until told to stop."""
-        while not stop.wait(1.0):
+    def watch(self) -> None:
+        """Keep everything running until interrupted."""
+        while True:
+            time.sleep(1.0)
             self.services.look()
 
     def stop(self) -> None:
@@ -166,17 +167,21 @@ class Machine:
             log.info("the night %s was interrupted: it goes on as run %s", runs[0]["name"], run["name"])
 
 
-def stopping() -> threading.Event:
-    """Return an event that Ctrl-C, SIGTERM and a closed terminal set."""
-    stop = threading.Event()
+def interrupt_on_signals() -> None:
+    """Let SIGTERM and a closed terminal do what Ctrl-C does, while starting too."""
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame
-        stop.set()
+        raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, told)
-    return stop
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+
+
+def ignore_signals() -> None:
+    """Do not be interrupted again."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _worker(pool: str) -> str:

@@ -6,12 +6,16 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from flows import cli
+from infra.processes import make_mark, marked_processes
+
+ROOT = Path(__file__).parents[2]
 
 
 def retrain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -164,8 +168,6 @@ def test_a_second_machine_on_one_home_is_refused(
 def test_a_port_that_is_taken_is_a_clear_error_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from infra.processes import make_mark, marked_processes
-
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -201,3 +203,20 @@ def test_a_webhook_is_never_printed(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     shown = capsys.readouterr()
     assert "alerts.webhook" in shown.out
     assert "s3cr3t" not in shown.out + shown.err
+
+
+@pytest.mark.server
+def test_a_machine_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    from tests.fleet import Up, until
+
+    machine = Up(tmp_path)
+    with (tmp_path / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "up"], cwd=ROOT, env=machine.environment, stderr=log
+        )
+    machine.mark = make_mark(process.pid)
+    until(lambda: any("prefect server start" in command for command in machine.processes()))
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    assert machine.processes() == []
+    assert "stopping" in (tmp_path / "up.log").read_text()

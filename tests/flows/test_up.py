@@ -232,6 +232,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
     night = server.create_run("retrain/nightly", parameters={"models": ["keras"]})
     until(machine.training_now)
     until(lambda: any("train_child" in command for command in machine.processes()))
+    ours = set(server.deployments())
     _add_what_is_not_in_the_file(machine)
     alerts = server.ask("POST", "/automations/count", {})
     machine.end(signal.SIGKILL)
@@ -246,7 +247,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
     assert len(list((machine.home / "store/retraining/nights").glob("*.json"))) == 2
     # Nothing twice, and what is not in prefect.yaml is gone; somebody else's is not.
     found = server.deployments()
-    assert sorted(found) == ["promote/promotion", "retrain/nightly", "retrain/not-ours", "train/fastai", "train/keras"]
+    assert set(found) == {*ours, "retrain/not-ours"}
     [schedule] = found["retrain/nightly"]["schedules"]
     assert (schedule["slug"], schedule["active"]) == ("nightly", False)
     assert server.ask("POST", "/automations/count", {}) == alerts
