@@ -30,12 +30,7 @@ def up(as_json: AsJson = False) -> None:
 
     It stays until Ctrl-C (or SIGTERM) and then ends all of it. Started again it goes on where it was.
     """
-<<<<<<< HEAD
-    from flows.up import Machine, stopping
-=======
     from flows.up import Machine, ignore_signals, interrupt_on_signals
-    from infra.machine import machine_lock
->>>>>>> unattended
     from infra.runtime import prepare_environment
     from infra.up_lock import machine_lock
 
