@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,13 @@ from tests.builders import CountingStore, Prepared, context_over, made_up_decisi
 from validation.records import Candidate, ChampionRef
 
 Crown = Callable[..., ChampionRef]
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the stages log, also after a command of another test has taken their loggers for itself."""
+    monkeypatch.setattr(logging.getLogger("tasks"), "propagate", True)
+    return caplog
 
 
 @pytest.fixture
