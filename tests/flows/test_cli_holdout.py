@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows import cli, show
 from infra.store import FolderStore
 from tests.builders import plain_cells
 
@@ -22,8 +23,10 @@ def retrain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 @pytest.fixture(autouse=True)
 def logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command does to this process' loggers would outlive its test."""
+    """What a command does to this process' loggers outlives its test: neither leave it behind nor meet it."""
     monkeypatch.setattr("flows.show.prepare_logging", lambda: None)
+    for name in show.OURS:
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
 
 
 @pytest.fixture

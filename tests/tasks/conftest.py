@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,13 @@ from validation.expectations import Judged
 from validation.records import Candidate, ChampionRef
 
 Crown = Callable[..., ChampionRef]
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the stages log, also after a command of another test has taken their loggers for itself."""
+    monkeypatch.setattr(logging.getLogger("tasks"), "propagate", True)
+    return caplog
 
 
 @pytest.fixture

@@ -172,14 +172,14 @@ class TestContest:
         good: Candidate,
         worse: Candidate,
         crown: Crown,
-        caplog: pytest.LogCaptureFixture,
+        told: pytest.LogCaptureFixture,
     ) -> None:
         crown(worse)
         shutil.rmtree(context.settings.home / "mlflow-artifacts")
         contest = contest_of(context, prepared, registry, good)
         assert contest.champion_problem
         assert not contest.worth_a_look
-        assert [record.levelname for record in caplog.records if "cannot be used" in record.message] == ["ERROR"]
+        assert [record.levelname for record in told.records if "cannot be used" in record.message] == ["ERROR"]
 
     @pytest.mark.parametrize(
         ("model", "problem"),

@@ -87,7 +87,7 @@ def test_what_looks_cost_counts_and_not_their_number_alone(context: Context) -> 
         take_look(dear, "g1", "u", "champion")
 
 
-def test_a_damaged_look_is_spent_is_told_and_stops_no_night(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_look_is_spent_is_told_and_stops_no_night(context: Context, told: pytest.LogCaptureFixture) -> None:
     context = with_settings(context, gate={"looks": 3})
     take_look(context, "g1", "a", "champion")
     key = keys(context)[0]
@@ -98,7 +98,7 @@ def test_a_damaged_look_is_spent_is_told_and_stops_no_night(context: Context, ca
     # Its own challenger is known by the key and looks at no further cost; the next gets the next number.
     assert take_look(context, "g1", "a", "champion").number == 1
     assert take_look(context, "g1", "b", "champion").number == 2
-    assert "counts as spent" in caplog.text
+    assert "counts as spent" in told.text
     assert sum(entry.cost(0.05 / 3) for entry in read_ledger(context, "g1")) == pytest.approx(0.05)
     with pytest.raises(LedgerSpent, match="looked at 3 times"):
         take_look(context, "g1", "c", "champion")
