@@ -27,7 +27,7 @@ from tasks.pack import pack_task
 from tasks.promote import promote_task
 from tasks.pull import pull_task
 from tasks.report import report_task
-from tasks.report_announce import announce_task
+from tasks.report_announce import announce_task, note_in_registry
 from tasks.site import refresh_index
 from tasks.specs import train_spec
 from tasks.split import split_task
@@ -95,13 +95,14 @@ def run_night(context: Context) -> Night:
     night = night.model_copy(update={"seconds": dict(clock.seconds)})
     context.records.save(night, id_)
     context.records.point("night", night)
-    _publish(context, night)
+    _publish(context, night, registry)
     return night
 
 
-def _publish(context: Context, night: Night) -> None:
-    """Rebuild the index of all decisions and tell Prefect's pages. The night is over: nothing here may fail it."""
+def _publish(context: Context, night: Night, registry: Registry) -> None:
+    """Show the night in the index, on MLflow's pages and on Prefect's. It is over: nothing here may fail it."""
     refresh_index(context)
+    note_in_registry(context, night, registry)
     announce_task(context, night)
 
 

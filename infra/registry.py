@@ -17,15 +17,18 @@ from typing import Any, TypeVar
 
 from infra.keys import CHAMPION_ALIAS, MODEL_NAME
 from infra.mlflow_calls import answered, is_database, knock, none_if_missing, quieten, unless_there
+from infra.registry_night import log_night
 from infra.registry_version import log_version, tags_of
 from infra.settings import Settings, mask
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, RetrainError, UsageError
-from validation.records import Candidate, ChampionRef, Decision, Evaluation
+from validation.records import Candidate, ChampionRef, Decision, Evaluation, Night
 
 T = TypeVar("T")
 
 EXPERIMENT = "nightly"
+# One run a night with its verdict; apart from the runs that versions come from.
+VERDICTS = "verdicts"
 # The run whose parameters are what ``write_once`` wrote; the registered model's tag names it.
 LEDGER = "champion history"
 LEDGER_TAG = "history_run"
@@ -132,6 +135,10 @@ class Registry:
         """Let the alias point to ``version``."""
         self._call(lambda: self._client.set_registered_model_alias(MODEL_NAME, CHAMPION_ALIAS, version))
 
+    def note_night(self, night: Night, page: bytes) -> None:
+        """Show a night on MLflow's pages, once: its verdict as tags, its figures, its report ``page`` (HTML)."""
+        self._call(lambda: log_night(self._client, self._experiment(VERDICTS), night, page))
+
     def write_once(self, name: str, text: str) -> str:
         """Write ``text`` under ``name`` unless something stands there, and return what stands there afterwards.
 
@@ -227,11 +234,11 @@ class Registry:
         mlflow.set_registry_uri(self.uri)
         return mlflow
 
-    def _experiment(self) -> str:
-        found = self._client.get_experiment_by_name(EXPERIMENT)
+    def _experiment(self, name: str = EXPERIMENT) -> str:
+        found = self._client.get_experiment_by_name(name)
         if found is None:
-            unless_there(lambda: self._client.create_experiment(EXPERIMENT, artifact_location=self._artifacts))
-            found = self._client.get_experiment_by_name(EXPERIMENT)
+            unless_there(lambda: self._client.create_experiment(name, artifact_location=self._artifacts))
+            found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id)
 
     def _call(self, call: Callable[[], T]) -> T:

@@ -1,4 +1,7 @@
-"""The verdict on Prefect's own pages: a markdown and a link artifact under fixed keys, whose history is the nights'."""
+"""The verdict where people look besides the report: on Prefect's own pages, and on MLflow's.
+
+On Prefect's it is a markdown and a link artifact under fixed keys, whose history is the nights'.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import logging
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from infra.keys import report_key
+from infra.registry import Registry
 from infra.settings import mask
 from tasks.context import Context
 from tasks.report_format import shorten
 from tasks.stage import stage
+from validation.errors import RetrainError
 from validation.records import Interval, Night
 
 log = logging.getLogger(__name__)
@@ -28,6 +33,16 @@ def announce(context: Context, night: Night) -> None:
             create_link_artifact(link, link_text=f"Report {night.decision}", key=LINK_KEY)
     except Exception as error:  # Prefect's server may be gone, or refuse: the report lies in the store all the same
         log.warning("the verdict is not on Prefect's page: %s: %s", type(error).__name__, shorten(str(error), 200))
+
+
+def note_in_registry(context: Context, night: Night, registry: Registry) -> None:
+    """Show a night's verdict and report on MLflow's pages. What goes wrong with that costs the night nothing."""
+    if night.decision is None:
+        return
+    try:
+        registry.note_night(night, context.store.get(report_key(night.decision)))
+    except RetrainError as error:
+        log.warning("the verdict is not on MLflow's page: %s", error.message)
 
 
 def markdown(night: Night) -> str:

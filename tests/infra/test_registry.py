@@ -19,10 +19,10 @@ from infra.keys import MODEL_NAME
 from infra.registry import Registry
 from infra.scoring import ModelFile
 from infra.settings import Settings
-from tests.builders import RED, SIDE, channel_model, made_up_candidate, made_up_decision, registry_in
+from tests.builders import NOON, RED, SIDE, channel_model, made_up_candidate, made_up_decision, registry_in
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, RegistryUnreachable, RetrainError, UsageError
-from validation.records import ChampionRef, Decision
+from validation.records import ChampionRef, Decision, Interval, Night, Verdict
 
 GREEN_MODEL, RED_MODEL = channel_model(), channel_model(RED)
 
@@ -219,3 +219,38 @@ def test_a_database_without_its_driver_is_named(home: Path) -> None:
     with pytest.raises(RegistryUnreachable, match="cannot be used") as caught:
         Registry(Settings(home=home, registry="mssql+pymssql://me:s3cret@db/mlflow"))
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_night_stands_on_mlflows_pages_once_with_its_verdict_and_its_report(registry: Registry) -> None:
+    import mlflow
+
+    night = Night(
+        id="n" * 24,
+        verdict=Verdict.KEPT,
+        sentence="The champion stays: no better",
+        decision="d" * 24,
+        champion_before="3",
+        champion_after="3",
+        challenger="c" * 24,
+        challenger_model="keras",
+        metrics={"auc": Interval(value=0.98, low=0.97, high=0.99), "accuracy": None},
+        images={"found": 7},
+        seconds={"pull": 1.0},
+        report=None,
+        synthetic=False,
+        started_at=NOON,
+        finished_at=NOON,
+    )
+    for _ in range(2):
+        registry.note_night(night, b"<p>the report</p>")
+    client = mlflow.MlflowClient(tracking_uri=registry.uri)
+    experiment = client.get_experiment_by_name("verdicts").experiment_id
+    (run,) = client.search_runs([experiment], "tags.verdict = 'kept'")
+    assert (run.data.tags["decision"], run.data.tags["champion_after"]) == ("d" * 24, "3")
+    assert run.data.metrics["holdout.auc.low"] == 0.97
+    assert "holdout.accuracy" not in run.data.metrics
+    folder = client.download_artifacts(run.info.run_id, "")
+    assert (Path(folder) / "report.html").read_text() == "<p>the report</p>"
+    assert Night.model_validate_json((Path(folder) / "night.json").read_text()) == night
+    # It is no version of the model, and no run that one comes from.
+    assert registry.champion() is None
