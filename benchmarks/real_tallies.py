@@ -32,8 +32,8 @@ MODELS = 10
 FOLDS = 5
 QUANTILES = (0.5, 1, 2, 5, 10, 25, 50, 75, 90, 95, 98, 99, 99.5)
 # How much a model's effect on a patient varies, on the logit scale: set so that simulated pairs of models differ as
-# unevenly between patients as the real ones (sum of squared differences over discordant cells: 2.7 and 4.2; and 3.7
-# at most, for the specificity, without making models disagree twice as often as they do).
+# unevenly between patients as the real ones do. Sum of squared differences by patient over discordant cells: 2.8
+# simulated, 2.7 real for sensitivity; 2.5 and 4.2 for specificity, where more would make models disagree too often.
 SPREADS = {"positive": 1.3, "negative": 1.6}
 
 
