@@ -66,19 +66,22 @@ def tell_history(context: Context) -> list[dict[str, Any]]:
     """Return every change of the champion, and every answer that changed nothing, oldest first, as plain values."""
     entries = history(context)
     reports = {info.key for info in context.store.list(f"{OURS}reports/")}
-    rows = [
-        {
-            "number": entry.number,
-            "at": entry.at.isoformat(timespec="seconds"),
-            "action": entry.action,
-            "from": entry.version_before,
-            "to": entry.version_after,
-            "who": entry.who,
-            "why": entry.why,
-            "decision": entry.decision or None,
-            "report": _report(context, entry.decision, reports),
-            "checked": entry.checked or None,
-        }
+    rows: list[tuple[datetime, dict[str, Any]]] = [
+        (
+            entry.at,
+            {
+                "number": entry.number,
+                "at": entry.at.isoformat(timespec="seconds"),
+                "action": entry.action,
+                "from": entry.version_before,
+                "to": entry.version_after,
+                "who": entry.who,
+                "why": entry.why,
+                "decision": entry.decision or None,
+                "report": _report(context, entry.decision, reports),
+                "checked": entry.checked or None,
+            },
+        )
         for entry in entries
     ]
     carried_out = {entry.decision for entry in entries if entry.action == "approved"}
@@ -87,17 +90,20 @@ def tell_history(context: Context) -> list[dict[str, Any]]:
             continue  # told by its entry
         action = "rejected" if answer.answer == "reject" else "approved, not carried out"
         rows.append(
-            dict.fromkeys(ROW)
-            | {
-                "at": answer.at.isoformat(timespec="seconds"),
-                "action": action,
-                "who": answer.who,
-                "why": answer.why,
-                "decision": answer.decision,
-                "report": _report(context, answer.decision, reports),
-            }
+            (
+                answer.at,
+                dict.fromkeys(ROW)
+                | {
+                    "at": answer.at.isoformat(timespec="seconds"),
+                    "action": action,
+                    "who": answer.who,
+                    "why": answer.why,
+                    "decision": answer.decision,
+                    "report": _report(context, answer.decision, reports),
+                },
+            )
         )
-    return sorted(rows, key=lambda row: str(row["at"]))
+    return [row for _, row in sorted(rows, key=lambda timed: timed[0])]
 
 
 def _entry_of_today(entries: list[Promotion], champion: ChampionRef) -> Promotion | None:

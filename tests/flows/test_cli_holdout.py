@@ -12,6 +12,7 @@ import pytest
 from flows import cli, show
 from infra.store import FolderStore
 from tests.builders import plain_cells
+from validation.expectations import Judged
 
 
 def retrain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -43,7 +44,7 @@ def store(home: Path, monkeypatch: pytest.MonkeyPatch, no_expectations: None) ->
 
 @pytest.fixture
 def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.validate.check_batch", lambda *_, **__: ())
+    monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
 
 
 @pytest.mark.parametrize("command", ["status", "rotate"])

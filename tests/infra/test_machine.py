@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from infra import machine
+from infra.origin import code_revision
 
 
 def test_the_machine_is_told_in_one_line() -> None:
@@ -35,7 +36,7 @@ def test_peak_memory_is_counted_anew() -> None:
 
 
 def test_outside_a_checkout_there_is_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "code_revision", lambda: code_revision(tmp_path))
     assert machine.revision() is None
     (tmp_path / ".git").mkdir()  # a folder that git does not take for its own
     assert machine.revision() is None
