@@ -82,6 +82,8 @@ def quieten_prefect() -> None:
 def json_line(value: Any) -> None:
     """Print one JSON value on a line of its own."""
     sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+    # A program that waits for this line gets it now: a pipe would keep it until the command ends.
+    sys.stdout.flush()
 
 
 def flush() -> None:
