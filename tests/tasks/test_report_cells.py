@@ -143,7 +143,7 @@ def test_bad_images_are_shown_with_their_reason_and_a_picture_where_there_is_one
     cells = context.records.load_table(exhibits.cells)
     shown = cells[cells["gallery"] == "quarantined"].set_index("key")
     assert exhibits.counts["quarantined"] == len(shown) == 2
-    assert shown.loc[odd, "note"] == "wrong mode: mode L, RGB expected"
+    assert shown.loc[odd, "note"] == "wrong mode: mode grey, RGB expected"
     assert shown.loc[odd, "image"]
     assert shown.loc[f"{LABELED}Uninfected/C9P9thin_cell_2.png", "image"] == b""
     assert "no picture" in page
