@@ -181,10 +181,10 @@ class Prepared(NamedTuple):
     pack: Pack
 
 
-def prepare(context: Context) -> Prepared:
-    """Run all stages up to the pack."""
+def prepare(context: Context, champion: ChampionRef | None = None) -> Prepared:
+    """Run all stages up to the pack, as a night does that begins with ``champion``."""
     snapshot = pull(context)
-    validation = validate(context, snapshot)
+    validation = validate(context, snapshot, champion)
     divided = split(context, validation)
     return Prepared(snapshot, validation, divided, pack(context, divided))
 

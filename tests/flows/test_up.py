@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -196,8 +197,11 @@ def test_a_run_that_is_not_heard_of_is_marked_crashed_and_told(machine: Up, rece
     run = machine.server.ask("POST", "/flow_runs/", {"flow_id": flow, "name": "a-zombie", "state": state})
     resource = {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "a-zombie"}
     apply_alerts(machine.server, ALERTS.model_copy(update={"webhook": SecretStr(receiver.url), "zombie_seconds": 10.0}))
-    machine.server.emit("prefect.flow-run.heartbeat", resource)
-    assert ended(machine.server, run["id"], 60)["state_type"] == "CRASHED"
+    # The server takes a moment to watch by a new alert; a sign of life before that would not be missed afterwards.
+    for _ in range(6):
+        machine.server.emit("prefect.flow-run.heartbeat", resource)
+        time.sleep(1)
+    assert ended(machine.server, run["id"], 90)["state_type"] == "CRASHED"
     receiver.alert("zombie run", "a-zombie")
     assert "not heard of" in receiver.alert("failed night", "a-zombie")["text"]
 
