@@ -1,4 +1,4 @@
-"""How MLflow is asked: its errors become ours, a locked SQLite file is asked again, and its chatter is switched off."""
+"""How MLflow is asked: its errors become ours, what passes by itself is asked again, its chatter is switched off."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from validation.errors import RegistryUnreachable
 
 T = TypeVar("T")
 
-# SQLite lets one process write at a time and tells the others so at once.
-TRIES_WHEN_LOCKED = 8
+TRIES = 8
+# What passes by itself: SQLite lets one process write at a time and tells the others so at once; and where two set an
+# alias for the first time at once, MLflow inserts it twice and passes on what the database says to the second.
+PASSING = ("database is locked", "UniqueViolation", "UNIQUE constraint failed", "Duplicate entry", "deadlock detected")
 
 
 def answered(uri: str, call: Callable[[], T]) -> T:
@@ -23,11 +25,11 @@ def answered(uri: str, call: Callable[[], T]) -> T:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    for left in reversed(range(TRIES_WHEN_LOCKED)):
+    for left in reversed(range(TRIES)):
         try:
             return call()
         except (MlflowException, SQLAlchemyError, OSError, ModuleNotFoundError) as error:
-            if left and "database is locked" in str(error):
+            if left and any(words in str(error) for words in PASSING):
                 time.sleep(0.5)
                 continue
             # Masked before it is cut, or the cut could hide where a password ends.

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from infra.keys import MODEL_NAME
+from infra.mlflow_calls import answered
 from infra.registry import Registry
 from infra.scoring import ModelFile
 from infra.settings import Settings
@@ -254,3 +255,38 @@ def test_a_night_stands_on_mlflows_pages_once_with_its_verdict_and_its_report(re
     assert Night.model_validate_json((Path(folder) / "night.json").read_text()) == night
     # It is no version of the model, and no run that one comes from.
     assert registry.champion() is None
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        "(sqlite3.OperationalError) database is locked",
+        "BAD_REQUEST: (psycopg2.errors.UniqueViolation) duplicate key value violates a constraint",
+    ],
+)
+def test_what_passes_by_itself_is_asked_again(passing: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    answers: list[Exception | str] = [MlflowException(passing), "the answer"]
+
+    def ask() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert answered("sqlite:///x", ask) == "the answer"
+
+
+def test_what_does_not_pass_is_asked_once() -> None:
+    from mlflow.exceptions import MlflowException
+
+    asked = []
+
+    def ask() -> None:
+        asked.append(1)
+        raise MlflowException("permission denied")
+
+    with pytest.raises(RegistryUnreachable, match="permission denied"):
+        answered("sqlite:///x", ask)
+    assert asked == [1]
