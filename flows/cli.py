@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import cli_data, cli_holdout, cli_operate, cli_registry, cli_report, show
+from flows.command import AsJson, open_context, prepared_settings
 from infra.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError
 from validation.records import Verdict
@@ -27,9 +28,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, whatever the verdict; 2 usage; 3 data invalid; 4 store or registry unreachable; "
     "1 anything else. Settings come from RETRAIN_... variables and a TOML file: see `retrain settings`.",
 )
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
 
 
 @app.command()
@@ -95,7 +93,7 @@ def predict(
     """Print the champion's probability of Parasitized, and its call, for image files."""
     from tasks.predict import predict as predict_files
 
-    champion, predictions = predict_files(_prepared(), paths)
+    champion, predictions = predict_files(prepared_settings(), paths)
     if as_json:
         show.json_line({"champion": champion, "predictions": predictions})
     else:
@@ -118,7 +116,7 @@ def champion(
     from tasks.champion import describe_champion
     from tasks.context import Context
 
-    settings = _prepared()
+    settings = prepared_settings()
     moment = cli_registry.moment(at)
     facts = describe_champion(Context.open(settings), Registry(settings), moment)
     if as_json:
@@ -135,12 +133,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Build the report on a decision again, from its records, and print where it is."""
-    from tasks.context import Context
     from tasks.report import find_night
     from tasks.report import report as build_report
 
-    context = Context.open(_prepared())
-    context.store.check()
+    context = open_context()
     night = find_night(context, decision)
     path = build_report(context, night)
     if as_json:
@@ -172,15 +168,6 @@ def main() -> None:
     except Exception as error:
         show.unexpected(error)
         sys.exit(1)
-
-
-def _prepared() -> Settings:
-    from infra.runtime import prepare_environment
-
-    settings = load_settings()
-    prepare_environment(settings)
-    show.prepare_logging()
-    return settings
 
 
 def _night(settings: Settings, as_json: bool) -> None:
@@ -235,7 +222,7 @@ def _import(settings: Settings, source: str) -> Any:
     return result
 
 
-cli_data.add_to(app, _prepared)
+cli_data.add_to(app)
 cli_holdout.add_to(app)
 cli_registry.add_to(app)
 cli_report.add_to(app)

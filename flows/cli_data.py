@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flows import show
-from infra.settings import Settings
+from flows.command import AsJson, open_context, prepared_settings
 from validation.errors import DataInvalid
 from validation.reasons import REASONS
 
@@ -23,22 +22,18 @@ if TYPE_CHECKING:
 SHOWN = 10
 COLOURS = {"stop": "bold red", "reject": "red", "warn": "yellow"}
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
 
-
-def add_to(app: typer.Typer, prepared: Callable[[], Settings]) -> None:
-    """Register the commands; ``prepared`` reads the settings and prepares libraries and logging."""
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
 
     @app.command()
     def validate(as_json: AsJson = False) -> None:
         """Pull and validate, nothing else: what was found by reason, and whether a night would train on it."""
         from infra.registry import Registry
-        from tasks.context import Context
         from tasks.quarantine import inspect_now
 
-        settings = prepared()
-        context = Context.open(settings)
-        context.store.check()
+        settings = prepared_settings()
+        context = open_context(settings)
         found = inspect_now(context, Registry(settings).champion())
         if as_json:
             show.json_line(found.result)
@@ -62,11 +57,9 @@ def add_to(app: typer.Typer, prepared: Callable[[], Settings]) -> None:
         if reasons:
             _print_reasons(as_json)
             return
-        from tasks.context import Context
         from tasks.quarantine import last_validation, quarantined
 
-        context = Context.open(prepared())
-        context.store.check()
+        context = open_context()
         result = last_validation(context)
         table = quarantined(context, result, reason=reason, warnings=warnings)
         if as_json:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flows import show
-
-if TYPE_CHECKING:
-    from tasks.context import Context
+from flows.command import AsJson, open_context
 
 holdout = typer.Typer(
     no_args_is_help=True,
     help="The patients that only judge: how often they were looked at, and how to begin with new ones.",
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +25,7 @@ def status(as_json: AsJson = False) -> None:
     """Print the generation, its patients and cells, the looks taken and left, and what it can still show."""
     from tasks.holdout import holdout_status
 
-    context = _context()
+    context = open_context()
     facts = holdout_status(context)
     if as_json:
         show.json_line(facts)
@@ -44,7 +41,7 @@ def rotate(why: Annotated[str, typer.Option(help="The reason, for the record.")]
     """
     from tasks.holdout import begin_generation
 
-    context = _context()
+    context = open_context()
     with context.workspace.night_lock():
         generation = begin_generation(context, why)
     if as_json:
@@ -67,16 +64,3 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
     points = facts["detectable_difference"]
     shown = f"{100 * points:.1f} points of balanced accuracy" if points is not None else None
     return {**facts, "detectable_difference": shown}
-
-
-def _context() -> Context:
-    from infra.runtime import prepare_environment
-    from infra.settings import load_settings
-    from tasks.context import Context
-
-    settings = load_settings()
-    prepare_environment(settings)
-    show.prepare_logging()
-    context = Context.open(settings)
-    context.store.check()
-    return context

@@ -10,11 +10,10 @@ from typing import Annotated
 import typer
 
 from flows import show
+from flows.command import AsJson, prepared_settings
 from infra.settings import load_settings
 
 log = logging.getLogger(__name__)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,12 +30,9 @@ def up(as_json: AsJson = False) -> None:
     It stays until Ctrl-C (or SIGTERM) and then ends all of it. Started again it goes on where it was.
     """
     from flows.up import Machine, ignore_signals, interrupt_on_signals
-    from infra.runtime import prepare_environment
     from infra.up_lock import machine_lock
 
-    settings = load_settings()
-    prepare_environment(settings)
-    show.prepare_logging()
+    settings = prepared_settings()
     with machine_lock(settings.home):
         machine = Machine(settings)
         interrupt_on_signals()
@@ -47,7 +43,6 @@ def up(as_json: AsJson = False) -> None:
                 show.json_line(addresses)
             else:
                 show.facts(addresses)
-            show.flush()
             log.info("ready; Ctrl-C ends all of it")
             with suppress(KeyboardInterrupt):
                 machine.watch()
@@ -72,11 +67,8 @@ def notify(
     from flows.notify import listen as listen_to
     from flows.notify import notify as notify_once
     from flows.notify import server_of
-    from infra.runtime import prepare_environment
 
-    settings = load_settings()
-    prepare_environment(settings)
-    show.prepare_logging()
+    settings = prepared_settings()
     server = server_of(settings)
     if listen:
         listen_to(server, settings)

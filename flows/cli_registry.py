@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flows import show
+from flows.command import AsJson, open_context, prepared_settings
 from validation.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from tasks.context import Context
     from validation.records import ChampionRef
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
 Why = Annotated[str, typer.Option("--why", help="The reason; it is kept in the history.")]
 Decision = Annotated[str, typer.Argument(metavar="DECISION", help="A decision's id, the start of it, or 'latest'.")]
 
@@ -44,11 +44,8 @@ def moment(text: str | None) -> datetime | None:
 def history(as_json: AsJson = False) -> None:
     """Print who or what changed the champion, when, from which version to which, why, and on which evidence."""
     from tasks.champion import tell_history
-    from tasks.context import Context
 
-    context = Context.open(_settings())
-    context.store.check()
-    rows = tell_history(context)
+    rows = tell_history(open_context())
     if as_json:
         show.json_line(rows)
     else:
@@ -117,19 +114,6 @@ def _changed(context: Context, champion: ChampionRef, action: str, as_json: bool
 
 def _places() -> tuple[Context, Registry]:
     from infra.registry import Registry
-    from tasks.context import Context
 
-    settings = _settings()
-    context = Context.open(settings)
-    context.store.check()
-    return context, Registry(settings)
-
-
-def _settings() -> Any:
-    from infra.runtime import prepare_environment
-    from infra.settings import load_settings
-
-    settings = load_settings()
-    prepare_environment(settings)
-    show.prepare_logging()
-    return settings
+    settings = prepared_settings()
+    return open_context(settings), Registry(settings)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows import show
-from infra.settings import load_settings
+from flows.command import AsJson, open_context
 
 if TYPE_CHECKING:
     from infra.local_site import Read
@@ -26,23 +26,15 @@ def site(
     build_only: Annotated[
         bool, typer.Option("--build-only", help="Build the index, print where it is, serve nothing.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build the index of all decisions and show it, with every report, to a browser on this machine.
 
     It serves on loopback only, until Ctrl-C.
     """
-    from infra.runtime import prepare_environment
-    from tasks.context import Context
     from tasks.site import build_site
 
-    settings = load_settings()
-    prepare_environment(settings)
-    show.prepare_logging()
-    context = Context.open(settings)
-    context.store.check()
+    context = open_context()
     index = build_site(context)
     if build_only:
         _tell(as_json, {"index": str(index)}, f"index: {index}")

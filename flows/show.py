@@ -86,11 +86,6 @@ def json_line(value: Any) -> None:
     sys.stdout.flush()
 
 
-def flush() -> None:
-    """Let what was shown be seen now, by a program at the other end of a pipe too."""
-    sys.stdout.flush()
-
-
 def verdict(night: Night, report: str | None) -> None:
     """Print a night's verdict in one line, its headline numbers, and where its report is."""
     line = Text()

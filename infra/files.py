@@ -132,24 +132,13 @@ class Workspace:
             NightRunning: when another process holds it.
         """
         path = self.home / "night.lock"
-        try:
-            self.home.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
-        except OSError as error:
-            raise RetrainError(f"cannot open {path}: {error.strerror or error}", WRITE_HINT) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        with _lock_file(path) as file:
+            if not _locked(file, path):
                 file.seek(0)
                 raise NightRunning(
                     f"another night is running on {self.home} (process {file.read().strip() or 'unknown'})",
                     "wait for it to end, or use another RETRAIN_HOME",
-                ) from error
-            except OSError as error:
-                raise RetrainError(
-                    f"cannot lock {path}: {error.strerror or error}", "choose a RETRAIN_HOME on a local disk"
-                ) from error
+                )
             file.seek(0)
             file.truncate()
             file.write(str(os.getpid()))
@@ -166,13 +155,8 @@ class Workspace:
             NightRunning: when it is not free within ``CHAMPION_LOCK_SECONDS``.
         """
         path = self.home / "champion.lock"
-        try:
-            self.home.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
-        except OSError as error:
-            raise RetrainError(f"cannot open {path}: {error.strerror or error}", WRITE_HINT) from error
         until = time.monotonic() + CHAMPION_LOCK_SECONDS
-        with file:
+        with _lock_file(path) as file:
             while not _locked(file, path):
                 if time.monotonic() >= until:
                     raise NightRunning(
@@ -181,6 +165,14 @@ class Workspace:
                     )
                 time.sleep(0.1)
             yield
+
+
+def _lock_file(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+")
+    except OSError as error:
+        raise RetrainError(f"cannot open {path}: {error.strerror or error}", WRITE_HINT) from error
 
 
 def _locked(file: IO[str], path: Path) -> bool:
