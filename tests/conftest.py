@@ -12,7 +12,8 @@ import boto3
 import pytest
 
 from infra.s3 import S3Store
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
+from validation.expectations import Judged
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +102,32 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "home"
     monkeypatch.setenv("RETRAIN_HOME", str(path))
     return path
+
+
+@pytest.fixture
+def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is expected of a batch as a whole is met: for what comes after validation, and half a second faster."""
+    monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
+
+
+@pytest.fixture(scope="module")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Prefect server for all tests of a module; one for each night is tested in test_runtime."""
+    from infra.runtime import prefect_server, prepare_environment
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("server")))
+    patch.delenv("PREFECT_API_URL", raising=False)
+    before = dict(os.environ)
+    settings = load_settings()
+    prepare_environment(settings)
+    try:
+        with prefect_server(settings) as url:
+            yield url
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        patch.undo()
 
 
 @pytest.fixture(scope="session")

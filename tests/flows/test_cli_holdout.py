@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import pytest
 
-from flows import cli, show
+from flows import show
 from infra.store import FolderStore
 from tests.builders import plain_cells
-from validation.expectations import Judged
-
-
-def retrain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["retrain", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
+from tests.flows.test_cli import retrain
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +32,6 @@ def store(home: Path, monkeypatch: pytest.MonkeyPatch, no_expectations: None) ->
     for key, data in plain_cells(30, 4).items():
         store.put(key, data)
     return store
-
-
-@pytest.fixture
-def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
 
 
 @pytest.mark.parametrize("command", ["status", "rotate"])

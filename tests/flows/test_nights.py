@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ import numpy as np
 import pytest
 
 from infra.keys import SYNTHETIC_MARK
-from infra.runtime import prefect_server, prepare_environment
-from infra.settings import load_settings
 from infra.store import FolderStore
 from infra.synthetic import SyntheticPlan
 from tasks.demo import deliver
@@ -83,26 +80,8 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Prefect server for all nights of this module; one for each is tested in test_runtime."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("server")))
-    patch.delenv("PREFECT_API_URL", raising=False)
-    before = dict(os.environ)
-    settings = load_settings()
-    prepare_environment(settings)
-    try:
-        with prefect_server(settings) as url:
-            yield url
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        patch.undo()
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, server: str) -> Machine:
-    made = Machine(tmp_path_factory.mktemp("machine") / "home", server)
+def machine(tmp_path_factory: pytest.TempPathFactory, prefect_url: str) -> Machine:
+    made = Machine(tmp_path_factory.mktemp("machine") / "home", prefect_url)
     deliver(made.store, PLAN)
     return made
 
@@ -193,9 +172,9 @@ def test_new_cells_bring_a_challenger_and_the_champion_is_scored_again(
 
 
 def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_untouched(
-    tmp_path: Path, server: str
+    tmp_path: Path, prefect_url: str
 ) -> None:
-    machine = Machine(tmp_path / "home", server)
+    machine = Machine(tmp_path / "home", prefect_url)
     deliver(machine.store, PLAN)
     for path in (machine.home / "store" / "labeled" / "Parasitized").iterdir():
         path.unlink()
@@ -207,8 +186,8 @@ def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_un
         assert Path(night["report"]).exists()
 
 
-def test_an_empty_store_says_what_to_do(tmp_path: Path, server: str) -> None:
-    machine = Machine(tmp_path / "home", server)
+def test_an_empty_store_says_what_to_do(tmp_path: Path, prefect_url: str) -> None:
+    machine = Machine(tmp_path / "home", prefect_url)
     (machine.store.root / "labeled").mkdir()
     told = machine.retrain("run", code=3)
     assert "no cells in" in told
@@ -236,10 +215,10 @@ def test_bad_images_are_left_out_by_name_and_cost_nothing_else(
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(tmp_path: Path, server: str) -> None:
+def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(tmp_path: Path, prefect_url: str) -> None:
     """SIGKILL in every stage, one after the other; what was finished is not done again, and the result is the same."""
-    whole = Machine(tmp_path / "whole", server)
-    killed = Machine(tmp_path / "killed", server)
+    whole = Machine(tmp_path / "whole", prefect_url)
+    killed = Machine(tmp_path / "killed", prefect_url)
     for machine in (whole, killed):
         deliver(machine.store, PLAN)
     expected = whole.retrain("run")
@@ -262,8 +241,10 @@ def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(tmp
     assert (len(history), len(looks)) == (1, 1)
 
 
-def test_a_training_that_is_killed_in_an_epoch_leaves_no_child_and_is_done_again(tmp_path: Path, server: str) -> None:
-    machine = Machine(tmp_path / "home", server)
+def test_a_training_that_is_killed_in_an_epoch_leaves_no_child_and_is_done_again(
+    tmp_path: Path, prefect_url: str
+) -> None:
+    machine = Machine(tmp_path / "home", prefect_url)
     deliver(machine.store, PLAN)
     process = machine.start("run", "--json")
     _kill_after(process, "fastai epoch 1")

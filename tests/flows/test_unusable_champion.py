@@ -13,17 +13,15 @@ from infra.store import FolderStore
 from tasks.context import Context
 from tasks.specs import train_spec
 from tests.builders import RED, channel_model, folder_context, leave_finished_training, plain_cells, prepare
-from validation.expectations import Judged
 from validation.records import Decision, Night, Verdict
 
 
 @pytest.fixture(autouse=True)
-def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations: None) -> None:
     """Outside a flow a Prefect task would start a server; what a stage does stands in its function."""
     for name in [name for name in vars(retrain) if name.endswith("_task")]:
         monkeypatch.setattr(retrain, name, getattr(retrain, name).fn)
     monkeypatch.setattr(retrain, "announce_task", lambda *_: None)  # it needs Prefect's server
-    monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
 
 
 def a_night(context: Context, fastai: bytes, keras: bytes) -> Night:

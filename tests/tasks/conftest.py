@@ -17,7 +17,6 @@ from infra.scoring import ModelFile
 from infra.store import MemoryStore
 from tasks.context import Context
 from tests.builders import CountingStore, Prepared, context_over, made_up_decision, plain_cells, prepare, registry_in
-from validation.expectations import Judged
 from validation.records import Candidate, ChampionRef
 
 Crown = Callable[..., ChampionRef]
@@ -28,12 +27,6 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> p
     """What the stages log, also after a command of another test has taken their loggers for itself."""
     monkeypatch.setattr(logging.getLogger("tasks"), "propagate", True)
     return caplog
-
-
-@pytest.fixture
-def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is expected of a batch as a whole is met: for what comes after validation, and half a second faster."""
-    monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
 
 
 @pytest.fixture(scope="session")

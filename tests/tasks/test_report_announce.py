@@ -6,36 +6,17 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from infra.runtime import prefect_server, prepare_environment
-from infra.settings import load_settings
 from tasks.report_announce import KEY, LINK_KEY, announce, markdown
 from tests.builders import CountingStore, context_over
 from tests.tasks.test_report_page import HOSTILE
 from tests.tasks.test_site import a_night
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("server")))
-    before = dict(os.environ)
-    settings = load_settings()
-    prepare_environment(settings)
-    try:
-        with prefect_server(settings) as url:
-            yield url
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        patch.undo()
 
 
 NIGHTS = """
@@ -57,16 +38,16 @@ nights()
 
 
 @pytest.mark.server
-def test_each_night_is_another_version_under_one_key(server: str, tmp_path: Path) -> None:
+def test_each_night_is_another_version_under_one_key(prefect_url: str, tmp_path: Path) -> None:
     # A process of its own, as a night is: Prefect reads its surroundings once, and keeps its connections.
-    surroundings = {**os.environ, "PREFECT_API_URL": server, "RETRAIN_HOME": str(tmp_path)}
+    surroundings = {**os.environ, "PREFECT_API_URL": prefect_url, "RETRAIN_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=120)
-    latest = httpx.get(f"{server}/artifacts/{KEY}/latest", trust_env=False).json()
+    latest = httpx.get(f"{prefect_url}/artifacts/{KEY}/latest", trust_env=False).json()
     assert latest["type"] == "markdown"
     assert "## Promoted" in latest["data"]
     wanted = {"artifacts": {"key": {"any_": [KEY]}}}
-    assert len(httpx.post(f"{server}/artifacts/filter", json=wanted, trust_env=False).json()) == 2
-    link = httpx.get(f"{server}/artifacts/{LINK_KEY}/latest", trust_env=False).json()
+    assert len(httpx.post(f"{prefect_url}/artifacts/filter", json=wanted, trust_env=False).json()) == 2
+    link = httpx.get(f"{prefect_url}/artifacts/{LINK_KEY}/latest", trust_env=False).json()
     assert f"retraining/reports/{'d2' * 6}.html" in link["data"]
 
 
