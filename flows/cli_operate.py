@@ -29,7 +29,8 @@ def up(as_json: AsJson = False) -> None:
 
     It stays until Ctrl-C (or SIGTERM) and then ends all of it. Started again it goes on where it was.
     """
-    from flows.up import Machine, ignore_signals, interrupt_on_signals
+    from flows.signals import ignore_signals, interrupt_on_signals
+    from flows.up import Machine
     from infra.up_lock import machine_lock
 
     settings = prepared_settings()

@@ -30,7 +30,7 @@ def site(
 ) -> None:
     """Build the index of all decisions and show it, with every report, to a browser on this machine.
 
-    It serves on loopback only, until Ctrl-C.
+    It serves on loopback only, until Ctrl-C (or SIGTERM).
     """
     from tasks.site import build_site
 
@@ -43,12 +43,14 @@ def site(
 
 
 def _serve(context: Context, port: int, index: str, as_json: bool) -> None:
+    from flows.signals import interrupt_on_signals
     from infra.local_site import HOST, START, local_site
 
     with local_site(_reader(context), port) as server:
         url = f"http://{HOST}:{server.server_address[1]}{START}"
         _tell(as_json, {"url": url, "index": index}, f"{url}\nfor this machine only; Ctrl-C ends it")
         try:
+            interrupt_on_signals()
             server.serve_forever()
         except KeyboardInterrupt:
             show.err.print("stopped")

@@ -8,7 +8,8 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flows.up import NIGHTLY, interrupt_on_signals
+from flows.signals import interrupt_on_signals
+from flows.up import NIGHTLY
 from infra.events import Queue
 from infra.orchestration import FINAL, PrefectServer
 from infra.settings import Settings, prefect_api_url

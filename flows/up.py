@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import time
-from types import FrameType
 
 from flows.deploy import deploy, ensure_pools
 from infra.devices import gpus
@@ -27,7 +25,6 @@ SERVER, BRIDGE = "prefect-server", "bridge"
 POOLS = ("cpu", "gpu")
 # Migrating a new database takes some 5 s here; a loaded machine takes several times that.
 START_SECONDS = 180.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = "the machine was stopped in the middle of it"
 
 
@@ -165,23 +162,6 @@ class Machine:
                 NIGHTLY, key=f"again-{runs[0]['id']}", parameters=runs[0]["parameters"], tags=["again"]
             )
             log.info("the night %s was interrupted: it goes on as run %s", runs[0]["name"], run["name"])
-
-
-def interrupt_on_signals() -> None:
-    """Let SIGTERM and a closed terminal do what Ctrl-C does, while starting too."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
-
-
-def ignore_signals() -> None:
-    """Do not be interrupted again."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _worker(pool: str) -> str:

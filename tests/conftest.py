@@ -52,7 +52,7 @@ def fake_aws(no_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def s3_store(moto_endpoint: str, fake_aws: None) -> S3Store:
     """An empty bucket of its own, with a prefix."""
     bucket = f"cells-{uuid.uuid4().hex[:12]}"
-    client = boto3.client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")
+    client = boto3.session.Session().client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")
     client.create_bucket(Bucket=bucket)
     client.close()
     return S3Store(f"s3://{bucket}/some/prefix", endpoint=moto_endpoint)

@@ -54,8 +54,10 @@ def test_it_serves_the_reports_until_it_is_stopped(store: FolderStore, home: Pat
     """The report comes from the store; from this machine's copy where the store has lost it."""
     (home / "reports").mkdir(exist_ok=True)
     (home / "reports" / "onlyhere.html").write_text("<p>a copy</p>")
+    # A shell that starts it in the background lets it ignore Ctrl-C.
+    shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "site", "--port", "0", "--json"],
+        [*shell, sys.executable, "-m", "flows.cli", "site", "--port", "0", "--json"],
         env={**os.environ, "RETRAIN_HOME": str(home)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

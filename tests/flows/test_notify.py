@@ -122,7 +122,7 @@ def test_what_messages_say(body: str, keys: list[str]) -> None:
 
 @pytest.fixture
 def queue_settings(moto_endpoint: str, fake_aws: None, home: Path) -> Settings:
-    client = boto3.client("sqs", endpoint_url=moto_endpoint, region_name="us-east-1")
+    client = boto3.session.Session().client("sqs", endpoint_url=moto_endpoint, region_name="us-east-1")
     url = client.create_queue(QueueName=f"cells-{uuid.uuid4().hex[:8]}")["QueueUrl"]
     client.close()
     events = {"queue": url, "queue_endpoint": moto_endpoint, "queue_region": "us-east-1"}
@@ -131,7 +131,7 @@ def queue_settings(moto_endpoint: str, fake_aws: None, home: Path) -> Settings:
 
 @pytest.fixture
 def client(moto_endpoint: str, fake_aws: None) -> Iterator[Any]:
-    made = boto3.client("sqs", endpoint_url=moto_endpoint, region_name="us-east-1")
+    made = boto3.session.Session().client("sqs", endpoint_url=moto_endpoint, region_name="us-east-1")
     yield made
     made.close()
 

@@ -104,7 +104,7 @@ def s3(moto_endpoint: str, fake_aws: None, monkeypatch: pytest.MonkeyPatch) -> t
     if endpoint != moto_endpoint:
         for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
             monkeypatch.setenv(f"AWS_{name}", os.environ[f"S3_TEST_{name}"])
-    client = boto3.client("s3", endpoint_url=endpoint, region_name=REGION)
+    client = boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=REGION)
     buckets = [f"{name}-{uuid.uuid4().hex[:8]}" for name in ("cells", "mlflow")]
     for bucket in buckets:
         client.create_bucket(Bucket=bucket)

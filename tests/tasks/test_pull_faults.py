@@ -51,7 +51,7 @@ def proxy(moto_endpoint: str, fake_aws: None) -> Iterator[Proxy]:
 @pytest.fixture
 def context(proxy: Proxy, moto_endpoint: str, home: Path) -> Context:
     bucket = f"cells-{uuid.uuid4().hex[:12]}"
-    client = boto3.client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")
+    client = boto3.session.Session().client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")
     client.create_bucket(Bucket=bucket)
     for key, data in CELLS.items():
         client.put_object(Bucket=bucket, Key=key, Body=data)

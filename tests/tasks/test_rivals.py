@@ -118,7 +118,7 @@ def sqlite(tmp_path: Path, empty_registry: Path, rivals: Rivals) -> Place:
 
 @pytest.fixture
 def server(tmp_path: Path, moto_endpoint: str, fake_aws: None, rivals: Rivals) -> Iterator[Place]:
-    client = boto3.client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")
+    client = boto3.session.Session().client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")
     client.create_bucket(Bucket="production")
     client.close()
     with (
