@@ -157,6 +157,8 @@ def _keep(
     sides: Sides,
 ) -> Candidate:
     """Freeze the threshold on the validation patients and store model file, weights and record, the record last."""
+    if before := result.get("epochs_before"):
+        log.info("%s went on after epoch %d of a training that was killed", spec.model, before)
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
     valid, fitted = sides["validation"], sides["train"]
     probabilities = _score(onnx, spec, folder, valid)

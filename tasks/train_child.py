@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
         "batch": fit.batch.name if fit.batch else None,
         "history": [EpochRecord.model_dump(epoch) for epoch in fit.history],
         "sha256": {path.name: sha256(path.read_bytes()) for path in (fit.onnx, fit.weights)},
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(time.monotonic() - started + fit.seconds_before, 2),
         # ru_maxrss is in KiB on Linux.
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }

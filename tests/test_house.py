@@ -22,7 +22,12 @@ ROOMS = {
     "mlflow": "infra",
 }
 # Where a framework may be imported at all, and only inside functions.
-MODEL_MODULES = {"tasks/models/fastai_xresnet.py", "tasks/models/keras_cnn.py"}
+MODEL_MODULES = {
+    "tasks/models/fastai_callbacks.py",
+    "tasks/models/fastai_xresnet.py",
+    "tasks/models/keras_callbacks.py",
+    "tasks/models/keras_cnn.py",
+}
 
 
 def sources() -> list[Path]:

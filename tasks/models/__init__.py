@@ -51,7 +51,7 @@ class TrainingData:
     valid_labels: Labels
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deadline:
     """A moment on the monotonic clock, asked by the callbacks of both frameworks between batches."""
 
@@ -59,9 +59,18 @@ class Deadline:
     started: float = field(default_factory=time.monotonic)
 
     @property
+    def elapsed(self) -> float:
+        """Seconds of work so far."""
+        return time.monotonic() - self.started
+
+    @property
     def passed(self) -> bool:
         """Whether the time is up."""
-        return time.monotonic() - self.started > self.seconds
+        return self.elapsed > self.seconds
+
+    def spend(self, seconds: float) -> None:
+        """Count what an earlier process worked on the same fit before it was killed."""
+        self.started -= seconds
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,9 @@ class FitResult:
     device: str
     versions: dict[str, str]
     batch: Path | None = None
+    # Of a fit that was killed and went on: the epochs and the seconds before.
+    epochs_before: int = 0
+    seconds_before: float = 0.0
 
 
 class CNN(Protocol):
@@ -83,7 +95,8 @@ class CNN(Protocol):
 
     ``fit`` trains with early stopping on validation loss, restores the best weights, and writes the one model file:
     ONNX, input ``images`` uint8 [n, side, side, 3], output ``probability`` float32 [n]. It calls ``on_epoch`` after
-    every epoch. The same data, recipe and seed give the same file on the same machine and versions.
+    every epoch. A fit that was killed goes on after the last epoch that ``folder`` holds a checkpoint of. The same
+    data, recipe and seed give the same file on the same machine and versions.
     ``predict_native`` scores with the framework itself, from the weights file, to show that both agree.
     """
 

@@ -13,12 +13,7 @@ done. No figure here is from a GPU: that path has not been run.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
-import logging
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -34,6 +29,8 @@ from validation.records import EpochRecord
 
 from . import Deadline, FitResult, Images, Labels, Recipe, TrainingData
 from ._common import INPUT, OUTPUT, augment, check_data, draw_batch, finish_onnx, planned_epochs, shuffled_batches
+from .checkpoint import Checkpoints, Progress
+from .fastai_callbacks import accuracy, callbacks, fit_from_checkpoint, printing_to_log, weights_of
 
 __all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
 
@@ -42,8 +39,6 @@ OPSET = 20
 # Rough mean and spread of stained cells on black; batch normalisation does the rest, so they need not follow the data.
 MEAN, SPREAD = 0.5, 0.3
 SCORING_BATCH = 64
-
-log = logging.getLogger(__name__)
 
 
 class DefaultRecipe(Recipe):
@@ -94,45 +89,46 @@ def fit(
     train = _Batches(data.train_images, data.train_labels, recipe, seed, device)
     valid = _Batches(data.valid_images, data.valid_labels, recipe, None, device)
     model = _network(recipe.architecture).to(device)
-    history: list[EpochRecord] = []
-    weights = folder / "weights.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    weights.unlink(missing_ok=True)
 
+    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, _versions()), deadline)
     learn = Learner(
         DataLoaders(train, valid, path=folder, device=device),
         model,
         loss_func=BCEWithLogitsLossFlat(),
-        metrics=[AvgMetric(_accuracy)],
+        metrics=[AvgMetric(accuracy)],
         opt_func=_optimiser(),
         wd=recipe.weight_decay,
-        cbs=_callbacks(recipe, deadline, weights, history, on_epoch),
+        cbs=callbacks(recipe.patience, progress, on_epoch),
         path=folder,
     )
     if device.type == "cuda":
         learn.to_channelslast()  # with mixed precision: what a GPU's tensor cores want
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fastai lags behind torch's deprecations
-        learn.fit_one_cycle(epochs, recipe.learning_rate)
+        fit_from_checkpoint(learn, progress, learning_rate=recipe.learning_rate, patience=recipe.patience)
 
-    if not history:
+    history, best = progress.history, progress.best
+    if best is None:
         raise TrainingFailed(
             f"fastai: no epoch ended within {recipe.deadline_seconds:.0f} s on {_describe(device)}",
             "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
         )
-    best = min(history, key=lambda record: record.valid_loss)
     ended: Literal["early", "finished"] = "early" if len(history) < epochs else "finished"
     onnx = folder / "model.onnx"
     _export(learn.model, data.train_images.shape[1], onnx)
+    progress.checkpoints.forget()
     return FitResult(
         onnx=onnx,
-        weights=weights,
+        weights=weights_of(progress),
         history=tuple(history),
         best_epoch=best.epoch,
         stopped="deadline" if ended == "early" and deadline.passed else ended,
         device=_describe(device),
         versions=_versions(),
         batch=draw_batch(data, recipe.batch_size, recipe.stain, seed, folder),
+        epochs_before=progress.before,
+        seconds_before=progress.seconds_before,
     )
 
 
@@ -176,91 +172,6 @@ class _Batches:
         self.epoch += 1
 
 
-def _callbacks(
-    recipe: DefaultRecipe,
-    deadline: Deadline,
-    weights: Path,
-    history: list[EpochRecord],
-    on_epoch: Callable[[EpochRecord], None],
-) -> list[Any]:
-    """Return fastai's early stopping and best-weights callbacks, and the journal that stands between them."""
-    from fastai.callback.core import Callback, CancelFitException
-    from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-    from safetensors.torch import load_file, save_file
-
-    class SaveBest(SaveModelCallback):  # type: ignore[misc]
-        """fastai's own choice of the best epoch, kept as safetensors: nothing here is ever unpickled."""
-
-        def _save(self, name: str) -> None:
-            state = self.learn.model.state_dict()
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, weights)
-
-        def after_epoch(self) -> None:
-            with _printing_to_log():
-                super().after_epoch()
-
-        def after_fit(self, **_: Any) -> None:
-            if weights.exists():
-                self.learn.model.load_state_dict(load_file(weights))
-
-    class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
-        """fastai's own, quiet."""
-
-        def after_epoch(self) -> None:
-            with _printing_to_log():
-                super().after_epoch()
-
-    class Journal(Callback):  # type: ignore[misc]
-        """Watches the clock and the loss between batches, and writes one record an epoch."""
-
-        order = SaveModelCallback.order + 1  # after the best is saved, before early stopping ends the fit
-
-        def before_epoch(self) -> None:
-            self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0, 0.0
-
-        def after_batch(self) -> None:
-            if self.training:
-                cells = len(self.learn.y)
-                loss = float(self.learn.loss.detach())
-                if not np.isfinite(loss):
-                    raise TrainingFailed(
-                        f"fastai: the training loss became {loss} in epoch {self.learn.epoch + 1}",
-                        "lower the recipe's learning_rate",
-                    )
-                self.loss_sum += loss * cells
-                self.right += float(_accuracy(self.learn.pred.detach(), self.learn.y)) * cells
-                self.seen += cells
-            if deadline.passed:
-                raise CancelFitException
-
-        def after_epoch(self) -> None:
-            _, valid_loss, accuracy = self.learn.recorder.values[-1]
-            if not np.isfinite(valid_loss):
-                raise TrainingFailed(
-                    f"fastai: the validation loss became {valid_loss} in epoch {self.learn.epoch + 1}",
-                    "lower the recipe's learning_rate",
-                )
-            record = EpochRecord(
-                epoch=self.learn.epoch + 1,
-                train_loss=self.loss_sum / self.seen,
-                valid_loss=float(valid_loss),
-                valid_accuracy=float(accuracy),
-                train_accuracy=self.right / self.seen,
-                learning_rate=float(self.learn.opt.hypers[-1]["lr"]),
-                seconds=time.monotonic() - self.started,
-            )
-            history.append(record)
-            _release_memory()
-            log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
-            on_epoch(record)
-
-    return [
-        SaveBest(monitor="valid_loss", comp=np.less),
-        Journal(),
-        StopEarly(monitor="valid_loss", comp=np.less, patience=recipe.patience),
-    ]
-
-
 def _network(architecture: str) -> Any:
     """Return uint8 [n, side, side, 3] -> logit [n, 1]."""
     import torch
@@ -282,7 +193,7 @@ def _export(model: Any, side: int, path: Path) -> None:
     scorer = torch.nn.Sequential(model.cpu().float(), torch.nn.Sigmoid(), torch.nn.Flatten(0)).eval()
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     raw = path.with_name(".exported.onnx")
-    with warnings.catch_warnings(), _printing_to_log():
+    with warnings.catch_warnings(), printing_to_log():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             scorer.to(memory_format=torch.contiguous_format),
@@ -346,30 +257,8 @@ def _optimiser() -> Any:
     return partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-5, fused=True)
 
 
-def _accuracy(logits: Any, labels: Any) -> Any:
-    return ((logits.flatten() > 0) == (labels.flatten() > 0.5)).float().mean()
-
-
-def _release_memory() -> None:
-    """Give freed memory back to the system: glibc keeps torch's large blocks in pieces, 0.3 GiB more every epoch."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call, and may not need it
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _chunks(items: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     return [items[start : start + SCORING_BATCH] for start in range(0, len(items), SCORING_BATCH)]
-
-
-@contextlib.contextmanager
-def _printing_to_log() -> Iterator[None]:
-    """Send what fastai and torch print to the log, where a worker's output belongs."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):
-            yield
-    finally:
-        for line in said.getvalue().splitlines():
-            log.debug(line)
 
 
 def _versions() -> dict[str, str]:

@@ -16,7 +16,6 @@ import contextlib
 import logging
 import os
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +40,8 @@ from ._common import (
     planned_epochs,
     shuffled_batches,
 )
+from .checkpoint import Checkpoints, Progress
+from .keras_callbacks import DeadlinePassed, callbacks, go_on
 
 __all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
 
@@ -109,26 +110,27 @@ def fit(
         metrics=[keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")],
         jit_compile=False,  # batches come in two sizes, and XLA would compile everything for each
     )
-    history: list[EpochRecord] = []
-    stop_early = keras.callbacks.EarlyStopping(
-        monitor="val_loss", mode="min", patience=recipe.patience, restore_best_weights=True
-    )
-    with contextlib.suppress(_DeadlinePassed):
-        network.fit(
-            _batches(data, recipe, seed),
-            epochs=epochs,
-            shuffle=False,  # the batches are shuffled by our own seed
-            validation_data=(data.valid_images, data.valid_labels),
-            validation_batch_size=SCORING_BATCH,
-            callbacks=[_journal(deadline, history, on_epoch), stop_early],
-            verbose=0,
-        )
-    if not history:
+    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, _versions()), deadline)
+    stop_early, watchers = callbacks(recipe.patience, progress, on_epoch)
+    go_on(network, stop_early, progress)
+    if not progress.over(recipe.patience):
+        with contextlib.suppress(DeadlinePassed):
+            network.fit(
+                _batches(data, recipe, seed, progress.before),
+                initial_epoch=progress.before,
+                epochs=epochs,
+                shuffle=False,  # the batches are shuffled by our own seed
+                validation_data=(data.valid_images, data.valid_labels),
+                validation_batch_size=SCORING_BATCH,
+                callbacks=watchers,
+                verbose=0,
+            )
+    history, best = progress.history, progress.best
+    if best is None:
         raise TrainingFailed(
             f"keras: no epoch ended within {recipe.deadline_seconds:.0f} s on {device}",
             "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
         )
-    best = min(history, key=lambda record: record.valid_loss)
     ended: Literal["early", "finished"] = "early" if len(history) < epochs else "finished"
 
     # Whatever precision it was trained in, it is kept and exported in float32, which every machine can score.
@@ -138,6 +140,7 @@ def fit(
     weights, onnx = folder / "weights.keras", folder / "model.onnx"
     scorer.save(weights)
     _export(scorer, onnx)
+    progress.checkpoints.forget()
     return FitResult(
         onnx=onnx,
         weights=weights,
@@ -147,6 +150,8 @@ def fit(
         device=device,
         versions=_versions(),
         batch=draw_batch(data, recipe.batch_size, recipe.stain, seed, folder),
+        epochs_before=progress.before,
+        seconds_before=progress.seconds_before,
     )
 
 
@@ -199,14 +204,14 @@ def _schedule(recipe: DefaultRecipe, steps: int) -> Any:
     )
 
 
-def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int) -> Any:
+def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int, before: int) -> Any:
     """Return the training cells as whole batches, augmented, each decided by seed, epoch and number alone."""
     from keras.utils import PyDataset
 
     images, labels = data.train_images, data.train_labels.astype(np.float32)
 
     class Batches(PyDataset):  # type: ignore[misc]
-        epoch = 0
+        epoch = before
 
         def __len__(self) -> int:
             return batch_count(len(images), recipe.batch_size)
@@ -220,50 +225,6 @@ def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int) -> Any:
             self.epoch += 1
 
     return Batches()
-
-
-class _DeadlinePassed(Exception):
-    """Ends model.fit between two batches: ``stop_training`` would validate the unfinished epoch first."""
-
-
-def _journal(deadline: Deadline, history: list[EpochRecord], on_epoch: Callable[[EpochRecord], None]) -> Any:
-    """Return the callback that watches clock and loss between batches and writes one record an epoch."""
-    from keras.callbacks import Callback
-
-    class Journal(Callback):  # type: ignore[misc]
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.started = time.monotonic()
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            _refuse_divergence("training", float(logs["loss"]))
-            if deadline.passed:
-                raise _DeadlinePassed
-
-        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-            if deadline.passed:
-                raise _DeadlinePassed
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            _refuse_divergence("validation", float(logs["val_loss"]))
-            record = EpochRecord(
-                epoch=epoch + 1,
-                train_loss=float(logs["loss"]),
-                valid_loss=float(logs["val_loss"]),
-                valid_accuracy=float(logs["val_accuracy"]),
-                train_accuracy=float(logs["accuracy"]),
-                learning_rate=float(self.model.optimizer.learning_rate),
-                seconds=time.monotonic() - self.started,
-            )
-            history.append(record)
-            log.info("keras epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
-            on_epoch(record)
-
-    return Journal()
-
-
-def _refuse_divergence(which: str, loss: float) -> None:
-    if not np.isfinite(loss):
-        raise TrainingFailed(f"keras: the {which} loss became {loss}", "lower the recipe's learning_rate")
 
 
 def _export(scorer: Any, path: Path) -> None:

@@ -27,23 +27,29 @@ SMALL = {
 
 # One process, several fits: importing a framework takes longer than each of them.
 CHILD = """
-import json, logging, sys, time
+import json, logging, os, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 import tasks.models as models
+from tasks.models import checkpoint
 from validation.errors import TrainingFailed
 
 name, folder, jobs = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 cells = np.load(folder.parent / "cells.npz")
 model = models.get_model(name)
 results = {}
+checkpoint.SECONDS_BETWEEN = 0.0
 for job in jobs:
     heard = []
     def on_epoch(record):
         heard.append(record.epoch)
         if len(heard) == job.get("clock_jumps_after"):
             models.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 1e6)
+        if len(heard) == job.get("interrupted_after"):
+            raise KeyboardInterrupt
+        if len(heard) == job.get("killed_after"):
+            os.kill(os.getpid(), signal.SIGKILL)
     flip = job.get("valid_labels") == "inverted"
     n, v = job.get("train", 150), job.get("valid", 50)
     valid = cells["valid_labels"][:v]
@@ -56,11 +62,14 @@ for job in jobs:
     except TrainingFailed as error:
         results[job["name"]] = {"failed": str(error)}
         continue
+    except KeyboardInterrupt:
+        continue
     finally:
         models.time = time
     results[job["name"]] = {
         "onnx": str(fitted.onnx), "weights": str(fitted.weights), "stopped": fitted.stopped,
         "best_epoch": fitted.best_epoch, "device": fitted.device, "versions": fitted.versions, "heard": heard,
+        "before": fitted.epochs_before,
         "history": [record.model_dump() for record in fitted.history],
         "native": model.predict_native(fitted.weights, recipe, cells["valid_images"]).tolist(),
     }
@@ -71,7 +80,7 @@ loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modu
 JOBS: list[dict[str, Any]] = [
     {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4}},
     # Better on training cells is worse on these: the best epoch is an early one, and patience runs out.
-    {"name": "early", "seed": 3, "valid_labels": "inverted", "recipe": {"epochs": 30, "patience": 2}},
+    {"name": "early", "seed": 3, "valid_labels": "inverted", "recipe": {"epochs": 30, "patience": 3}},
     {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30}},
     {"name": "hopeless", "seed": 3, "recipe": {"epochs": 2, "deadline_seconds": 1e-3}},
     {"name": "diverging", "seed": 3, "recipe": {"epochs": 2, "learning_rate": 1e30}},
@@ -100,9 +109,9 @@ class Fits(NamedTuple):
     said: str
 
 
-def run_child(name: str, folder: Path, jobs: list[dict[str, Any]]) -> Fits:
-    folder.mkdir()
-    done = subprocess.run(
+def start_child(name: str, folder: Path, jobs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
         [sys.executable, "-c", CHILD, name, str(folder), json.dumps(jobs), json.dumps(SMALL[name])],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -111,6 +120,10 @@ def run_child(name: str, folder: Path, jobs: list[dict[str, Any]]) -> Fits:
         timeout=300,
         check=False,
     )
+
+
+def run_child(name: str, folder: Path, jobs: list[dict[str, Any]]) -> Fits:
+    done = start_child(name, folder, jobs)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / "results.json").read_text())
     return Fits(results["jobs"], set(results["loaded"]), done.stdout + done.stderr)
@@ -225,7 +238,7 @@ class TestFit:
     def test_patience_ends_the_fit(self, fits: Fits) -> None:
         fitted = fits.jobs["early"]
         assert fitted["stopped"] == "early"
-        assert len(fitted["history"]) == fitted["best_epoch"] + 2 < 30
+        assert len(fitted["history"]) == fitted["best_epoch"] + 3 < 30
 
     def test_the_deadline_ends_the_fit_with_what_there_is(self, fits: Fits) -> None:
         assert fits.jobs["late"]["stopped"] == "deadline"
@@ -240,15 +253,26 @@ class TestFit:
     def test_a_handful_of_cells_is_enough_to_run(self, fits: Fits) -> None:
         assert fits.jobs["tiny"]["stopped"] == "finished"
 
-    def test_the_same_seed_gives_the_same_model(
+    def test_ended_between_two_epochs_and_begun_again_it_comes_to_the_same_model(
         self, name: str, fits: Fits, cells: tuple[Path, models.TrainingData]
     ) -> None:
-        again = run_child(name, cells[0] / f"{name}-again", JOBS[:1]).jobs["plain"]
-        first = fits.jobs["plain"]
-        images = cells[1].valid_images
-        assert [r["valid_loss"] for r in again["history"]] == [r["valid_loss"] for r in first["history"]]
-        assert (score(again["onnx"], images) == score(first["onnx"], images)).all()
-        assert Path(again["onnx"]).read_bytes() == Path(first["onnx"]).read_bytes()
+        """Also where the best epoch lies before the kill; and so for every training with the same seed."""
+        folder, jobs = cells[0] / f"{name}-again", {job["name"]: job for job in JOBS}
+        asked = [jobs["plain"], jobs["early"]]
+        ends = [{"interrupted_after": 3}, {"killed_after": fits.jobs["early"]["best_epoch"] + 2}]
+        killed = start_child(name, folder, [job | end for job, end in zip(asked, ends, strict=True)])
+        assert killed.returncode == -9
+
+        again = run_child(name, folder, asked).jobs
+
+        for job in ("plain", "early"):
+            first, second = fits.jobs[job], again[job]
+            assert second["before"] >= 2
+            assert second["heard"] == list(range(second["before"] + 1, len(first["history"]) + 1))
+            assert [r["valid_loss"] for r in second["history"]] == [r["valid_loss"] for r in first["history"]]
+            assert (second["stopped"], second["best_epoch"]) == (first["stopped"], first["best_epoch"])
+            assert Path(second["onnx"]).read_bytes() == Path(first["onnx"]).read_bytes()
+            assert not (folder / job / "checkpoint.safetensors").exists()
 
 
 class TestCommon:

@@ -1,0 +1,213 @@
+"""What fastai's Learner is told to do between batches and epochs: stop early, keep the best, keep the clock, go on.
+
+fastai's own callbacks, quiet, and without pickle; imported only by the process that trains with fastai.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from validation.errors import TrainingFailed
+from validation.records import EpochRecord
+
+from .checkpoint import Progress
+
+__all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "weights_of"]
+
+log = logging.getLogger(__name__)
+
+
+def weights_of(progress: Progress) -> Path:
+    """Where the best weights so far lie."""
+    return progress.checkpoints.folder / "weights.safetensors"
+
+
+def fit_from_checkpoint(learn: Any, progress: Progress, *, learning_rate: float, patience: int) -> None:
+    """Fit under fastai's one-cycle schedule (Smith 2018, arXiv:1803.09820), from the last checkpoint on."""
+    from fastai.callback.schedule import ParamScheduler, combined_cos
+
+    class OneCycle(ParamScheduler):  # type: ignore[misc]
+        """fastai's own, told where in the whole fit this process began: counted in steps, so that nothing rounds."""
+
+        def before_batch(self) -> None:
+            step = round(self.pct_train * self.n_epoch * self.n_iter) + progress.before * self.n_iter
+            self._update_val(step / (progress.epochs * self.n_iter))
+
+    learn.create_opt()
+    _go_on(learn, progress)
+    if progress.over(patience):
+        _load(learn.model, weights_of(progress))
+        return
+    # fit_one_cycle's own shape: from a 25th of the rate up for a quarter of all steps, then down to nothing.
+    rate = np.array([learning_rate])
+    shape = {
+        "lr": combined_cos(0.25, rate / 25, rate, rate / 1e5),
+        "mom": combined_cos(0.25, *learn.moms),
+    }
+    learn.fit(progress.epochs - progress.before, lr=learning_rate, cbs=OneCycle(shape))
+
+
+def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord], None]) -> list[Any]:
+    """Return fastai's early stopping and best-weights callbacks, and the journal that stands between them."""
+    from fastai.callback.core import Callback, CancelFitException
+    from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+
+    class SaveBest(SaveModelCallback):  # type: ignore[misc]
+        """fastai's own choice of the best epoch, kept as safetensors: nothing here is ever unpickled."""
+
+        def before_fit(self) -> None:
+            super().before_fit()
+            if progress.best:
+                self.best = progress.best.valid_loss
+
+        def _save(self, name: str) -> None:
+            from safetensors.torch import save_file
+
+            state = self.learn.model.state_dict()
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, weights_of(progress))
+
+        def after_epoch(self) -> None:
+            with printing_to_log():
+                super().after_epoch()
+
+        def after_fit(self, **_: Any) -> None:
+            if weights_of(progress).exists():
+                _load(self.learn.model, weights_of(progress))
+
+    class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
+        """fastai's own, quiet, and with what was before a kill in mind."""
+
+        def before_fit(self) -> None:
+            super().before_fit()
+            if progress.best:
+                self.best, self.wait = progress.best.valid_loss, progress.waited
+
+        def after_epoch(self) -> None:
+            with printing_to_log():
+                super().after_epoch()
+
+    class Journal(Callback):  # type: ignore[misc]
+        """Watches the clock and the loss between batches, and writes one record an epoch."""
+
+        order = SaveModelCallback.order + 1  # after the best is saved, before early stopping ends the fit
+
+        def before_epoch(self) -> None:
+            self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0, 0.0
+
+        def after_batch(self) -> None:
+            if self.training:
+                cells = len(self.learn.y)
+                self.loss_sum += self._finite("training", float(self.learn.loss.detach())) * cells
+                self.right += float(accuracy(self.learn.pred.detach(), self.learn.y)) * cells
+                self.seen += cells
+            if progress.deadline.passed:
+                raise CancelFitException
+
+        def after_epoch(self) -> None:
+            _, valid_loss, valid_accuracy = self.learn.recorder.values[-1]
+            record = EpochRecord(
+                epoch=self._epoch,
+                train_loss=self.loss_sum / self.seen,
+                valid_loss=self._finite("validation", float(valid_loss)),
+                valid_accuracy=float(valid_accuracy),
+                train_accuracy=self.right / self.seen,
+                learning_rate=float(self.learn.opt.hypers[-1]["lr"]),
+                seconds=time.monotonic() - self.started,
+            )
+            progress.history.append(record)
+            _release_memory()
+            log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
+            if progress.checkpoints.due:
+                _keep(self.learn, progress)
+            on_epoch(record)
+
+        @property
+        def _epoch(self) -> int:
+            return progress.before + int(self.learn.epoch) + 1
+
+        def _finite(self, which: str, loss: float) -> float:
+            if not np.isfinite(loss):
+                raise TrainingFailed(
+                    f"fastai: the {which} loss became {loss} in epoch {self._epoch}",
+                    "lower the recipe's learning_rate",
+                )
+            return loss
+
+    return [
+        SaveBest(monitor="valid_loss", comp=np.less),
+        Journal(),
+        StopEarly(monitor="valid_loss", comp=np.less, patience=patience),
+    ]
+
+
+def _keep(learn: Any, progress: Progress) -> None:
+    """Write a checkpoint: weights, the best ones where they are others, and the optimiser's moments."""
+    from safetensors.numpy import load_file
+
+    arrays = {f"model/{key}": tensor.detach().cpu().numpy() for key, tensor in learn.model.state_dict().items()}
+    for number, moments in learn.opt.opt.state_dict()["state"].items():
+        arrays.update({f"optimiser/{number}/{key}": value.detach().cpu().numpy() for key, value in moments.items()})
+    if progress.best and progress.best.epoch != len(progress.history):
+        arrays.update({f"best/{key}": value for key, value in load_file(weights_of(progress)).items()})
+    progress.checkpoints.save(arrays, progress.history, progress.deadline.elapsed)
+
+
+def _go_on(learn: Any, progress: Progress) -> None:
+    """Put model, optimiser and history where the last checkpoint of this training left them."""
+    import torch
+    from safetensors.numpy import save_file
+
+    saved = progress.checkpoints.find()
+    if saved is None:
+        weights_of(progress).unlink(missing_ok=True)
+        return
+    model = saved.part("model")
+    learn.model.load_state_dict({key: torch.from_numpy(array) for key, array in model.items()})
+    state = learn.opt.opt.state_dict()
+    moments: dict[int, dict[str, Any]] = {}
+    for name, array in saved.part("optimiser").items():
+        number, _, key = name.partition("/")
+        moments.setdefault(int(number), {})[key] = torch.from_numpy(array)
+    learn.opt.opt.load_state_dict({**state, "state": moments})
+    save_file(saved.part("best") or model, weights_of(progress))
+    progress.go_on(saved)
+    learn.dls.train.epoch = progress.before
+    log.info("fastai goes on after epoch %d", progress.before)
+
+
+def _load(model: Any, weights: Path) -> None:
+    from safetensors.torch import load_file
+
+    model.load_state_dict(load_file(weights))
+
+
+def accuracy(logits: Any, labels: Any) -> Any:
+    """Return the share of cells that are called right at a probability of a half."""
+    return ((logits.flatten() > 0) == (labels.flatten() > 0.5)).float().mean()
+
+
+def _release_memory() -> None:
+    """Give freed memory back to the system: glibc keeps torch's large blocks in pieces, 0.3 GiB more every epoch."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call, and may not need it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextlib.contextmanager
+def printing_to_log() -> Iterator[None]:
+    """Send what fastai and torch print to the log, where a worker's output belongs."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            yield
+    finally:
+        for line in said.getvalue().splitlines():
+            log.debug(line)

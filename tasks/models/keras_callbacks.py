@@ -1,0 +1,117 @@
+"""What Keras is told to do between batches and epochs: stop early, keep the best, keep the clock, go on.
+
+Keras's own early stopping; imported only by the process that trains with Keras.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from validation.errors import TrainingFailed
+from validation.records import EpochRecord
+
+from .checkpoint import Progress
+
+__all__ = ["DeadlinePassed", "callbacks", "go_on"]
+
+log = logging.getLogger(__name__)
+
+
+class DeadlinePassed(Exception):
+    """Ends model.fit between two batches: ``stop_training`` would validate the unfinished epoch first."""
+
+
+def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord], None]) -> tuple[Any, list[Any]]:
+    """Return Keras's early stopping, and all callbacks in their order: the journal, then early stopping."""
+    from keras.callbacks import Callback, EarlyStopping
+
+    class StopEarly(EarlyStopping):  # type: ignore[misc]
+        """Keras's own, with what was before a kill in mind, and a checkpoint once it has made up its mind."""
+
+        # The best weights of a killed process, until there are better ones.
+        kept: Any = None
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            super().on_train_begin(logs)
+            if progress.best:
+                self.best, self.wait, self.best_weights = progress.best.valid_loss, progress.waited, self.kept
+                self.best_epoch = progress.best.epoch - 1
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch, logs)
+            # Those of the epoch after which patience ran out are replaced by the best: no state to go on from.
+            if progress.checkpoints.due and not self.model.stop_training:
+                _keep(self.model, self.best_weights, progress)
+
+    class Journal(Callback):  # type: ignore[misc]
+        """Watches the clock and the loss between batches, and writes one record an epoch."""
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.started = time.monotonic()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            _finite("training", logs["loss"])
+            if progress.deadline.passed:
+                raise DeadlinePassed
+
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            if progress.deadline.passed:
+                raise DeadlinePassed
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            record = EpochRecord(
+                epoch=epoch + 1,
+                train_loss=float(logs["loss"]),
+                valid_loss=_finite("validation", logs["val_loss"]),
+                valid_accuracy=float(logs["val_accuracy"]),
+                train_accuracy=float(logs["accuracy"]),
+                learning_rate=float(self.model.optimizer.learning_rate),
+                seconds=time.monotonic() - self.started,
+            )
+            progress.history.append(record)
+            log.info("keras epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
+            on_epoch(record)
+
+    stop_early = StopEarly(monitor="val_loss", mode="min", patience=patience, restore_best_weights=True)
+    return stop_early, [Journal(), stop_early]
+
+
+def go_on(network: Any, stop_early: Any, progress: Progress) -> None:
+    """Put network, optimiser, history and early stopping where the last checkpoint of this training left them."""
+    saved = progress.checkpoints.find()
+    if saved is None:
+        return
+    network.optimizer.build(network.trainable_variables)
+    for variable, array in zip(_state(network), _in_order(saved.part("state")), strict=True):
+        variable.assign(array)
+    stop_early.kept = stop_early.best_weights = _in_order(saved.part("best")) or network.get_weights()
+    progress.go_on(saved)
+    log.info("keras goes on after epoch %d", progress.before)
+
+
+def _keep(network: Any, best: Any, progress: Progress) -> None:
+    arrays = {f"state/{number}": variable.numpy() for number, variable in enumerate(_state(network))}
+    if progress.waited:
+        arrays.update({f"best/{number}": np.asarray(array) for number, array in enumerate(best)})
+    progress.checkpoints.save(arrays, progress.history, progress.deadline.elapsed)
+
+
+def _state(network: Any) -> list[Any]:
+    """All that a step reads or changes: weights and statistics, the chance of dropout, the optimiser's moments."""
+    return [*network.variables, *network.optimizer.variables]
+
+
+def _in_order(arrays: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    return [arrays[name] for name in sorted(arrays, key=int)]
+
+
+def _finite(which: str, loss: Any) -> float:
+    if not np.isfinite(loss):
+        raise TrainingFailed(f"keras: the {which} loss became {float(loss)}", "lower the recipe's learning_rate")
+    return float(loss)
