@@ -193,7 +193,11 @@ class TrainSpec(Record):
 
 
 class EpochRecord(Record):
-    """One epoch as the framework's own callbacks saw it. Losses are means of binary cross-entropy (nats)."""
+    """One epoch as the framework's own callbacks saw it. Losses are means of binary cross-entropy (nats).
+
+    With a ``temperature``, ``valid_loss`` is that of the calibrated probabilities (validation.calibration), and
+    ``train_loss`` is against smoothed labels, where the recipe smooths them.
+    """
 
     epoch: int = Field(ge=1)
     train_loss: float
@@ -201,6 +205,7 @@ class EpochRecord(Record):
     valid_accuracy: float | None = None
     train_accuracy: float | None = None
     learning_rate: float | None = None
+    temperature: float | None = None
     seconds: float = Field(ge=0)
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from validation.calibration import calibrated_loss
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
@@ -24,6 +26,8 @@ from .checkpoint import Progress
 __all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "weights_of"]
 
 log = logging.getLogger(__name__)
+
+MONITORED = "calibrated_loss"
 
 
 def weights_of(progress: Progress) -> Path:
@@ -56,10 +60,33 @@ def fit_from_checkpoint(learn: Any, progress: Progress, *, learning_rate: float,
     learn.fit(progress.epochs - progress.before, lr=learning_rate, cbs=OneCycle(shape))
 
 
-def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord], None]) -> list[Any]:
-    """Return fastai's early stopping and best-weights callbacks, and the journal that stands between them."""
+def callbacks(
+    patience: int, progress: Progress, on_epoch: Callable[[EpochRecord], None]
+) -> tuple[list[Any], list[Any]]:
+    """Return the metrics, and fastai's early stopping and best-weights callbacks with the journal between them."""
     from fastai.callback.core import Callback, CancelFitException
     from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+    from fastai.learner import AvgMetric, Metric
+
+    class CalibratedLoss(Metric):  # type: ignore[misc]
+        """Cross-entropy of all validation cells at their best temperature."""
+
+        name = MONITORED
+
+        def reset(self) -> None:
+            self.logits: list[npt.NDArray[np.float32]] = []
+            self.labels: list[npt.NDArray[np.bool_]] = []
+
+        def accumulate(self, learn: Any) -> None:
+            self.logits.append(learn.pred.detach().flatten().float().cpu().numpy())
+            self.labels.append(learn.y.detach().flatten().cpu().numpy() > 0.5)
+
+        @property
+        def value(self) -> float:
+            loss, self.temperature = calibrated_loss(np.concatenate(self.logits), np.concatenate(self.labels))
+            return loss
+
+    calibrated = CalibratedLoss()
 
     class SaveBest(SaveModelCallback):  # type: ignore[misc]
         """fastai's own choice of the best epoch, kept as safetensors: nothing here is ever unpickled."""
@@ -113,7 +140,7 @@ def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord
                 raise CancelFitException
 
         def after_epoch(self) -> None:
-            _, valid_loss, valid_accuracy = self.learn.recorder.values[-1]
+            *_, valid_accuracy, valid_loss = self.learn.recorder.values[-1]
             record = EpochRecord(
                 epoch=self._epoch,
                 train_loss=self.loss_sum / self.seen,
@@ -121,6 +148,7 @@ def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord
                 valid_accuracy=float(valid_accuracy),
                 train_accuracy=self.right / self.seen,
                 learning_rate=float(self.learn.opt.hypers[-1]["lr"]),
+                temperature=calibrated.temperature,
                 seconds=time.monotonic() - self.started,
             )
             progress.history.append(record)
@@ -142,10 +170,10 @@ def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord
                 )
             return loss
 
-    return [
-        SaveBest(monitor="valid_loss", comp=np.less),
+    return [AvgMetric(accuracy), calibrated], [
+        SaveBest(monitor=MONITORED, comp=np.less),
         Journal(),
-        StopEarly(monitor="valid_loss", comp=np.less, patience=patience),
+        StopEarly(monitor=MONITORED, comp=np.less, patience=patience),
     ]
 
 

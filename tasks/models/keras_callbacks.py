@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from validation.calibration import calibrated_loss
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
+from . import Images, Labels
 from .checkpoint import Progress
 
-__all__ = ["DeadlinePassed", "callbacks", "go_on"]
+__all__ = ["SCORING_BATCH", "DeadlinePassed", "accuracy", "callbacks", "go_on"]
+
+SCORING_BATCH = 256
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +31,16 @@ class DeadlinePassed(Exception):
     """Ends model.fit between two batches: ``stop_training`` would validate the unfinished epoch first."""
 
 
-def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord], None]) -> tuple[Any, list[Any]]:
+def accuracy(labels: Any, logits: Any) -> Any:
+    """Return the share of cells that are called right at a probability of a half; labels may be smoothed."""
+    from keras import ops
+
+    return ops.mean(ops.cast(ops.equal(labels > 0.5, ops.reshape(logits, ops.shape(labels)) > 0), "float32"))
+
+
+def callbacks(
+    patience: int, progress: Progress, valid: tuple[Images, Labels], on_epoch: Callable[[EpochRecord], None]
+) -> tuple[Any, list[Any]]:
     """Return Keras's early stopping, and all callbacks in their order: the journal, then early stopping."""
     from keras.callbacks import Callback, EarlyStopping
 
@@ -49,8 +62,18 @@ def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord
             if progress.checkpoints.due and not self.model.stop_training:
                 _keep(self.model, self.best_weights, progress)
 
+    class Clock(Callback):  # type: ignore[misc]
+        """Watches the clock while the validation cells are scored."""
+
+        def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+            if progress.deadline.passed:
+                raise DeadlinePassed
+
     class Journal(Callback):  # type: ignore[misc]
-        """Watches the clock and the loss between batches, and writes one record an epoch."""
+        """Watches the clock and the loss between batches; scores the validation cells and writes one record an epoch.
+
+        In the place of Keras's own validation, which knows the plain loss only.
+        """
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.started = time.monotonic()
@@ -60,18 +83,19 @@ def callbacks(patience: int, progress: Progress, on_epoch: Callable[[EpochRecord
             if progress.deadline.passed:
                 raise DeadlinePassed
 
-        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-            if progress.deadline.passed:
-                raise DeadlinePassed
-
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logits = self.model.predict(valid[0], batch_size=SCORING_BATCH, verbose=0, callbacks=[Clock()])[:, 0]
+            _finite("validation", float(np.sum(logits)))
+            labels = valid[1] > 0.5
+            logs["val_loss"], temperature = calibrated_loss(logits, labels)
             record = EpochRecord(
                 epoch=epoch + 1,
                 train_loss=float(logs["loss"]),
-                valid_loss=_finite("validation", logs["val_loss"]),
-                valid_accuracy=float(logs["val_accuracy"]),
+                valid_loss=logs["val_loss"],
+                valid_accuracy=float(np.mean((logits > 0) == labels)),
                 train_accuracy=float(logs["accuracy"]),
                 learning_rate=float(self.model.optimizer.learning_rate),
+                temperature=temperature,
                 seconds=time.monotonic() - self.started,
             )
             progress.history.append(record)

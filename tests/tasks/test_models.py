@@ -15,14 +15,15 @@ import pytest
 
 from tasks import models
 from tasks.models import _common
+from tasks.models._common import Variation
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}
 SIDE = 32
 # The smallest of each family: these tests are about what fit() promises, not about how well a CNN can see.
 SMALL = {
-    "fastai": {"batch_size": 16, "min_steps": 0, "stain": 0.0, "architecture": "xresnet18"},
-    "keras": {"batch_size": 16, "min_steps": 0, "stain": 0.0, "width": 8},
+    "fastai": {"batch_size": 16, "min_steps": 0, "stain": 0.0, "zoom": 0.0, "architecture": "xresnet18"},
+    "keras": {"batch_size": 16, "min_steps": 0, "stain": 0.0, "zoom": 0.0, "width": 8},
 }
 
 # One process, several fits: importing a framework takes longer than each of them.
@@ -287,18 +288,47 @@ class TestCommon:
         assert _common.planned_epochs(epochs=6, min_steps=300, cells=4641, batch_size=32) == 6
         assert _common.planned_epochs(epochs=6, min_steps=300, cells=640, batch_size=32) == 15
 
-    def test_augmentation_shows_all_eight_views_and_keeps_black_black(self) -> None:
-        cell = np.zeros((1, 4, 4, 3), np.uint8)
-        cell[0, 0, 1] = (100, 150, 200)
-        many = _common.augment(np.repeat(cell, 200, axis=0), 0.2, np.random.default_rng(0))
+    def test_variation_turns_by_any_angle_and_mirrors_and_keeps_black_black(self) -> None:
+        cell = np.zeros((1, 33, 33, 3), np.uint8)
+        cell[0, 4:9, 14:19] = (100, 150, 200)
+        cell[0, 16:19, 26:29] = (100, 150, 200)
+        many = _common.augment(np.repeat(cell, 400, axis=0), Variation(0, 0, 0.2), np.random.default_rng(0))
         lit = many.any(axis=-1)
-        assert (lit.sum(axis=(1, 2)) == 1).all()
-        assert len(np.unique(lit.reshape(200, -1), axis=0)) == 8
-        assert len(np.unique(many.reshape(200, -1).max(axis=1))) > 20
+        assert (lit.sum(axis=(1, 2)) < 80).all()
+        # The large spot is everywhere around the middle, the small one on either side of it.
+        weight = many.astype(np.float64).sum(axis=-1) * lit
+        y, x = np.mgrid[:33, :33] - 16.0
+        angle = np.arctan2((weight * y).sum(axis=(1, 2)), (weight * x).sum(axis=(1, 2)))
+        assert np.histogram(angle, bins=8, range=(-np.pi, np.pi))[0].min() > 25
+        assert len(np.unique(many.reshape(400, -1).max(axis=1))) > 20
 
-    def test_without_stain_only_the_view_changes(self) -> None:
+    def test_without_variation_a_cell_keeps_size_and_colour(self) -> None:
         images, _ = synthetic_cells(16, 5)
-        turned = _common.augment(images, 0.0, np.random.default_rng(0))
-        for before, after in zip(images, turned, strict=True):
-            views = [np.rot90(side, k) for side in (before, before[:, ::-1]) for k in range(4)]
-            assert any((after == view).all() for view in views)
+        turned = _common.augment(images, Variation(0, 0, 0), np.random.default_rng(0))
+        before, after = images.astype(np.float64), turned.astype(np.float64)
+        np.testing.assert_allclose(after.mean(axis=(1, 2, 3)), before.mean(axis=(1, 2, 3)), rtol=0.03)
+
+    def test_zoom_and_shift_change_size_and_place(self) -> None:
+        images, _ = synthetic_cells(64, 5)
+        y, x = np.mgrid[:SIDE, :SIDE]
+
+        def spreads(cells: models.Images) -> tuple[float, float]:
+            lit = cells.any(axis=-1)
+            area = lit.sum(axis=(1, 2))
+            middles = np.stack([(lit * x).sum(axis=(1, 2)), (lit * y).sum(axis=(1, 2))], axis=1) / area[:, None]
+            return float(area.std() / area.mean()), float(middles.std(axis=0).mean())
+
+        rng = np.random.default_rng(0)
+        still, zoomed = (_common.augment(images, Variation(zoom, 0, 0), rng) for zoom in (0.0, 0.1))
+        moved = _common.augment(images, Variation(0, 2, 0), rng)
+        assert spreads(zoomed)[0] > spreads(still)[0] + 0.05
+        assert spreads(moved)[1] > spreads(still)[1] + 0.5
+
+    def test_smoothed_labels_keep_their_side(self) -> None:
+        np.testing.assert_allclose(_common.smoothed(np.array([0, 1], np.float32), 0.1), [0.05, 0.95])
+
+    def test_shrunk_cells_keep_their_look(self) -> None:
+        images, _ = synthetic_cells(4, 5)
+        small = _common.shrunk(images, 0.75)
+        assert small.shape == (4, 24, 24, 3)
+        np.testing.assert_allclose(small.mean(axis=(1, 2, 3)), images.mean(axis=(1, 2, 3)), rtol=0.03)

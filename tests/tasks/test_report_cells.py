@@ -20,7 +20,7 @@ from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
 from tasks.models import TrainingData
-from tasks.models._common import augment, draw_batch, shuffled_batches
+from tasks.models._common import Variation, augment, draw_batch, shuffled_batches
 from tasks.report import report
 from tasks.report_cells import gather_cells
 from tasks.report_heat import draw_heat, occlusion
@@ -169,11 +169,11 @@ def test_the_batch_is_what_the_training_draws_first_and_touches_no_chance_of_its
     np.random.seed(3)
     expected = np.random.random(3)
     np.random.seed(3)
-    path = draw_batch(data, 20, 0.1, seed=7, folder=tmp_path)
+    path = draw_batch(data, 20, Variation(0.1, 1.5, 0.1), seed=7, folder=tmp_path)
     assert np.array_equal(np.random.random(3), expected)
     sheet = np.asarray(Image.open(path)).reshape(4, SIDE, 8, SIDE, 3).transpose(0, 2, 1, 3, 4)
     chosen = shuffled_batches(40, 20, 7, 0)[0]
-    batch = augment(images[chosen], 0.1, np.random.default_rng((7, 0, 0)))
+    batch = augment(images[chosen], Variation(0.1, 1.5, 0.1), np.random.default_rng((7, 0, 0)))
     infected = batch[labels[chosen] == 1]
     assert np.array_equal(sheet[:2].reshape(-1, SIDE, SIDE, 3)[: len(infected)], infected)
 
