@@ -32,6 +32,9 @@ class TrainingSettings(Rules):
     models: Annotated[tuple[str, ...], NoDecode] = Field(("fastai", "keras"), min_length=1)
     side: int = Field(64, ge=16, le=512, description="cells are resized to side x side pixels")
     seed: int = Field(1, ge=0)
+    target_sensitivity: float | None = Field(
+        None, gt=0, le=1, description="share of infected validation cells that the threshold must find; none: balanced"
+    )
     fastai: dict[str, Any] = Field(default_factory=dict, description="recipe settings of the fastai CNN")
     keras: dict[str, Any] = Field(default_factory=dict, description="recipe settings of the Keras CNN")
     where: Literal["here", "deployment"] = Field(

@@ -30,4 +30,5 @@ def train_spec(settings: Settings, model: str, split_id: str) -> TrainSpec:
         seed=settings.training.seed,
         recipe=recipe.model_dump(mode="json"),
         recipe_version=module.RECIPE_VERSION,
+        target_sensitivity=settings.training.target_sensitivity,
     )

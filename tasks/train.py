@@ -162,7 +162,7 @@ def _keep(
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
     valid, fitted = sides["validation"], sides["train"]
     probabilities = _score(onnx, spec, folder, valid)
-    threshold = choose_threshold(valid.labels, probabilities)
+    threshold = choose_threshold(valid.labels, probabilities, target_sensitivity=spec.target_sensitivity)
     model_key, weights_key = candidate_key(id_, "model.onnx"), candidate_key(id_, result["weights"])
     context.store.put(model_key, onnx)
     context.store.put(weights_key, weights)

@@ -190,6 +190,8 @@ class TrainSpec(Record):
     seed: int = Field(ge=0)
     recipe: dict[str, Any]
     recipe_version: int
+    # The threshold's aim on the validation patients; without one, the best balanced accuracy.
+    target_sensitivity: float | None = Field(default=None, gt=0, le=1)
 
 
 class EpochRecord(Record):

@@ -105,6 +105,15 @@ class TestSpec:
         assert (spec.model, spec.split, spec.side, spec.seed) == ("keras", "split", 48, 3)
         assert spec.recipe["epochs"] == 2
         assert spec.recipe["patience"] > 0
+        assert spec.target_sensitivity is None
+
+    def test_another_aim_of_the_threshold_is_another_training(self, home: Path) -> None:
+        plain, aimed = (
+            train_spec(small_settings(home, training={"target_sensitivity": aim}), "keras", "split")
+            for aim in (None, 0.97)
+        )
+        assert aimed.target_sensitivity == 0.97
+        assert digest(plain.model_dump(mode="json")) != digest(aimed.model_dump(mode="json"))
 
     @pytest.mark.parametrize("model", ["fastai", "keras"])
     def test_unknown_and_impossible_recipe_settings_are_refused_by_name(self, model: str, home: Path) -> None:

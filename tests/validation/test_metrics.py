@@ -381,6 +381,19 @@ def test_the_chosen_threshold_is_as_good_on_many_real_looking_scores() -> None:
             assert balanced(scored.labels, scores.astype(np.float64) >= chosen) == pytest.approx(best, abs=1e-12)
 
 
+@pytest.mark.parametrize("target", [0.5, 0.9, 0.99, 1.0])
+def test_a_target_sensitivity_is_reached_and_the_rest_goes_to_specificity(target: float) -> None:
+    for seed in range(5):
+        scored = cells(seed=seed)
+        labels, scores = scored.labels, scored.probabilities
+        chosen = choose_threshold(labels, scores, target_sensitivity=target)
+        called = scores >= chosen
+        assert called[labels].mean() >= target
+        reached = [cut for cut in np.unique(scores) if (scores >= cut)[labels].mean() >= target]
+        best = max(balanced(labels, scores >= cut) for cut in reached)
+        assert balanced(labels, called) == pytest.approx(best, abs=1e-12)
+
+
 def test_the_threshold_does_not_depend_on_the_order_of_cells() -> None:
     scored = cells(digits=2)
     order = np.random.default_rng(1).permutation(len(scored.labels))
