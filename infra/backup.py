@@ -18,9 +18,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from infra.files import write_atomic
-from infra.settings import Settings, mask
+from infra.settings import Settings
 from validation.digest import sha256
 from validation.errors import RetrainError, UsageError
+from validation.hiding import mask
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,13 @@ def places(settings: Settings) -> tuple[dict[str, Path], dict[str, str]]:
         here["store"] = store
     else:
         elsewhere["store"] = f"{mask(settings.store)}: let the bucket keep versions, or copy it with the bucket's tools"
-    if settings.registry.startswith("sqlite:///"):
-        here["registry"] = Path(settings.registry.removeprefix("sqlite:///"))
+    registry, database = settings.registry.get_secret_value(), settings.up.database.get_secret_value()
+    if registry.startswith("sqlite:///"):
+        here["registry"] = Path(registry.removeprefix("sqlite:///"))
         if (artifacts := _folder(settings.registry_artifacts or "")) is not None:
             here["artifacts"] = artifacts
     else:
-        elsewhere["registry"] = f"{mask(settings.registry)}: pg_dump of MLflow's database, and its artifacts' bucket"
-    database = settings.up.database
+        elsewhere["registry"] = f"{mask(registry)}: pg_dump of MLflow's database, and its artifacts' bucket"
     if not database:
         here["prefect"] = settings.home / "prefect" / "prefect.db"
     else:
