@@ -29,7 +29,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@touch $@
 
 run: install
-	@$(BIN)/retrain demo $(if $(CELLS),--cells "$(CELLS)")
+	@$(BIN)/retrain demo $${CELLS:+--cells "$$CELLS"}
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

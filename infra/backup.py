@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from infra.files import write_atomic
+from infra.privacy import make_private
 from infra.settings import Settings
 from validation.digest import sha256
 from validation.errors import RetrainError, UsageError
@@ -59,6 +60,8 @@ def back_up(settings: Settings, target: Path) -> dict[str, Any]:
     """
     if target.exists() and any(target.iterdir()):
         raise UsageError(f"{target} is not empty", "name a new folder for each backup")
+    # Prefect's database holds its secrets together with their key, and the settings' file may hold some.
+    make_private(target)
     here, elsewhere = places(settings)
     saved = {name: str(path) for name, path in here.items() if path.exists()}
     for name, path in saved.items():

@@ -33,12 +33,14 @@ def make_private(folder: Path) -> None:
         RetrainError: when it cannot be made.
     """
     try:
+        if folder.is_dir():
+            mode = folder.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                log.warning("others may write to %s: chmod o-w %s", folder, folder)
+            return
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=ONLY_OURS)
-    except FileExistsError:
-        mode = folder.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            log.warning("others may write to %s: chmod o-w %s", folder, folder)
+        # Two at once may both have found it missing.
+        folder.mkdir(mode=ONLY_OURS, exist_ok=True)
     except OSError as error:
         raise RetrainError(
             f"cannot make the folder {folder}: {error.strerror or error}", "choose another RETRAIN_HOME"

@@ -52,7 +52,7 @@ def secret_settings(model: type[BaseModel], before: Path_ = ()) -> dict[Path_, t
     for name, field in model.model_fields.items():
         kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
         for kind in kinds:
-            if issubclass(kind, SecretStr | Secret):
+            if issubclass(kind, SecretStr | SecretAddress):
                 found[*before, name] = kind
             elif issubclass(kind, BaseModel):
                 found |= secret_settings(kind, (*before, name))
@@ -69,6 +69,7 @@ def fill_in_outside(environment: MutableMapping[str, str]) -> None:
     for name in OUTSIDE:
         if (path := _file_of(name, environment)) is not None:
             environment[name] = read_secret(name + FILE, path)
+            del environment[name + FILE]  # or the next look would find two
         value = environment.get(name)
         if name in LOGINS:
             remember_login(value)
@@ -161,8 +162,6 @@ def main() -> None:
         fill_in_outside(environment)
     except SettingsError as error:
         sys.exit(f"error: {error}")
-    for name in OUTSIDE:
-        environment.pop(name + FILE, None)
     # No shell: the arguments go as they are.
     os.execvpe(sys.argv[1], sys.argv[1:], environment)  # noqa: S606
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
 from infra.secret_sources import SecretAddress
+from validation.hiding import holds_password
 from validation.rules import Rules
 
 LOOPBACK = "127.0.0.1"
@@ -23,7 +23,7 @@ def is_loopback(host: str) -> bool:
 
 def without_password(value: str | None) -> str | None:
     """Return an address that is shown wherever it is used, and therefore may hold no password."""
-    if value and ":" in urlsplit(value).netloc.rpartition("@")[0]:
+    if value and holds_password(value):
         raise ValueError("a password has no place in this address: it would be shown")
     return value
 

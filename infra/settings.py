@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as Unparsable
 
 from infra.secret_sources import (
@@ -117,6 +117,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del settings_cls, dotenv_settings, file_secret_settings
+        if isinstance(env_settings, EnvSettingsSource):
+            # The names of secrets' files are no settings.
+            variables = env_settings.env_vars.items()
+            env_settings.env_vars = {name: value for name, value in variables if name.upper() not in _SECRET_FILES}
         # The file's values are given as arguments (load_settings), so the environment goes before them.
         return env_settings, init_settings
 

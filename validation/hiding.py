@@ -59,6 +59,11 @@ def remember_address(address: str | None) -> None:
         remember(unquote(login.partition(":")[2]))
 
 
+def holds_password(address: str) -> bool:
+    """Return whether an address holds a password, however badly it is written."""
+    return _PASSWORD.search(address) is not None
+
+
 def mask(text: str) -> str:
     """Return ``text`` with passwords in addresses, and every secret that is remembered, replaced by ``***``."""
     if _known.pattern is not None:
@@ -66,4 +71,4 @@ def mask(text: str) -> str:
     return _PASSWORD_ARGUMENT.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1{HIDDEN}@", text))
 
 
-__all__ = ["HIDDEN", "SHORTEST", "mask", "remember", "remember_address", "remember_login"]
+__all__ = ["HIDDEN", "SHORTEST", "holds_password", "mask", "remember", "remember_address", "remember_login"]
