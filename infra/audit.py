@@ -45,7 +45,19 @@ def audit(lock: Path) -> list[str]:
 
 
 def findings(answer: Any) -> list[str]:
-    """Return what pip-audit's answer names, a line each: also what it could not ask about."""
+    """Return what pip-audit's answer names, a line each: also what it could not ask about.
+
+    Raises:
+        Unreachable: when it could not ask about anything: a mirror of packages answers, but has no weaknesses to tell.
+    """
+    packages = answer["dependencies"]
+    skipped = [package["skip_reason"] for package in packages if "skip_reason" in package]
+    if len(skipped) == len(packages):
+        first = skipped[0] if skipped else "the lock names no package"
+        raise Unreachable(
+            f"nothing was audited: the database knows none of {len(packages)} packages: {first}",
+            "run it where the database (pypi.org) can be reached",
+        )
     lines = []
     for package in answer["dependencies"]:
         if "skip_reason" in package:

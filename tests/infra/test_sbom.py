@@ -75,6 +75,12 @@ def test_a_weakness_is_named_with_what_mends_it_and_what_was_not_asked() -> None
     assert findings(answer) == ["bad 2: PYSEC-1, CVE-1; mended in 3", "odd: not audited: not on PyPI"]
 
 
+def test_a_database_that_knows_nothing_was_not_asked() -> None:
+    answer = {"dependencies": [{"name": "odd", "skip_reason": "not on PyPI"}] * 3}
+    with pytest.raises(Unreachable, match="knows none of 3 packages: not on PyPI"):
+        findings(answer)
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [("sys.exit('no index here')", "cannot be installed: no index here"), ("pass", "nothing was audited: gone")],
