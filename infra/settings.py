@@ -97,6 +97,11 @@ class Settings(BaseSettings):
     registry_artifacts: str | None = Field(
         None, description="where MLflow keeps files; default: <home>/mlflow-artifacts"
     )
+    engine: str = Field(
+        "local",
+        pattern=r"^(local|dask|dask\+(tcp|tls)://[^/@\s]+:\d+)$",
+        description="who measures and packs: local, this machine; dask or dask+tcp://HOST:PORT, a Dask cluster",
+    )
     wire: WireSettings = WireSettings()
     data: DataRules = DataRules()
     split: SplitRules = SplitRules()
