@@ -90,9 +90,9 @@ def _licence(name: str, version: str) -> Json | None:
         return None
     if told["Version"] != version:
         return None
-    if expression := told.get("License-Expression"):
-        return {"expression": expression}
-    line = (told.get("License") or "").strip()
+    if "License-Expression" in told:
+        return {"expression": told["License-Expression"]}
+    line = told["License"].strip() if "License" in told else ""
     # Some put the whole text there.
     return {"license": {"name": line}} if line and "\n" not in line and len(line) < 100 else None
 

@@ -146,21 +146,18 @@ def test_no_secret_is_found_after_nights_that_went_well_and_nights_that_did_not(
     apply_alerts(server, Settings(home=place.folder, alerts={"webhook": place.webhook}).alerts)
     assert place.run("-m", "flows.cli", "run") == 0, place.said[-1]
     assert "PROMOTED" in place.said[-1]
-    # Each ends in another place: in a task, at the registry's database, at its server, at a download.
+    # Each ends in another place: in a task, at the registry's database, at a download.
     assert place.run("-c", BROKEN_STAGE) == 1, place.said[-1]
     assert "it did not like ***" in place.said[-1]
     database = f"postgresql://somebody:{CANARY['basic']}@127.0.0.1:{free_port()}/mlflow"
-    assert place.run("-m", "flows.cli", "run", RETRAIN_REGISTRY=database) == 4
-    unreachable = f"http://somebody:{CANARY['basic']}@127.0.0.1:1"
-    assert place.run("-m", "flows.cli", "champion", RETRAIN_REGISTRY=unreachable) == 4
+    assert place.run("-m", "flows.cli", "champion", RETRAIN_REGISTRY=database) == 4
     link = f"http://somebody:{CANARY['basic']}@127.0.0.1:1/cells.zip?X-Amz-Signature={CANARY['link']}"
     assert place.run("-m", "flows.cli", "import", link) != 0
 
     # What Prefect was told is there, so the search is one in the right place.
     until_logged(server, "it did not like ***")
     failed = server.runs(states=["FAILED"])
-    assert len(failed) == 2
-    assert any("it did not like ***" in run["state"]["message"] for run in failed)
+    assert ["it did not like ***" in run["state"]["message"] for run in failed] == [True]
     assert (place.folder / "server" / "prefect" / "prefect.db").stat().st_size > 100_000
     assert place.leaks() == []
 

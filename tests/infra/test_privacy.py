@@ -15,52 +15,59 @@ from infra.privacy import make_private
 from validation.errors import RetrainError
 
 ROOT = Path(__file__).parents[2]
-# A night's own writers, one after the other, as a command runs them; no Prefect, no training.
+# What writes in a night, one after the other, under each umask; no Prefect, no training.
 WRITES = """
-import json, os, sys
+import os, sys
 from pathlib import Path
-from infra.settings import load_settings
-from infra.runtime import prepare_environment
-settings = load_settings()
-prepare_environment(settings)
-from infra.registry import Registry
-from infra.services import Services
-from tests.builders import folder_context, plain_cells, prepare
 import tasks.validate
+from infra.backup import back_up
+from infra.registry import Registry
+from infra.runtime import prepare_environment
+from infra.services import Services
+from infra.settings import Settings
+from tests.builders import folder_context, plain_cells, prepare
 from validation.expectations import Judged
 tasks.validate.check_batch = lambda *_: Judged((), {})
-context = folder_context(settings.home, plain_cells(12, 2))
-made = prepare(context)
-Registry(settings)
-with context.workspace.night_lock(), context.workspace.champion_lock():
-    pass
-services = Services(settings.home / "logs")
-services.start("a", ["this"], dict(os.environ)).process.wait()
-services.close()
-from infra.backup import back_up
-back_up(settings, Path(sys.argv[1]) / "backup")
+for umask in map(int, sys.argv[2:]):
+    os.umask(umask)
+    place = Path(sys.argv[1]) / str(umask)
+    settings = Settings(home=place / "home")
+    prepare_environment(settings)
+    Registry(settings)
+    context = folder_context(settings.home, plain_cells(12, 2))
+    prepare(context)
+    with context.workspace.night_lock(), context.workspace.champion_lock():
+        pass
+    services = Services(settings.home / "logs")
+    services.start("a", ["this"], dict(os.environ)).process.wait()
+    services.close()
+    back_up(settings, place / "backup")
 """
+UMASKS = (0o000, 0o022, 0o077)
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_nothing_that_is_written_is_for_others(umask: int, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    environment = {**os.environ, "RETRAIN_HOME": str(home), "PYTHONPATH": str(ROOT)}
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home and its backup for each umask."""
+    folder = tmp_path_factory.mktemp("umasks")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WRITES, str(tmp_path)],
-        cwd=ROOT, env=environment, umask=umask, capture_output=True, text=True, check=False,
+        [sys.executable, "-W", "ignore", "-c", WRITES, str(folder), *map(str, UMASKS)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = [home, *home.rglob("*"), *(tmp_path / "backup").rglob("*")]
-    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in found}
-    assert modes[home] == 0o700
-    written = {path.name for path in modes}
-    assert {"mlflow.db", "retraining", "cache", "night.lock", "a.log", "backup.json", "registry"} <= written
+    return folder
+
+
+@pytest.mark.parametrize("umask", UMASKS)
+def test_nothing_that_is_written_is_for_others(umask: int, written: Path) -> None:
+    home, backup = written / str(umask) / "home", written / str(umask) / "backup"
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in [home, *home.rglob("*"), backup, *backup.rglob("*")]}
+    assert (modes[home], modes[backup]) == (0o700, 0o700)
+    names = {path.name for path in modes}
+    assert {"mlflow.db", "retraining", "cache", "night.lock", "a.log", "backup.json", "registry"} <= names
     assert len(modes) > 40
-    assert {str(path): oct(mode) for path, mode in modes.items() if mode & 0o007} == {}
-    if umask == 0o077:
-        assert {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077} == {}
-    assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
+    forbidden = umask | 0o007
+    assert {str(path): oct(mode) for path, mode in modes.items() if mode & forbidden} == {}
 
 
 def test_a_folder_that_is_there_is_left_as_it_is_and_named_when_others_may_write(

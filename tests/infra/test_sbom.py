@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from infra import audit as module
 from infra.audit import audit, findings
 from infra.sbom import ROOT, components_of
 from validation.errors import Unreachable
@@ -98,6 +97,6 @@ def test_an_audit_that_could_not_ask_is_no_good_news(
         "else: sys.exit('gone')\n"
     )
     program.chmod(0o755)
-    monkeypatch.setattr(module.sys, "executable", str(program))
+    monkeypatch.setattr("infra.audit.sys.executable", str(program))
     with pytest.raises(Unreachable, match=said):
         audit(tmp_path / "requirements.txt")

@@ -16,7 +16,7 @@ from infra.keys import LABELED
 from infra.settings import Settings
 from infra.store import FolderStore
 from tasks import chunks
-from tasks.chunks import draw_chunk, measure_chunk, refuse_others, versions
+from tasks.chunks import Content, draw_chunk, measure_chunk, refuse_others, versions
 from tasks.pack import load_pack
 from tests.builders import Prepared, context_over, plain_cells, prepare
 from validation.digest import sha256
@@ -90,7 +90,7 @@ def test_few_images_are_not_worth_an_engine(store: FolderStore, tmp_path: Path, 
 def test_chunks_are_pure_and_say_what_is_wrong(store: FolderStore, tmp_path: Path) -> None:
     cells = plain_cells(20, 4)
     place = chunks.Place.of(Settings(home=tmp_path, store=store.uri))
-    contents = [(sha256(data), (key,)) for key, data in list(cells.items())[:3]]
+    contents: list[Content] = [(sha256(data), (key,)) for key, data in list(cells.items())[:3]]
     broken, gone = b"no picture", "0" * 64
     contents += [(sha256(broken), ("labeled/nowhere.png", f"{LABELED}Uninfected/text.png")), (gone, (contents[0][1]))]
     answers = measure_chunk(place, contents, 4_096)
@@ -134,8 +134,7 @@ def test_workers_with_other_versions_are_refused(scheduler: str, monkeypatch: py
 
 
 def test_an_engine_that_is_not_there_is_told_soon(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dask
-
+    dask = pytest.importorskip("dask")
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(Unreachable, match="the engine cannot be used"),
