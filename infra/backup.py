@@ -121,6 +121,8 @@ def _copy(name: str, source: Path, target: Path) -> None:
                 old.backup(new)
         else:
             shutil.copyfile(source, target)
+        if target.is_file():  # a database or the settings: what may hold a secret is for nobody else
+            target.chmod(0o600)
     except (OSError, shutil.Error, sqlite3.Error) as error:
         raise RetrainError(f"cannot copy {source} to {target}: {error}", "is there space, and may we write?") from error
 

@@ -88,6 +88,8 @@ def open_engine(name: str) -> Iterator[Engine]:
             f"the engine {name!r} needs packages that are not installed: {error}",
             "install the extra: pip install 'malaria-retraining[dask]'; or leave RETRAIN_ENGINE at local",
         ) from None
+    # It tells of every connection.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     address = name.removeprefix(f"{DASK}+") if name != DASK else None
     own = {"n_workers": len(os.sched_getaffinity(0)), "threads_per_worker": 1, "dashboard_address": None}
     runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=own)

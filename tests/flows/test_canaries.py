@@ -121,7 +121,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str) -> Itera
     before = dict(os.environ)
     patch = pytest.MonkeyPatch()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        patch.setenv(name, "anything")
+        patch.setenv(name, "no-key-of-anybody")
     patch.setenv("RETRAIN_HOME", str(folder / "server"))
     patch.setenv("PREFECT_HOME", str(folder / "server" / "prefect"))
     patch.setenv("PREFECT_SERVER_API_AUTH_STRING", LOGIN)

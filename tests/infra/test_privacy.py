@@ -33,6 +33,7 @@ for umask in map(int, sys.argv[2:]):
     place = Path(sys.argv[1]) / str(umask)
     settings = Settings(home=place / "home")
     prepare_environment(settings)
+    (settings.home / "retrain.toml").write_text("[alerts]")
     Registry(settings)
     context = folder_context(settings.home, plain_cells(12, 2))
     prepare(context)
@@ -66,6 +67,7 @@ def test_nothing_that_is_written_is_for_others(umask: int, written: Path) -> Non
     names = {path.name for path in modes}
     assert {"mlflow.db", "retraining", "cache", "night.lock", "a.log", "backup.json", "registry"} <= names
     assert len(modes) > 40
+    assert {modes[backup / name] for name in ("registry", "settings")} == {0o600}
     forbidden = umask | 0o007
     assert {str(path): oct(mode) for path, mode in modes.items() if mode & forbidden} == {}
 
