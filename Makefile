@@ -3,6 +3,8 @@
 # make test                install, then all tests
 # make check               linter and types
 # make deploy              bring the server that PREFECT_API_URL names in line: deployments, schedules, alerts
+# make audit               ask a public database whether a locked package has a known weakness
+# make sbom                write sbom.json, what this is made of (CycloneDX)
 # make lock                resolve all versions again (needs uv)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check install deploy lock
+.PHONY: run test check install deploy audit sbom lock
 .DEFAULT_GOAL := help
 
 help:
@@ -29,7 +31,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@touch $@
 
 run: install
-	@$(BIN)/retrain demo $(if $(CELLS),--cells "$(CELLS)")
+	@$(BIN)/retrain demo $${CELLS:+--cells "$$CELLS"}
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)
@@ -41,6 +43,13 @@ check: install
 
 deploy: install
 	MALARIA_CODE="$${MALARIA_CODE:-$(CURDIR)}" $(BIN)/python -m flows.deploy
+
+audit: install
+	@$(BIN)/python -m infra.audit
+
+sbom: install
+	@$(BIN)/python -m infra.sbom > sbom.json
+	@echo "sbom.json"
 
 lock:
 	uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \

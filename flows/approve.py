@@ -13,6 +13,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.acting import acting
+from infra.privacy import no_secret_escapes
 from infra.registry import Registry
 from infra.runtime import prepare_environment
 from infra.settings import load_settings
@@ -49,7 +50,8 @@ def approve_flow(decision: DecisionId, answer: Reply, why: Why) -> str | None:
     settings = load_settings()
     prepare_environment(settings)
     context = Context.open(settings)
-    registry = Registry(settings)
-    _, champion = give_answer(context, registry, decision, answer.value, why=why, who=acting())
-    refresh_index(context)
+    with no_secret_escapes():
+        registry = Registry(settings)
+        _, champion = give_answer(context, registry, decision, answer.value, why=why, who=acting())
+        refresh_index(context)
     return champion.version if champion else None

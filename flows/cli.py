@@ -11,6 +11,7 @@ import typer
 
 from flows import cli_data, cli_holdout, cli_operate, cli_registry, cli_report, show
 from flows.command import AsJson, open_context, prepared_settings
+from infra.privacy import keep_files_private, keep_secrets_out_of_logs
 from infra.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError
 from validation.records import Verdict
@@ -157,6 +158,8 @@ def settings(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Run the command line; end with one clear line, never a traceback, for anything a user can cause."""
+    keep_files_private()
+    keep_secrets_out_of_logs()
     try:
         app(standalone_mode=True)
     except RetrainError as error:

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -28,13 +29,15 @@ log = logging.getLogger(__name__)
 TAG = "malaria-retraining"
 
 
-def deploy(server: PrefectServer, settings: Settings) -> None:
+def deploy(server: PrefectServer, settings: Settings, login: Mapping[str, str] | None = None) -> None:
     """Register the deployments and the alerts, and remove what is no longer wanted.
+
+    ``login`` is what Prefect's own command has to be told besides the server's address.
 
     Raises:
         RetrainError: when Prefect refuses prefect.yaml.
     """
-    environment = {**os.environ, "PREFECT_API_URL": server.url}
+    environment = {**os.environ, "PREFECT_API_URL": server.url, **(login or {})}
     # Where the workers find the code: this checkout, unless the deployer says otherwise (/app in an image).
     environment.setdefault("MALARIA_CODE", str(ROOT))
     done = subprocess.run(

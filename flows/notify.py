@@ -12,7 +12,7 @@ from flows.signals import interrupt_on_signals
 from flows.up import NIGHTLY
 from infra.events import Queue
 from infra.orchestration import FINAL, PrefectServer
-from infra.settings import Settings, prefect_api_url
+from infra.settings import Settings, prefect_api_url, secret_value
 from validation.errors import RetrainError, UsageError
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,9 @@ TAG = "notified"
 
 def server_of(settings: Settings) -> PrefectServer:
     """Return the Prefect server that the environment names, else the one of ``retrain up`` on this machine."""
-    return PrefectServer(prefect_api_url() or f"http://127.0.0.1:{settings.up.port}/api")
+    if (url := prefect_api_url()) is not None:
+        return PrefectServer(url)
+    return PrefectServer(settings.up.url, auth=secret_value(settings.up.auth))
 
 
 def notify(server: PrefectServer, settings: Settings, *, now: datetime | None = None) -> dict[str, Any]:

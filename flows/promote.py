@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.acting import acting
+from infra.privacy import no_secret_escapes
 from infra.registry import Registry
 from infra.runtime import prepare_environment
 from infra.settings import load_settings
@@ -28,5 +29,6 @@ def promote_flow(decision: str) -> str | None:
     if record.challenger is None:
         raise UsageError(f"decision {decision} ({record.verdict.value}) has no challenger to promote")
     challenger = context.records.load(Candidate, record.challenger)
-    champion = promote_task(context, record, challenger, Registry(settings), acting())
+    with no_secret_escapes():
+        champion = promote_task(context, record, challenger, Registry(settings), acting())
     return champion.version if champion else None

@@ -16,6 +16,7 @@ from flows.acting import acting
 from flows.announce import announce
 from flows.night import Clock, begin, conclude, finished_night, night_id
 from flows.train import trainings_elsewhere
+from infra.privacy import no_secret_escapes
 from infra.registry import Registry
 from infra.runtime import prepare_environment
 from infra.settings import load_settings
@@ -55,7 +56,7 @@ def retrain(models: Models | None = None) -> dict[str, Any]:
         settings = settings.model_copy(update={"training": training})
     prepare_environment(settings)
     context = Context.open(settings)
-    with context.workspace.night_lock():
+    with no_secret_escapes(), context.workspace.night_lock():
         night = run_night(context)
     announce(night)
     return night.model_dump(mode="json")

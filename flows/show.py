@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from infra.settings import Settings, mask
+from infra.settings import Settings
 from validation.errors import RetrainError
+from validation.hiding import mask
 from validation.records import Interval, Verdict
 
 if TYPE_CHECKING:

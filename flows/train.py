@@ -22,6 +22,7 @@ from prefect.deployments import run_deployment
 
 from infra.devices import own_gpu
 from infra.orchestration import FINAL, PrefectServer
+from infra.privacy import no_secret_escapes
 from infra.runtime import prepare_environment
 from infra.settings import load_settings, prefect_api_url
 from tasks.context import Context
@@ -46,7 +47,7 @@ def train_flow(spec: TrainSpec) -> str:
     prepare_environment(settings)
     context = Context.open(settings)
     split = context.records.load(Split, spec.split)
-    with own_gpu(settings.home / "gpus") as gpu:
+    with no_secret_escapes(), own_gpu(settings.home / "gpus") as gpu:
         log.info("%s is trained on %s", spec.model, "the CPU" if gpu is None else f"GPU {gpu}")
         return train_task(context, spec, split, pack_task(context, split)).id
 

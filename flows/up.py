@@ -1,11 +1,13 @@
 """``retrain up``: everything that runs unattended, on one machine, with one command.
 
-A Prefect server on loopback, the work pools ``cpu`` and ``gpu``, a worker for each, the deployments with their
-schedules, the alerts, and the bridge from a queue if one is set. All of it ends with this process, however it ends.
+A Prefect server (on loopback unless told otherwise, and then with a password), the work pools ``cpu`` and ``gpu``, a
+worker for each, the deployments with their schedules, the alerts, and the bridge from a queue if one is set. All of it
+ends with this process, however it ends.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -14,9 +16,11 @@ import time
 from flows.deploy import deploy, ensure_pools
 from infra.devices import gpus
 from infra.orchestration import INTERRUPTED, PrefectServer
+from infra.service_settings import UpSettings, is_loopback
 from infra.services import ROOT, Services
-from infra.settings import Settings, mask, prefect_api_url
+from infra.settings import Settings, prefect_api_auth, prefect_api_url, secret_value
 from validation.errors import RetrainError, UsageError
+from validation.hiding import mask
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,10 @@ class Machine:
         self.settings = settings
         named = prefect_api_url()
         self.own_server = named is None
-        self.server = PrefectServer(named or f"http://127.0.0.1:{settings.up.port}/api")
+        self.auth = secret_value(settings.up.auth) or prefect_api_auth()
+        if self.own_server:
+            refuse_open_server(settings.up, self.auth)
+        self.server = PrefectServer(named or settings.up.url, auth=self.auth if self.own_server else None)
         self.services = Services(settings.home / "logs")
         self.slots = 0
         self.server_is_up = False
@@ -53,9 +60,9 @@ class Machine:
         for pool in POOLS:
             arguments = ["prefect", "worker", "start", "--pool", pool, "--name", f"{pool}-{socket.gethostname()}"]
             self.services.start(_worker(pool), arguments, self._worker_environment())
-        deploy(self.server, self.settings)
+        deploy(self.server, self.settings, self._login())
         if self.settings.events.queue:
-            environment = {**os.environ, "PREFECT_API_URL": self.server.url}
+            environment = {**os.environ, "PREFECT_API_URL": self.server.url, **self._login()}
             self.services.start(BRIDGE, ["flows.cli", "notify", "--listen"], environment)
         self._check()
         if self.own_server:
@@ -64,11 +71,11 @@ class Machine:
     def addresses(self) -> dict[str, str]:
         """Return where a person finds what, by name."""
         settings = self.settings
-        registry = settings.registry
+        registry = mask(settings.registry.get_secret_value())
         page = f"mlflow ui --backend-store-uri {registry}" if "://" in registry and "http" not in registry else registry
         return {
             "prefect": self.server.url.removesuffix("/api"),
-            "mlflow": mask(page),
+            "mlflow": page,
             "reports": str(settings.home / "reports"),
             "logs": str(settings.home / "logs"),
             "gpu_slots": str(self.slots),
@@ -95,18 +102,22 @@ class Machine:
         self.services.close()
 
     def _start_server(self) -> None:
-        port = self.settings.up.port
-        with socket.socket() as probe:
+        host, port = self.settings.up.host, self.settings.up.port
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             # As the server itself does: a connection of the last one that is still being closed is no obstacle.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise UsageError(
+                        f"cannot listen at {host} port {port}: {error.strerror}", "see RETRAIN_UP__HOST"
+                    ) from None
                 raise UsageError(
                     f"port {port} is taken",
                     "by another Prefect server? set PREFECT_API_URL to use it, or RETRAIN_UP__PORT to another port",
                 ) from None
-        arguments = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        arguments = ["prefect", "server", "start", "--host", host, "--port", str(port)]
         service = self.services.start(SERVER, arguments, self._server_environment())
         self.services.wait(service, self.server.healthy, START_SECONDS)
         self.server_is_up = True
@@ -114,9 +125,14 @@ class Machine:
     def _server_environment(self) -> dict[str, str]:
         home = self.settings.home / "prefect"
         home.mkdir(parents=True, exist_ok=True)
+        told = {"PREFECT_SERVER_API_AUTH_STRING": self.auth} if self.auth else {}
+        if not is_loopback(self.settings.up.host):
+            # The page is read on other machines: there, the server is where the page came from.
+            told["PREFECT_SERVER_UI_API_URL"] = "/api"
         return {
             **{name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
-            "PREFECT_API_DATABASE_CONNECTION_URL": self.settings.up.database
+            **told,
+            "PREFECT_API_DATABASE_CONNECTION_URL": self.settings.up.database.get_secret_value()
             or f"sqlite+aiosqlite:///{home / 'prefect.db'}",
             # The pages come from the package; they are made ready where this user may write.
             "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
@@ -126,9 +142,14 @@ class Machine:
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         }
 
+    def _login(self) -> dict[str, str]:
+        """What a client of the server has to know besides its address."""
+        return {"PREFECT_API_AUTH_STRING": self.auth} if self.own_server and self.auth else {}
+
     def _worker_environment(self) -> dict[str, str]:
         environment = {
             **os.environ,
+            **self._login(),
             "PREFECT_API_URL": self.server.url,
             "MALARIA_CODE": str(ROOT),
             # How long a run that is asked for by hand waits to be noticed.
@@ -162,6 +183,19 @@ class Machine:
                 NIGHTLY, key=f"again-{runs[0]['id']}", parameters=runs[0]["parameters"], tags=["again"]
             )
             log.info("the night %s was interrupted: it goes on as run %s", runs[0]["name"], run["name"])
+
+
+def refuse_open_server(settings: UpSettings, auth: str | None) -> None:
+    """Refuse to start a server that others can reach and that asks for no password.
+
+    Raises:
+        UsageError: whoever reaches Prefect's server can start runs, and read what they log.
+    """
+    if not is_loopback(settings.host) and not auth:
+        raise UsageError(
+            f"RETRAIN_UP__HOST is {settings.host}: others would reach Prefect's server, and it asks for no password",
+            "set RETRAIN_UP__AUTH=user:password (or RETRAIN_UP__AUTH_FILE), or leave the host at 127.0.0.1",
+        )
 
 
 def _worker(pool: str) -> str:

@@ -18,9 +18,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from infra.files import write_atomic
-from infra.settings import Settings, mask
+from infra.privacy import make_private
+from infra.settings import Settings
 from validation.digest import sha256
 from validation.errors import RetrainError, UsageError
+from validation.hiding import mask
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +38,13 @@ def places(settings: Settings) -> tuple[dict[str, Path], dict[str, str]]:
         here["store"] = store
     else:
         elsewhere["store"] = f"{mask(settings.store)}: let the bucket keep versions, or copy it with the bucket's tools"
-    if settings.registry.startswith("sqlite:///"):
-        here["registry"] = Path(settings.registry.removeprefix("sqlite:///"))
+    registry, database = settings.registry.get_secret_value(), settings.up.database.get_secret_value()
+    if registry.startswith("sqlite:///"):
+        here["registry"] = Path(registry.removeprefix("sqlite:///"))
         if (artifacts := _folder(settings.registry_artifacts or "")) is not None:
             here["artifacts"] = artifacts
     else:
-        elsewhere["registry"] = f"{mask(settings.registry)}: pg_dump of MLflow's database, and its artifacts' bucket"
-    database = settings.up.database
+        elsewhere["registry"] = f"{mask(registry)}: pg_dump of MLflow's database, and its artifacts' bucket"
     if not database:
         here["prefect"] = settings.home / "prefect" / "prefect.db"
     else:
@@ -58,6 +60,8 @@ def back_up(settings: Settings, target: Path) -> dict[str, Any]:
     """
     if target.exists() and any(target.iterdir()):
         raise UsageError(f"{target} is not empty", "name a new folder for each backup")
+    # Prefect's database holds its secrets together with their key, and the settings' file may hold some.
+    make_private(target)
     here, elsewhere = places(settings)
     saved = {name: str(path) for name, path in here.items() if path.exists()}
     for name, path in saved.items():
@@ -117,6 +121,8 @@ def _copy(name: str, source: Path, target: Path) -> None:
                 old.backup(new)
         else:
             shutil.copyfile(source, target)
+        if target.is_file():  # a database or the settings: what may hold a secret is for nobody else
+            target.chmod(0o600)
     except (OSError, shutil.Error, sqlite3.Error) as error:
         raise RetrainError(f"cannot copy {source} to {target}: {error}", "is there space, and may we write?") from error
 

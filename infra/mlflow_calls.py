@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from infra.settings import mask
 from validation.errors import RegistryUnreachable
+from validation.hiding import mask
 
 T = TypeVar("T")
 

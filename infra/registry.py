@@ -19,9 +19,10 @@ from infra.keys import CHAMPION_ALIAS, MODEL_NAME
 from infra.mlflow_calls import answered, is_database, knock, none_if_missing, quieten, unless_there
 from infra.registry_night import log_night
 from infra.registry_version import log_version, tags_of
-from infra.settings import Settings, mask
+from infra.settings import Settings
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, RetrainError, UsageError
+from validation.hiding import mask
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Night
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         # SQLAlchemy means a driver by this that is not among our packages; psycopg2 is.
-        self.uri = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", settings.registry)
+        self.uri = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", settings.registry.get_secret_value())
         self._store = settings.store
         quieten()
         # A server keeps files where it was told to (--artifacts-destination) and hands them on; a database cannot.

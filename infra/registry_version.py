@@ -13,7 +13,7 @@ import numpy as np
 from infra.keys import report_key
 from infra.origin import code_revision
 from infra.scoring import INPUT, OUTPUT
-from infra.settings import mask
+from validation.hiding import mask
 from validation.records import Candidate, Decision, Evaluation, Metrics
 
 EVIDENCE = "evidence"

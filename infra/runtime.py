@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.settings import Settings, prefect_api_url
+from infra.privacy import keep_files_private, keep_secrets_out_of_logs, make_private
+from infra.settings import Settings, prefect_api_url, secret_value
 from infra.up_lock import machine_url
 from validation.errors import RetrainError
 
@@ -28,8 +29,12 @@ SERVER_START_SECONDS = 180.0
 def prepare_environment(settings: Settings) -> None:
     """Keep the libraries' files under the home folder, switch their telemetry off, and quieten them.
 
-    What is set already is left as it is: a deployment knows better than a default.
+    What is set already is left as it is: a deployment knows better than a default. From here on files are not for
+    others on this machine, and no secret is logged.
     """
+    keep_files_private()
+    keep_secrets_out_of_logs()
+    make_private(settings.home)
     defaults = {
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
@@ -65,12 +70,16 @@ def prefect_server(settings: Settings) -> Iterator[str]:
         yield url
         return
     if (url := machine_url(settings)) is not None:
-        os.environ["PREFECT_API_URL"] = url
+        told = {"PREFECT_API_URL": url}
+        if (auth := secret_value(settings.up.auth)) is not None:
+            told["PREFECT_API_AUTH_STRING"] = auth
+        os.environ.update(told)
         try:
             yield url
         finally:
             _send_what_is_queued()
-            del os.environ["PREFECT_API_URL"]
+            for name in told:
+                del os.environ[name]
         return
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"

@@ -1,7 +1,8 @@
 """All settings, in one model: from the environment (``RETRAIN_...``), a TOML file, and defaults. Only this module reads
 the environment.
 
-Order, the first that speaks wins: environment, the file ``RETRAIN_CONFIG`` (default ``<home>/retrain.toml``), defaults.
+Order, the first that speaks wins: environment (for secrets also a file that it names, ``..._FILE``), the file
+``RETRAIN_CONFIG`` (default ``<home>/retrain.toml``), defaults.
 A nested setting is ``RETRAIN_GATE__SENSITIVITY_MARGIN`` in the environment and ``[gate] sensitivity_margin`` in TOML.
 """
 
@@ -14,13 +15,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as Unparsable
 
-from infra.service_settings import AlertSettings, EventSettings, UpSettings
+from infra.secret_sources import (
+    BLOCK,
+    FILE,
+    AnySecret,
+    SecretAddress,
+    fill_in_outside,
+    from_files,
+    read_block,
+    remember_setting,
+    secret_settings,
+    variable,
+)
+from infra.service_settings import AlertSettings, EventSettings, UpSettings, without_password
 from validation.digest import digest
 from validation.errors import SettingsError
+from validation.hiding import HIDDEN, mask
 from validation.rules import DataRules, GateRules, PromotionRules, Rules, SplitRules
 
 PREFIX = "RETRAIN_"
@@ -80,9 +94,16 @@ class Settings(BaseSettings):
     store: str = Field("", description="URI of the object store; default: the folder <home>/store")
     store_endpoint: str | None = Field(None, description="endpoint of an S3-compatible store")
     store_region: str | None = Field(None, description="region of the bucket")
-    registry: str = Field("", description="MLflow tracking URI; default: SQLite at <home>/mlflow.db")
+    registry: SecretAddress = Field(
+        SecretAddress(""), description="MLflow tracking URI; default: SQLite at <home>/mlflow.db"
+    )
     registry_artifacts: str | None = Field(
         None, description="where MLflow keeps files; default: <home>/mlflow-artifacts"
+    )
+    engine: str = Field(
+        "local",
+        pattern=r"^(local|dask|dask\+(tcp|tls)://[^/@\s]+:\d+)$",
+        description="who measures and packs: local, this machine; dask or dask+tcp://HOST:PORT, a Dask cluster",
     )
     wire: WireSettings = WireSettings()
     data: DataRules = DataRules()
@@ -104,8 +125,18 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del settings_cls, dotenv_settings, file_secret_settings
+        if isinstance(env_settings, EnvSettingsSource):
+            # The names of secrets' files are no settings.
+            variables = env_settings.env_vars.items()
+            env_settings.env_vars = {name: value for name, value in variables if name.upper() not in _SECRET_FILES}
         # The file's values are given as arguments (load_settings), so the environment goes before them.
         return env_settings, init_settings
+
+    @field_validator("store", "store_endpoint", "registry_artifacts")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        # They stand in records, reports and messages. Identities have places of their own.
+        return without_password(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -133,6 +164,11 @@ class Settings(BaseSettings):
         # Only when it is not the default, so that nights from before there was such a setting keep their names.
         waits = ["person"] if self.promotion.approval == "person" else []
         return digest(*(section.model_dump(mode="json") for section in sections), training, *waits)
+
+    def secrets(self) -> dict[tuple[str, ...], AnySecret]:
+        """Return all secrets that are set, by their path."""
+        found = {path: _at(self, path) for path in SECRETS}
+        return {path: secret for path, secret in found.items() if secret is not None and secret.get_secret_value()}
 
     def printable(self) -> dict[str, str]:
         """Return all settings as flat text, with passwords in addresses masked."""
@@ -162,6 +198,11 @@ def prefect_api_auth() -> str | None:
     return os.environ.get("PREFECT_API_AUTH_STRING") or None
 
 
+def secret_value(secret: SecretStr | None) -> str | None:
+    """Return what a secret setting holds, for the one call that needs it."""
+    return secret.get_secret_value() if secret else None
+
+
 def visible_gpus() -> str | None:
     """Return which GPUs this process may use, as CUDA is told; None when nothing is said."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -173,6 +214,7 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: for an unknown or impossible setting, a missing or malformed file; all of them by name.
     """
+    fill_in_outside(os.environ)
     unknown = [name for name in os.environ if name.startswith(PREFIX) and not _known(name)]
     if unknown:
         raise SettingsError(
@@ -181,7 +223,9 @@ def load_settings() -> Settings:
         )
     path = config_path()
     try:
-        return Settings(**_read_toml(path, required=bool(os.environ.get(f"{PREFIX}CONFIG"))))
+        given = _read_toml(path, required=bool(os.environ.get(f"{PREFIX}CONFIG")))
+        _lay_over(given, from_files(PREFIX, SECRETS, os.environ))
+        settings = _with_blocks(Settings(**given))
     except Unparsable as error:
         named = re.search(r'field "(\w+)"', str(error))
         name = f"{PREFIX}{named[1].upper()}" if named else f"{PREFIX}..."
@@ -192,9 +236,48 @@ def load_settings() -> Settings:
         raise SettingsError(
             "\n".join(_explain(problem, path) for problem in error.errors()), "`retrain settings` lists all there are"
         ) from None
+    for where, secret in settings.secrets().items():
+        remember_setting(where, secret)
+    return settings
+
+
+SECRETS = secret_settings(Settings)
+_SECRET_FILES = {variable(PREFIX, path) + FILE for path in SECRETS}
+
+
+def _with_blocks(settings: Settings) -> Settings:
+    """Return the settings with the secrets that Prefect's server keeps in their places."""
+    for path, secret in settings.secrets().items():
+        value = secret.get_secret_value()
+        if value.startswith(BLOCK):
+            name = variable(PREFIX, path)
+            read = read_block(name, value.removeprefix(BLOCK), prefect_api_url())
+            first, *rest = path
+            group = getattr(settings, first)
+            # The group is made anew, so that what is read is checked like what is given.
+            new = type(group)(**{**dict(group), rest[0]: read}) if rest else SECRETS[path](read)
+            settings = settings.model_copy(update={first: new})
+    return settings
+
+
+def _at(settings: Settings, path: tuple[str, ...]) -> Any:
+    found: Any = settings
+    for part in path:
+        found = getattr(found, part)
+    return found
+
+
+def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for name, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(name), dict):
+            _lay_over(below[name], value)
+        else:
+            below[name] = value
 
 
 def _known(name: str) -> bool:
+    if name in _SECRET_FILES:
+        return True
     first, nested, _ = name.removeprefix(PREFIX).lower().partition("__")
     field = Settings.model_fields.get(first)
     if field is None:
@@ -219,21 +302,14 @@ def _explain(problem: Any, path: Path) -> str:
     """Say which setting is wrong, by both its names."""
     where = [str(part) for part in problem["loc"]]
     name = ".".join(where)
-    variable = PREFIX + "__".join(where).upper()
+    in_environment = variable(PREFIX, tuple(where))
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting {name} (environment: {variable}; file: {path})"
+        return f"unknown setting {name} (environment: {in_environment}; file: {path})"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"setting {name} = {problem['input']!r}: {message} (environment: {variable}; file: {path})"
-
-
-# Up to the last @ of the word: who forgets to escape one in a password must not see half of it printed.
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)\S+@")
-_PASSWORD_ARGUMENT = re.compile(r"(?i)\b((?:\w*password|passwd|pwd|secret|token)=)[^&;\s'\"]+")
-
-
-def mask(text: str) -> str:
-    """Return ``text`` with passwords in addresses replaced by ``***``."""
-    return _PASSWORD_ARGUMENT.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
+    # A group that holds a secret is not shown either.
+    holds_secret = any(where == list(secret[: len(where)]) for secret in SECRETS)
+    shown = f" = {HIDDEN}" if holds_secret else f" = {mask(repr(problem['input']))}"
+    return f"setting {name}{shown}: {message} (environment: {in_environment}; file: {path})"
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

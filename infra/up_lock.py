@@ -38,7 +38,7 @@ def machine_url(settings: Settings) -> str | None:
         with _lock(settings.home).open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return f"http://127.0.0.1:{settings.up.port}/api"
+        return settings.up.url
     except OSError:
         pass  # there has never been one
     return None

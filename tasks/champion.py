@@ -8,10 +8,10 @@ from typing import Any
 
 from infra.keys import CHAMPION_ALIAS, MODEL_NAME, OURS, report_key
 from infra.registry import Registry
-from infra.settings import mask
 from tasks.context import Context
 from tasks.history import champion_at, history
 from tasks.predict import current_champion
+from validation.hiding import mask
 from validation.records import Answer, ChampionRef, Decision, Evaluation, Promotion
 
 log = logging.getLogger(__name__)

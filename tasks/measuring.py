@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from infra.engine import LOCAL, open_engine
 from infra.kept import Kept
 from infra.workers import Crew, WorkerDied
+from tasks.chunks import DIED, SECONDS, WORTH_AN_ENGINE, Place, in_chunks, measure_chunk, refuse_others
 from tasks.context import Context, Progress
-from tasks.measuring_worker import MISSING, REFUSED
+from tasks.measuring_worker import MISSING, REFUSED, WORKER
 from tasks.pull import read_object
 from validation.errors import ObjectMissing
 from validation.facts import FACT_NAMES, FACTS_VERSION, ImageFacts
@@ -27,14 +29,10 @@ from validation.records import Finding
 
 log = logging.getLogger(__name__)
 
-WORKER = "tasks.measuring_worker"
 # About 50 ms of work: little is lost with a worker, and the pipe always holds a whole batch of answers.
 BATCH = 64
 # A process takes 0.2 s to start, in which another one measures this many.
 WORTH_A_PROCESS = 250
-# The largest picture that is allowed by default takes 0.4 s.
-SECONDS = 60.0
-
 
 _VALUES = attrgetter(*FACT_NAMES)
 
@@ -80,7 +78,8 @@ def _outcomes(context: Context, rows: pd.DataFrame) -> dict[str, Outcome]:
         outcomes = {sha256: outcome for sha256, outcome in known.items() if outcome is not None}
         todo = {sha256: where for sha256, where in keys.items() if sha256 not in outcomes}
         progress = Progress(log, "measured", len(todo))
-        for some in _measured(context, todo, max_pixels):
+        spread = context.settings.engine != LOCAL and len(todo) >= WORTH_AN_ENGINE
+        for some in (_measured_elsewhere if spread else _measured)(context, todo, max_pixels):
             outcomes |= some
             kept.put({sha256: text for sha256, outcome in some.items() if (text := _as_text(outcome, max_pixels))})
             progress.advance(len(some))
@@ -101,6 +100,19 @@ def _measured(context: Context, todo: dict[str, list[str]], max_pixels: int) -> 
                 yield future.result()
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def _measured_elsewhere(context: Context, todo: dict[str, list[str]], max_pixels: int) -> Iterator[dict[str, Outcome]]:
+    """Measure contents on the workers of the engine that the settings name, and yield them by the chunk."""
+    place = Place.of(context.settings)
+    contents = [(sha256, tuple(keys)) for sha256, keys in todo.items()]
+    with open_engine(context.settings.engine) as engine:
+        refuse_others(engine)
+        for answers in engine.map(measure_chunk, ((place, chunk, max_pixels) for chunk in in_chunks(contents))):
+            # What a worker could not read is looked at here: the cache may hold it still.
+            missing = {sha256: todo[sha256] for sha256, answer in answers.items() if _is_missing(answer)}
+            yield {sha256: _outcome(answer) for sha256, answer in answers.items() if sha256 not in missing}
+            yield from _measured(context, missing, max_pixels)
 
 
 def _measure_batch(
@@ -143,6 +155,8 @@ def _outcome(answer: Any) -> Outcome:
     if isinstance(answer, WorkerDied):
         return Refused("decoder crashed", f"the process that decoded it {answer.how}, twice")
     kind, *values = answer
+    if kind == DIED:
+        return _outcome(WorkerDied(*values))
     if kind == MISSING:
         return Refused("vanished", "its copy on this machine was removed while it was measured")
     return Refused(*values) if kind == REFUSED else ImageFacts(*values)

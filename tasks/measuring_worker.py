@@ -23,6 +23,7 @@ from validation.facts import FACT_NAMES, ImageFacts
 from validation.measure import inspect
 from validation.refusals import BadImage, SafeLimits
 
+WORKER = "tasks.measuring_worker"
 READY = "ready"
 # What an answer begins with.
 FACTS, REFUSED, MISSING = "facts", "refused", "missing"

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.engine import LOCAL, open_engine
 from infra.shelf import Shelf
+from tasks.chunks import WORTH_AN_ENGINE, Place, draw_chunk, in_chunks, refuse_others
 from tasks.context import Context, Progress
 from tasks.pull import read_object
 from tasks.stage import stage
@@ -99,6 +101,8 @@ def _write(context: Context, path: Path, rows: Any, side: int) -> None:
             file.flush()
             press = _Press(context, shelf, file.fileno(), file.tell(), side)
             known = shelf.find({sha256 for _, sha256 in cells})
+            if _drawn_elsewhere(context, shelf, [cell for cell in cells if cell[1] not in known], side):
+                known = shelf.find({sha256 for _, sha256 in cells})
             starts = range(0, len(cells), BATCH)
             with ThreadPoolExecutor(THREADS) as pool:
                 for count in pool.map(lambda start: press.batch(cells[start : start + BATCH], start, known), starts):
@@ -111,6 +115,27 @@ def _write(context: Context, path: Path, rows: Any, side: int) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _drawn_elsewhere(context: Context, shelf: Shelf, cells: Sequence[tuple[str, str]], side: int) -> bool:
+    """Let the workers of the engine, where the settings name one, draw ``cells`` (key, sha256) onto the shelf.
+
+    What they do not draw is drawn here afterwards, like any cell that is not on the shelf.
+    """
+    if context.settings.engine == LOCAL or len(cells) < WORTH_AN_ENGINE:
+        return False
+    keys: dict[str, list[str]] = {}
+    for key, sha256 in cells:
+        keys.setdefault(sha256, []).append(key)
+    contents = [(sha256, tuple(where)) for sha256, where in keys.items()]
+    place, limit = Place.of(context.settings), context.settings.data.max_pixels
+    progress = Progress(log, "drawn", len(contents))
+    with open_engine(context.settings.engine) as engine:
+        refuse_others(engine)
+        for drawn in engine.map(draw_chunk, ((place, chunk, side, limit) for chunk in in_chunks(contents))):
+            shelf.append(drawn)
+            progress.advance(len(drawn))
+    return True
 
 
 class _Press:

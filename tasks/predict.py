@@ -10,8 +10,9 @@ import numpy as np
 
 from infra.registry import Registry
 from infra.scoring import ModelFile
-from infra.settings import Settings, mask
+from infra.settings import Settings
 from validation.errors import UsageError
+from validation.hiding import mask
 from validation.images import BadImage, decode, to_square
 from validation.records import NEGATIVE, POSITIVE, ChampionRef
 from validation.rules import DataRules

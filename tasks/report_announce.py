@@ -11,11 +11,11 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from infra.keys import report_key
 from infra.registry import Registry
-from infra.settings import mask
 from tasks.context import Context
 from tasks.report_format import shorten
 from tasks.stage import stage
 from validation.errors import RetrainError
+from validation.hiding import mask
 from validation.records import Interval, Night
 
 log = logging.getLogger(__name__)

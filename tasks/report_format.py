@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from infra.settings import mask
+from validation.hiding import mask
 from validation.records import Interval, Metrics
 
 KEY_LENGTH = 80  # characters of a key that are shown: the middle goes, the ends tell keys apart

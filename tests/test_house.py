@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def test_every_stage_is_a_plain_function_and_a_thin_task(name: str) -> None:
     module = importlib.import_module(f"tasks.{name}")
     function, task = getattr(module, name), getattr(module, f"{name}_task")
     assert isinstance(task, Task)
-    assert task.fn is function
+    assert inspect.unwrap(task.fn) is function
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))

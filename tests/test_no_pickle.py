@@ -42,7 +42,7 @@ settings = Settings(home=home)
 champion, ours = predict(settings, [folder])
 import mlflow, numpy, onnxruntime
 from validation.images import decode, to_square
-mlflow.set_tracking_uri(settings.registry)
+mlflow.set_tracking_uri(settings.registry.get_secret_value())
 anyone = mlflow.pyfunc.load_model("models:/malaria-cell@champion")
 onnx = mlflow.onnx.load_model("models:/malaria-cell@champion")
 session = onnxruntime.InferenceSession(onnx.SerializeToString(), providers=["CPUExecutionProvider"])

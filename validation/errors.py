@@ -24,6 +24,8 @@ command line ends with.
 
 from __future__ import annotations
 
+from validation.hiding import mask
+
 __all__ = [
     "ApprovalClosed",
     "ChampionChanged",
@@ -56,6 +58,8 @@ class RetrainError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
+        # Here, since a message also reaches Prefect's records and the logs of others by ways that are not ours.
+        message, hint = mask(message), mask(hint)
         # Both go to args, so that the error survives pickling between processes whole.
         super().__init__(message, hint)
         self.message = message

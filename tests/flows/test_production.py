@@ -30,11 +30,15 @@ from tests.services import postgres_server
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())["services"]
+FILE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())
+COMPOSE, CONFIGS = FILE["services"], FILE["configs"]
 REGION = os.environ.get("S3_TEST_REGION") or "us-east-1"
 VALUES = {
     "POSTGRES_PASSWORD": "none",
     "PREFECT_AUTH": "operator:secret",
+    "MLFLOW_USER": "operator",
+    "MLFLOW_PASSWORD": "secret-of-mlflow",
+    "MLFLOW_SECRET_KEY": "not-so-secret",
     "S3_USER": "test-key",
     "S3_PASSWORD": "test-secret",
     "GPU_SLOTS": "1",
@@ -117,6 +121,9 @@ def s3(moto_endpoint: str, fake_aws: None, monkeypatch: pytest.MonkeyPatch) -> t
 @pytest.fixture
 def machine(tmp_path: Path, s3: tuple[str, str, str]) -> Iterator[Machine]:
     endpoint, cells, artifacts = s3
+    pytest.importorskip("flask_wtf", reason="MLflow's login needs flask-wtf, which is not installed")
+    login = tmp_path / "mlflow-login.ini"
+    login.write_text(CONFIGS["mlflow-login"]["content"].replace("/data/", f"{tmp_path}/"))
     with postgres_server("prefect", "mlflow") as database:
         places = {
             "postgres:5432": urlsplit(database).netloc.rpartition("@")[2],
@@ -125,6 +132,7 @@ def machine(tmp_path: Path, s3: tuple[str, str, str]) -> Iterator[Machine]:
             "s3://cells": f"s3://{cells}",
             "s3://mlflow": f"s3://{artifacts}",
             "prefect:4200": "127.0.0.1:4200",
+            "/etc/mlflow-login.ini": str(login),
             "mlflow:5000": "127.0.0.1:5000",
             "0.0.0.0": "127.0.0.1",
             "4200": str(free_port()),
@@ -171,11 +179,11 @@ def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s
     assert first["end_time"] <= second["start_time"]
     for name in MODELS:
         assert f"{name} epoch" in machine.log(f"worker-{name}")
-    answer = httpx.get(
-        f"{registry}/api/2.0/mlflow/registered-models/alias",
-        params={"name": "malaria-cell", "alias": "champion"},
-        trust_env=False,
-    )
+    alias = f"{registry}/api/2.0/mlflow/registered-models/alias"
+    asked = {"name": "malaria-cell", "alias": "champion"}
+    assert httpx.get(alias, params=asked, trust_env=False).status_code == 401
+    login = (VALUES["MLFLOW_USER"], VALUES["MLFLOW_PASSWORD"])
+    answer = httpx.get(alias, params=asked, auth=login, trust_env=False)
     assert answer.json()["model_version"]["version"] == "1"
     kept = [info.key for info in store.list("retraining/")]
     assert any(key.startswith("retraining/reports/") for key in kept)

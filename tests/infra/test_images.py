@@ -98,7 +98,7 @@ def test_the_compose_file_holds_no_secret_and_waits_for_health() -> None:
             assert waited == "deploy" or "healthcheck" in services[waited], name
         # Nothing is to be reached from outside the machine without a decision.
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), name
-    for name in ("POSTGRES_PASSWORD", "S3_PASSWORD", "PREFECT_AUTH"):
+    for name in ("POSTGRES_PASSWORD", "S3_PASSWORD", "PREFECT_AUTH", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY"):
         assert f"{name}=\n" in (INFRA / "compose.env.example").read_text()
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from infra.settings import Settings, config_path, load_settings, mask
+from infra.settings import Settings, config_path, load_settings
 from validation.errors import SettingsError
+from validation.hiding import mask
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def test_everything_lies_under_the_home_folder_by_default(home: Path) -> None:
     settings = load_settings()
     assert settings.home == home
     assert settings.store == f"file://{home}/store"
-    assert settings.registry == f"sqlite:///{home}/mlflow.db"
+    assert settings.registry.get_secret_value() == f"sqlite:///{home}/mlflow.db"
     assert settings.registry_artifacts == f"file://{home}/mlflow-artifacts"
     assert settings.training.models == ("fastai", "keras")
     assert not home.exists()

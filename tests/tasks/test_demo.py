@@ -60,7 +60,7 @@ class TestPlace:
         assert choose_place(config, home, synthetic=True)
         settings = load_settings()
         assert settings.store == (home / "synthetic" / "store").as_uri()
-        assert settings.registry == f"sqlite:///{home}/synthetic/mlflow.db"
+        assert settings.registry.get_secret_value() == f"sqlite:///{home}/synthetic/mlflow.db"
         assert settings.registry_artifacts == (home / "synthetic" / "mlflow-artifacts").as_uri()
         assert (home / "synthetic" / "store").is_dir()
 
@@ -93,7 +93,7 @@ class TestPlace:
         home = tmp_path / 'it\'s "my" \\ home ä'
         monkeypatch.setenv("RETRAIN_HOME", str(home))
         choose_place(home / "retrain.toml", home, synthetic=True)
-        assert load_settings().registry == f"sqlite:///{home}/synthetic/mlflow.db"
+        assert load_settings().registry.get_secret_value() == f"sqlite:///{home}/synthetic/mlflow.db"
 
 
 class TestDelivery:
