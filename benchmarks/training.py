@@ -1,0 +1,225 @@
+"""Training: how good each CNN is on patients it has not seen, in how many seconds, over seeds and over patients.
+
+    python -m benchmarks.training CELLS --folder WORK [--models fastai,keras] [--seeds 5] [--folds 5] [--threads N]
+    python -m benchmarks.training CELLS --folder WORK --table        only print what was measured so far
+
+CELLS holds <Class>/<name>.png. They are pulled, validated, split by patient and packed by the stages of a night, with
+default settings. Two questions:
+
+``holdout``: trained on the training patients, epoch, temperature and threshold chosen on the validation patients,
+scored on the holdout patients; once a seed. Nothing is chosen by these figures.
+``folds``: the training and validation patients dealt into N parts; each part is scored by a CNN that was trained on
+the others but one, on which its epoch, temperature and threshold were chosen. Recipes are compared by these.
+
+Each training is a process of its own, one after the other, and is written to WORK/results as it ends: the benchmark
+can be ended at any time and goes on where it was. A result belongs to its recipe: another recipe is measured anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.files import Workspace, write_atomic
+from infra.records import Records
+from infra.scoring import ModelFile
+from infra.settings import Settings
+from infra.store import FolderStore
+from tasks.context import Context
+from tasks.holdings import load_side
+from tasks.models import TrainingData, get_model, model_names
+from tasks.pack import pack
+from tasks.pull import pull
+from tasks.split import split
+from tasks.validate import validate
+from validation.digest import digest
+from validation.metrics import NAMES, Scored, choose_threshold, summarise
+from validation.records import SideName
+from validation.report_metrics import extra_metrics
+
+RESAMPLES = 2_000
+SIDES: tuple[SideName, ...] = ("train", "validation", "holdout")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: which CNN, with which seed, and which part is left out (-1: the holdout question)."""
+
+    model: str
+    seed: int
+    fold: int
+
+    def path(self, folder: Path) -> Path:
+        """Where its result lies; named by the recipe too."""
+        recipe = get_model(self.model).DefaultRecipe().model_dump(mode="json")  # type: ignore[call-arg]
+        kind = "holdout" if self.fold < 0 else f"fold{self.fold}"
+        return folder / "results" / f"{self.model}-{digest(recipe)[:8]}-{kind}-seed{self.seed}.json"
+
+
+def prepare(cells: Path, folder: Path) -> None:
+    """Run the stages of a night up to the pack, and keep the arrays."""
+    if (folder / "cells.npz").exists():
+        return
+    store = FolderStore(folder / "store")
+    for path in sorted(cells.glob("*/*.png")):
+        store.put(f"labeled/{path.parent.name}/{path.name}", path.read_bytes())
+    context = Context(Settings(home=folder / "home"), store, Records(store), Workspace(folder / "home"))
+    divided = split(context, validate(context, pull(context), None))
+    packed = pack(context, divided)
+    arrays: dict[str, Any] = {}
+    for name in SIDES:
+        side = load_side(context, divided, packed, name)
+        arrays |= {f"{name}_x": side.images, f"{name}_y": side.labels, f"{name}_p": np.array(side.patients)}
+    temporary = folder / ".cells.npz"
+    np.savez(temporary, **arrays)
+    temporary.replace(folder / "cells.npz")
+
+
+def folds_of(patients: npt.NDArray[np.str_], count: int) -> npt.NDArray[np.int64]:
+    """Return each cell's part: patients dealt out, the one with the most cells first, to the smallest part."""
+    names, cells = np.unique(patients, return_counts=True)
+    order = sorted(range(len(names)), key=lambda i: (-cells[i], hashlib.sha256(str(names[i]).encode()).hexdigest()))
+    sizes, part = [0] * count, {}
+    for index in order:
+        smallest = int(np.argmin(sizes))
+        part[names[index]] = smallest
+        sizes[smallest] += int(cells[index])
+    return np.array([part[name] for name in patients])
+
+
+def divide(arrays: dict[str, Any], job: Job, folds: int) -> list[tuple[Any, Any, Any]]:
+    """Return what is trained on, chosen on and scored: images, labels, patients of each."""
+    if job.fold < 0:
+        return [tuple(arrays[f"{name}_{what}"] for what in "xyp") for name in SIDES]
+    images, labels, patients = (np.concatenate([arrays[f"{name}_{w}"] for name in SIDES[:2]]) for w in "xyp")
+    part = folds_of(patients, folds)
+    masks = [(part != job.fold) & (part != (job.fold + 1) % folds), part == (job.fold + 1) % folds, part == job.fold]
+    return [(images[mask], labels[mask], patients[mask]) for mask in masks]
+
+
+def run(job: Job, folder: Path, folds: int) -> None:
+    """Train, score the patients that were left out, and write the result."""
+    with np.load(folder / "cells.npz") as file:
+        (train_x, train_y, _), (valid_x, valid_y, _), (test_x, test_y, test_p) = divide(dict(file), job, folds)
+    model = get_model(job.model)
+    recipe = model.DefaultRecipe()  # type: ignore[call-arg]
+    data = TrainingData(train_x, train_y.astype(np.float32), valid_x, valid_y.astype(np.float32))
+    began, cpu = time.perf_counter(), time.process_time()
+    fit = model.fit(
+        data,
+        recipe,
+        seed=job.seed,
+        folder=folder / "work" / job.path(folder).stem,
+        on_epoch=lambda epoch: print(epoch.model_dump_json(), file=sys.stderr, flush=True),
+    )
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    file_ = ModelFile.open(fit.onnx)
+    threshold = choose_threshold(valid_y, file_.score(valid_x).astype(np.float64))
+    codes, _ = pd.factorize(test_p, sort=True)
+    began = time.perf_counter()
+    probabilities = file_.score(test_x).astype(np.float64)
+    scored = Scored(test_y, probabilities, codes.astype(np.int64), threshold)
+    summary = summarise(scored, resamples=RESAMPLES)
+    found = {name: interval.value for name in NAMES if (interval := getattr(summary, name)) is not None}
+    calibration = extra_metrics(scored, resamples=100)["calibration_error"]
+    result = {
+        **asdict(job),
+        "recipe": recipe.model_dump(mode="json"),
+        "metrics": found | {"log_loss": summary.log_loss},
+        "calibration_error": calibration.value if calibration else None,
+        "threshold": threshold,
+        "temperature": fit.history[fit.best_epoch - 1].temperature,
+        "epochs": len(fit.history),
+        "best_epoch": fit.best_epoch,
+        "stopped": fit.stopped,
+        "valid_losses": [epoch.valid_loss for epoch in fit.history],
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "images_per_second": len(train_x) * len(fit.history) / sum(epoch.seconds for epoch in fit.history),
+        "score_ms": 1000 * (time.perf_counter() - began) / len(test_x),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "cells": [len(train_x), len(valid_x), len(test_x)],
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "device": fit.device,
+        "versions": fit.versions,
+        "predictions": {"patient": test_p.tolist(), "label": test_y.tolist(), "probability": probabilities.tolist()},
+    }
+    write_atomic(job.path(folder), json.dumps(result).encode())
+
+
+def table(results: Iterable[dict[str, Any]]) -> str:
+    """Return the figures of every CNN and question: mean and standard deviation over its trainings."""
+    frame = pd.DataFrame(
+        {
+            "model": r["model"],
+            "question": "holdout" if r["fold"] < 0 else "folds",
+            **{name: r["metrics"].get(name) for name in NAMES},
+            "calibration": r["calibration_error"],
+            "seconds": r["seconds"],
+            "cpu s": r["cpu_seconds"],
+            "images/s": r["images_per_second"],
+            "MiB": r["peak_mib"],
+            "load": r["load"],
+        }
+        for r in results
+    )
+    lines = []
+    for (model, question), rows in frame.groupby(["model", "question"], sort=True):
+        lines.append(f"{model}, {question}: {len(rows)} trainings")
+        for name in rows.columns[2:]:
+            values = rows[name].astype(float)
+            spread = f" ± {values.std():.4g}" if len(values) > 1 else ""
+            lines.append(f"  {name:20}{values.mean():10.4g}{spread}   ({values.min():.4g} to {values.max():.4g})")
+    return "\n".join(lines)
+
+
+def measured(folder: Path, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Return the results that are there."""
+    return [json.loads(path.read_text()) for job in jobs if (path := job.path(folder)).exists()]
+
+
+def main() -> None:
+    """Train what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cells", type=Path)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--models", default=",".join(model_names()))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--folds", type=int, default=5, help="0: only the holdout question")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    if given.job:
+        run(Job(**given.job), given.folder, given.folds)
+        return
+    names = given.models.split(",")
+    jobs = [Job(name, seed, -1) for seed in range(1, given.seeds + 1) for name in names]
+    jobs += [Job(name, 1, fold) for fold in range(given.folds) for name in names]
+    if not given.table:
+        prepare(given.cells, given.folder)
+        for number, job in enumerate(jobs, 1):
+            if not job.path(given.folder).exists():
+                print(f"{number} of {len(jobs)}: {job}", file=sys.stderr, flush=True)
+                arguments = ["--folder", given.folder, "--folds", str(given.folds), "--job", json.dumps(asdict(job))]
+                subprocess.run([sys.executable, "-m", __spec__.name, given.cells, *arguments], check=True)
+    print(table(measured(given.folder, jobs)))
+
+
+if __name__ == "__main__":
+    main()
