@@ -8,6 +8,7 @@ counted, not timed: the n-th time that the process is about to write a file, sta
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import resource
@@ -26,6 +27,20 @@ from tests.fleet import ROOT, fake_environment
 
 # Each is a step towards the outside world: what a kill may fall between.
 _STEPS = ("os.rename", "os.link", "os.mkdir", "os.truncate", "subprocess.Popen", "socket.connect", "http.client.send")
+# What a night imports on its way.
+_LAZY = (
+    "flows.cli",
+    "flows.retrain",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "great_expectations",
+    "sklearn.metrics",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.font_manager",
+    "pyarrow.dataset",
+    "obstore",
+)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -71,6 +86,8 @@ class Nights:
         surroundings = fake_environment(folder, folder / "no-home", **environment)
         # Read when Prefect is imported, which is once for all nights.
         surroundings |= {"PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
+        # Its list of fonts takes a second to make.
+        surroundings |= {"MPLCONFIGDIR": str(folder / "matplotlib")}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.nights", str(empty_registry)],
             cwd=ROOT, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -216,9 +233,8 @@ def _warm_up(empty_registry: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RETRAIN_HOME"] = folder
         prepare_environment(load_settings())
-        import great_expectations  # noqa: F401
-
-        import flows.retrain  # noqa: F401
+        for module in _LAZY:
+            importlib.import_module(module)
         from tests.rivals import _warm_up as warm_up_registry
 
         warm_up_registry(empty_registry)
