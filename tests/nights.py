@@ -11,7 +11,6 @@ import atexit
 import importlib
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -48,14 +47,11 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 class Fault:
     """What happens to a night: at its ``at``-th moment the processes ``kill`` end (0: itself).
 
-    ``file_size``: no file of the night may grow beyond it. ``user``: the night has this user's rights.
     ``patience``: seconds that a training may take beyond its deadline.
     """
 
     at: int = 0
     kill: tuple[int, ...] = ()
-    file_size: int = 0
-    user: int = 0
     patience: float = 300.0
 
 
@@ -199,12 +195,6 @@ def _arm(fault: dict[str, Any]) -> list[int]:
     """Prepare the fault; return the count of moments, which goes on."""
     count = [0]
     victims = fault["kill"] or [os.getpid()]
-    if fault["file_size"]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_size"], fault["file_size"]))
-    if fault["user"]:
-        os.setgroups([])
-        os.setgid(fault["user"])
-        os.setuid(fault["user"])
     import tasks.train
 
     tasks.train.GRACE_SECONDS = fault["patience"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.up import KEEPS_SLOTS
 from infra.runtime import _free_port, _server_command, _server_environment, _wait_until_healthy
 from tests.nights import Nights
 
@@ -24,7 +25,7 @@ class Prefect:
         self.start()
 
     def start(self) -> None:
-        environment = {**_server_environment(), "PREFECT_HOME": str(self._home), "DO_NOT_TRACK": "1"}
+        environment = {**_server_environment(), "PREFECT_HOME": str(self._home), "DO_NOT_TRACK": "1", **KEEPS_SLOTS}
         with (self._home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 _server_command(self._port), stdout=log, stderr=log, env=environment, start_new_session=True
@@ -55,9 +56,6 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 @pytest.fixture(scope="package")
 def nights(tmp_path_factory: pytest.TempPathFactory, prefect: Prefect, empty_registry: Path) -> Iterator[Nights]:
     folder = tmp_path_factory.mktemp("nights")
-    # A night that runs as another user must be able to read here.
-    for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(path.stat().st_mode | 0o055)
     # A server that is gone is asked once more, where Prefect would ask for a minute.
     made = Nights(folder, empty_registry, PREFECT_API_URL=prefect.url, PREFECT_CLIENT_MAX_RETRIES="1")
     yield made
