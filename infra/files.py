@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -192,10 +192,10 @@ class Workspace:
                     f"another night is running on {self.home} (process {file.read().strip() or 'unknown'})",
                     "wait for it to end, or use another RETRAIN_HOME",
                 )
-            file.seek(0)
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
+            # Whom to name; on a full disk nobody is named, and the lock holds all the same.
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), str(os.getpid()).encode())
             yield
 
     @contextmanager

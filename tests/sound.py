@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def check_sound(home: Path, **settings: Any) -> list[str]:
     decided = [Promotion.model_validate_json(text) for _, text in sorted(registry.written("history.").items())]
     assert told == decided[: len(told)]
     assert len(decided) - len(told) <= 1
-    for before, after in zip(decided, decided[1:], strict=False):
+    for before, after in pairwise(decided):
         assert after.version_before == before.version_after
         assert after.at >= before.at
     champion = registry.champion()

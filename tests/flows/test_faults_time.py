@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -64,7 +65,7 @@ def three_nights(home: Path, empty: Path, clocks: list[timedelta]) -> tuple[list
     nights = []
     for number, wrong_by in enumerate(clocks):
         if number:
-            for key, data in plain_cells(8, 4, seed=number, first=number * 100).items():
+            for key, data in plain_cells(8, 4, seed=number + 1, first=number * 100).items():
                 context.store.put(key, data)
         if number == 1:
             for key, data in list(plain_cells(40, 4).items())[:6]:
@@ -123,12 +124,12 @@ def nightly() -> dict[str, Any]:
 
 def test_the_deployed_schedule_starts_a_night_every_24_hours_whatever_the_hour_is_called() -> None:
     found = dates(nightly(), datetime(2027, 1, 1, tzinfo=UTC), 400)
-    assert {later - earlier for earlier, later in zip(found, found[1:], strict=False)} == {timedelta(days=1)}
+    assert {later - earlier for earlier, later in pairwise(found)} == {timedelta(days=1)}
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
 def test_in_a_zone_that_changes_its_hour_there_is_one_night_a_day(zone: str) -> None:
-    """02:00 or 02:30 may not exist in spring and exist twice in autumn: the night neither fails to come nor comes twice."""
+    """02:30 may not exist in spring and may exist twice in autumn: the night comes, and comes once."""
     for cron in ("0 2 * * *", "30 2 * * *", "30 1 * * *"):
         found = dates({"cron": cron, "timezone": zone}, datetime(2027, 1, 1, tzinfo=UTC), 365)
         days = Counter(date.astimezone(ZoneInfo(zone)).date() for date in found)

@@ -29,7 +29,7 @@ WIRE = {"SILENCE_SECONDS": "0.5", "RETRIES": "2", "FIRST_WAIT_SECONDS": "0.01", 
 def refused_clearly(told: Told, code: int, *words: str) -> None:
     """A night that could not go on says so in one line, and what to do in another."""
     assert told.code == code, told.err
-    error, *rest = told.err[told.err.index("error: ") :].splitlines()
+    error, *rest = told.err[("\n" + told.err).rindex("\nerror: ") :].splitlines()
     assert any(word in error for word in words), error
     assert rest[0].startswith("  ")
     assert "unexpected" not in told.err
