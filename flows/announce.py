@@ -6,14 +6,17 @@ import logging
 
 from prefect.events import emit_event
 
-from infra.alerts import NIGHT, night_event
+from infra.alerts import NIGHT, TRAINING, TRAINING_FAILED, night_event
 from validation.records import Night
 
 log = logging.getLogger(__name__)
 
 
 def announce(night: Night) -> None:
-    """Emit ``malaria.night.<verdict>``. Nobody hearing it costs the alert, never the night."""
+    """Emit ``malaria.night.<verdict>``, and one event for each CNN that the night had to do without.
+
+    Nobody hearing it costs the alert, never the night.
+    """
     told = night.model_dump(mode="json", include={"verdict", "sentence", "decision", "report", "synthetic"})
     champions = {"champion_before": night.champion_before, "champion_after": night.champion_after}
     try:
@@ -22,5 +25,12 @@ def announce(night: Night) -> None:
             resource={"prefect.resource.id": NIGHT, "prefect.resource.name": night.verdict.value},
             payload={**told, **champions, "night": night.id},
         )
+        for model, why in night.failed_trainings.items():
+            sentence = f"{model} could not be trained, and the night went on without it: {why}"
+            emit_event(
+                event=TRAINING_FAILED,
+                resource={"prefect.resource.id": TRAINING, "prefect.resource.name": model},
+                payload={**told, "sentence": sentence, "night": night.id},
+            )
     except Exception as error:
         log.warning("the verdict could not be announced: %s", error)

@@ -13,7 +13,7 @@ from flows import cli_data, cli_holdout, cli_operate, cli_registry, cli_report, 
 from flows.command import AsJson, open_context, prepared_settings
 from infra.privacy import keep_files_private, keep_secrets_out_of_logs
 from infra.settings import Settings, config_path, load_settings
-from validation.errors import DataInvalid, RetrainError
+from validation.errors import DataInvalid, RetrainError, Unreachable
 from validation.records import Verdict
 
 if TYPE_CHECKING:
@@ -201,11 +201,21 @@ def _check(settings: Settings) -> None:
 
 def _run_flow() -> Night:
     # Only now: Prefect reads its surroundings when it is imported.
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
     from flows.retrain import retrain
     from validation.records import Night
 
     show.quieten_prefect()
-    return Night.model_validate(retrain())
+    try:
+        return Night.model_validate(retrain())
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        # Ours say what is wrong by themselves: these are Prefect's client's, and the night may even be over.
+        raise Unreachable(
+            f"Prefect's server did not answer in the middle of the night: {type(error).__name__}",
+            "is it running, and has its disk room? nothing is lost: run the night again, it goes on where it was",
+        ) from error
 
 
 def _import(settings: Settings, source: str) -> Any:

@@ -97,6 +97,8 @@ def verdict(night: Night, report: str | None) -> None:
     ]
     if numbers:
         out.print(Text(f"{night.challenger_model} on holdout patients: {'; '.join(numbers)}"))
+    for model, why in night.failed_trainings.items():
+        out.print(Text(f"{model} could not be trained, and the night went on without it: {why}", "bold red"))
     if night.synthetic:
         out.print(Text("These cells are SYNTHETIC: the figures say nothing about real blood.", "yellow"))
     out.print(line)

@@ -29,6 +29,8 @@ SERVER, BRIDGE = "prefect-server", "bridge"
 POOLS = ("cpu", "gpu")
 # Migrating a new database takes some 5 s here; a loaded machine takes several times that.
 START_SECONDS = 180.0
+# Kept in memory, the slot of a running night is gone when the server is started again, and Prefect ends such a night.
+KEEPS_SLOTS = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
 STOPPED = "the machine was stopped in the middle of it"
 
 
@@ -137,6 +139,7 @@ class Machine:
             # The pages come from the package; they are made ready where this user may write.
             "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            **KEEPS_SLOTS,
             # httpx tells every address that it calls, the webhook's secret too, to whoever listens at level INFO.
             "PREFECT_LOGGING_ROOT_LEVEL": "WARNING",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",

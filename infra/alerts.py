@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 PREFIX = "malaria: "
 NIGHT = "malaria.night"
+TRAINING = "malaria.training"
+TRAINING_FAILED = f"{TRAINING}.failed"
 WATCH_BEGAN = "malaria.watch.began"
 BLOCK = "malaria-alerts"
 FLOW = "retrain"
@@ -69,6 +71,8 @@ def definitions(settings: AlertSettings, block: str | None) -> list[Json]:
             )
             for verdict in verdicts
         ),
+        # The night went on with the other CNN, and its verdict may be any: nobody would look.
+        _automation("failed training", _seen({TRAINING_FAILED}, {"prefect.resource.id": TRAINING}), _OF_A_NIGHT, block),
         _automation("no night", late, f"no night has been completed for {settings.night_hours:g} hours", block),
         _automation("zombie run", zombie, "{{ event.resource.name }} was not heard of: marked crashed", block, crash),
     ]

@@ -5,12 +5,13 @@ Nothing here is the truth: all of it can be deleted and is made again from the s
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -23,26 +24,78 @@ WRITE_HINT = "free some space, check the owner and mode of the folder, or choose
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path`` and move it into place, so that no reader ever sees half a file.
+    """Write ``data`` beside ``path`` and move it into place: no reader ever sees half a file, not after a power cut.
+
+    Once it has returned, the new content outlives a power cut too: what is done next may rest on it.
 
     Raises:
         RetrainError: when the disk is full or the folder cannot be written.
     """
+    temporary = write_beside(path, data)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+    sync_folder(path.parent)
+
+
+def write_beside(path: Path, data: bytes) -> Path:
+    """Write ``data`` whole into a new file beside ``path``, to be moved or linked there; return where it lies."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        _make_folder(path.parent)
         try:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 # Before the rename, or a power cut may leave the new name on an empty file.
                 os.fsync(file.fileno())
-            temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise RetrainError(f"cannot write {path}: {error.strerror or error}", WRITE_HINT) from error
+        raise _cannot_write(path, error) from error
+    return temporary
+
+
+def sync_folder(path: Path) -> None:
+    """Let the names in a folder outlive a power cut; what they name is each file's own fsync."""
+    _sync(path)
+
+
+def sync_tree(path: Path) -> None:
+    """Let a folder and all that lies in it outlive a power cut, whoever wrote it."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    try:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        # Some shares know no fsync of a folder: there it is the server that must not lose its power.
+        if error.errno != errno.EINVAL:
+            raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> RetrainError:
+    return RetrainError(f"cannot write {path}: {error.strerror or error}", WRITE_HINT)
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it, which outlive a power cut as what is written into them does."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
 
 
 def _write_beside(path: str, data: bytes) -> None:
@@ -139,10 +192,10 @@ class Workspace:
                     f"another night is running on {self.home} (process {file.read().strip() or 'unknown'})",
                     "wait for it to end, or use another RETRAIN_HOME",
                 )
-            file.seek(0)
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
+            # Whom to name; on a full disk nobody is named, and the lock holds all the same.
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), str(os.getpid()).encode())
             yield
 
     @contextmanager

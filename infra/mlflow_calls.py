@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from infra.files import sync_folder, sync_tree
 from validation.errors import RegistryUnreachable
 from validation.hiding import mask
 
@@ -66,6 +67,23 @@ def unless_there(create: Callable[[], object]) -> bool:
     return True
 
 
+def flush_files(client: Any, model: str, artifacts: str | None) -> None:
+    """Let a logged model's files, where they lie on this machine, outlive a power cut.
+
+    MLflow flushes its database and none of the files that it copies: the version would be there, and nothing behind it.
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    location = client.get_logged_model(model).artifact_location
+    if artifacts is None or not artifacts.startswith("file:") or not location.startswith("file:"):
+        return
+    path, root = Path(local_file_uri_to_path(location)), Path(local_file_uri_to_path(artifacts))
+    sync_tree(path)
+    for folder in path.parents:
+        if folder.is_relative_to(root):
+            sync_folder(folder)
+
+
 def is_database(uri: str) -> bool:
     """Whether ``uri`` names a database that MLflow opens itself, and not a server."""
     from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -97,3 +115,5 @@ def quieten() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It prints the traceback of every error that it raises as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.keys import CHAMPION_ALIAS, MODEL_NAME
-from infra.mlflow_calls import answered, is_database, knock, none_if_missing, quieten, unless_there
+from infra.mlflow_calls import answered, flush_files, is_database, knock, none_if_missing, quieten, unless_there
 from infra.registry_night import log_night
 from infra.registry_version import log_version, tags_of
 from infra.settings import Settings
@@ -212,6 +212,7 @@ class Registry:
         mlflow = self._selected()
         with mlflow.start_run(experiment_id=experiment, run_name=name, tags={"decision": decision.id}):
             logged = log_version(mlflow, model, candidate, decision, evaluation)
+        flush_files(self._client, logged.model_id, self._artifacts)
         # Last, when the run has ended: a version is there with all that it carries, or not at all.
         return self._client.create_model_version(
             MODEL_NAME,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from infra.files import write_atomic
+from infra.files import sync_folder, write_atomic, write_beside
 from infra.keys import is_odd
 from infra.objects import Fetched, MemoryStore, ObjectInfo, Store, missing, refuse_odd
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
@@ -111,8 +111,7 @@ class FolderStore(Store):
         refuse_odd(self.uri, key)
         path = self._path(key)
         # Written whole beside it first, then linked: link() fails when the name is taken, atomically.
-        temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}")
-        write_atomic(temporary, data)
+        temporary = write_beside(path, data)
         try:
             path.hardlink_to(temporary)
         except OSError:
@@ -121,6 +120,7 @@ class FolderStore(Store):
             return super().create(key, data)
         finally:
             temporary.unlink()
+        sync_folder(path.parent)
         return True
 
     def local_path(self, key: str) -> Path | None:

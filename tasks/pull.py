@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -166,13 +166,23 @@ def _amended(rows: pa.RecordBatch, wanted: np.ndarray, others: dict[int, Outcome
 
 def _with_first_seen(rows: pa.RecordBatch, before: pa.RecordBatch | None) -> pa.RecordBatch:
     """Return the rows whole (schema ``ROWS``): content that the parent held under this key was seen when it says."""
-    now = pa.scalar(datetime.now(UTC).isoformat(timespec="milliseconds"), TEXT)
-    seen = pa.array([now.as_py()], TEXT).take(pa.array(np.zeros(rows.num_rows, np.int64)))
+    seen = pa.array([_now_after(before)], TEXT).take(pa.array(np.zeros(rows.num_rows, np.int64)))
     if before is not None:
         at = pc.index_in(rows["key"], value_set=before["key"])
         same = pc.fill_null(pc.equal(pc.take(before["sha256"], at), rows["sha256"]), False)
         seen = pc.if_else(same, pc.take(before["first_seen"], at), seen)
     return rows.append_column("first_seen", seen).select(ROWS.names)
+
+
+def _now_after(before: pa.RecordBatch | None) -> str:
+    """Return the time, later than any that is known: of two same images the earlier stays, so a clock must not decide.
+
+    A clock that was set back would let tonight's images come first, and change the cells of patients long known.
+    """
+    now = datetime.now(UTC)
+    if before is not None and before.num_rows:
+        now = max(now, datetime.fromisoformat(pc.max(before["first_seen"]).as_py()) + timedelta(milliseconds=1))
+    return now.isoformat(timespec="milliseconds")
 
 
 def _snapshot(

@@ -103,7 +103,8 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
         ) as child,
     ):
         # The fit minds its own deadline between batches; this is for one that hangs.
-        timer = threading.Timer(limit, child.kill)
+        late = threading.Event()
+        timer = threading.Timer(limit, lambda: (late.set(), child.kill()))
         timer.start()
         try:
             problem = _relay(child.stdout or (), spec)
@@ -111,6 +112,8 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
         finally:
             timer.cancel()
             child.kill()
+        if code and late.is_set():
+            problem = f"it did not end within {limit:g} s and was killed by signal {-code}"
     if code:
         raise TrainingFailed(
             f"the training of {spec.model} ended without a model: {problem or _last_words(folder, code)}",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 Fault = Literal["500", "503", "403", "hang", "reset", "reset midway", "truncated", "wrong", "empty"]
@@ -83,6 +83,9 @@ class Proxy:
         if happens:
             happens()
         return fault
+
+
+P = TypeVar("P", bound=Proxy)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -159,9 +162,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def proxy_before(upstream: str) -> Iterator[Proxy]:
+def proxy_before(upstream: str, kind: type[P] = Proxy) -> Iterator[P]:  # type: ignore[assignment]
     """Run a proxy in front of ``upstream`` on a free loopback port."""
-    proxy = Proxy(upstream)
+    proxy = kind(upstream)
     handler = type("Handler", (_Handler,), {"proxy": proxy})
     with _Server(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

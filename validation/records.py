@@ -446,6 +446,7 @@ class Night(Record):
     images: dict[str, int]
     seconds: dict[str, float]
     report: str | None
+    failed_trainings: dict[str, str] = Field(default_factory=dict, description="model name -> why it ended so tonight")
     synthetic: bool
     settings: dict[str, str] = Field(default_factory=dict, description="all settings, passwords masked")
     memory_mb: dict[str, float] = Field(default_factory=dict, description="peak memory of this process by stage")

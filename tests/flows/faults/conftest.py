@@ -1,0 +1,61 @@
+"""One Prefect server and one program that forks nights, for all tests of this package; both take seconds to start."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.up import KEEPS_SLOTS
+from infra.runtime import _free_port, _server_command, _server_environment, _wait_until_healthy
+from tests.nights import Nights
+
+
+class Prefect:
+    """A Prefect server that can be killed and started again, at the same address and on the same database."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._port = _free_port()
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        self.start()
+
+    def start(self) -> None:
+        environment = {**_server_environment(), "PREFECT_HOME": str(self._home), "DO_NOT_TRACK": "1", **KEEPS_SLOTS}
+        with (self._home / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                _server_command(self._port), stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        _wait_until_healthy(self._process, self.url, str(self._home / "server.log"))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start_again(self) -> None:
+        """Start the server again that a fault has killed."""
+        assert self._process.wait(timeout=60) == -signal.SIGKILL
+        self.start()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="package")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    server = Prefect(tmp_path_factory.mktemp("prefect"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="package")
+def nights(tmp_path_factory: pytest.TempPathFactory, prefect: Prefect, empty_registry: Path) -> Iterator[Nights]:
+    folder = tmp_path_factory.mktemp("nights")
+    # A server that is gone is asked once more, where Prefect would ask for a minute.
+    made = Nights(folder, empty_registry, PREFECT_API_URL=prefect.url, PREFECT_CLIENT_MAX_RETRIES="1")
+    yield made
+    made.close()

@@ -1,0 +1,105 @@
+"""SIGKILL in the middle of nights: of the night itself, of its trainings, of the Prefect server that it tells."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from infra.store import FolderStore
+from tests.flows.faults.conftest import Prefect
+from tests.nights import Fault, Nights, Told, bring
+from tests.sound import check_sound, inputs, last_night
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nights: Nights) -> Told:
+    """A night that nothing happens to, over the cells that every machine begins with."""
+    return nights.run(nights.home("undisturbed"))
+
+
+def test_a_night_killed_at_random_moments_ends_as_if_it_had_never_been(nights: Nights, undisturbed: Told) -> None:
+    home = nights.home("killed")
+    before = inputs(home)
+    chance = random.Random(7)
+    kills = 0
+    for _ in range(6):
+        # A night that goes on does less than a whole one.
+        moment = chance.randint(1, undisturbed.moments * 2 // 3)
+        told = nights.run(home, fault=Fault(at=moment))
+        if told.code == 0:
+            break
+        assert told.code == -signal.SIGKILL, (moment, told.err)
+        kills += 1
+        check_sound(home)
+    assert kills >= 3
+    night = nights.run(home).night
+    assert night["decision"] == undisturbed.night["decision"]
+    assert night["champion_after"] == "1"
+    assert check_sound(home) == ["1"]
+    assert inputs(home) == before
+    # One look for one challenger, however often the night began.
+    looks = list(FolderStore(home / "store").list("retraining/looks/"))
+    assert len(looks) == 1
+
+
+def test_the_prefect_server_killed_at_a_random_moment_costs_no_night(
+    nights: Nights, prefect: Prefect, undisturbed: Told
+) -> None:
+    home = nights.home("server-killed")
+    before = inputs(home)
+    moment = random.Random(11).randint(1, undisturbed.moments)
+    told = nights.run(home, fault=Fault(at=moment, kill=(prefect.pid,)))
+    # What was asked for is a night, and Prefect only shows it; so all but the showing may have been done.
+    assert told.code == 4, (moment, told.err)
+    assert "Prefect's server did not answer in the middle of the night" in told.err
+    assert "run the night again" in told.err
+    assert "unexpected" not in told.err
+    check_sound(home)
+    prefect.start_again()
+    night = nights.run(home).night
+    assert night["decision"] == undisturbed.night["decision"]
+    assert check_sound(home) == ["1"]
+    assert inputs(home) == before
+
+
+def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(nights: Nights) -> None:
+    home = nights.home("trainings")
+    for number, (model, behaviour, why) in enumerate(
+        [
+            ("fastai", {"behaviour": "diverges"}, "loss became nan in epoch 2"),
+            ("keras", {"behaviour": "killed"}, "killed by signal 9 (out of memory, or out of time?)"),
+            ("fastai", {"behaviour": "hangs", "deadline_seconds": 0.5}, "did not end within 1.5 s"),
+        ],
+        start=1,
+    ):
+        told = nights.run(home, "run", fault=Fault(patience=1.0), **nights.recipe(model, **behaviour))
+        assert told.code == 0, told.err
+        other = {"fastai": "keras", "keras": "fastai"}[model]
+        assert f"{model} could not be trained, and the night went on without it: " in told.out
+        assert why in told.out
+        [report] = [line.removeprefix("report: ") for line in told.out.splitlines() if line.startswith("report: ")]
+        page = Path(report).read_text()
+        assert f"The {model} training ended without a model" in page
+        assert check_sound(home)[:1] == ["1"]
+        night = last_night(home)
+        assert night.challenger_model == other
+        assert list(night.failed_trainings) == [model]
+        bring(home, 4, first=1_000 * number)
+
+    both = {**nights.recipe("fastai", behaviour="crashes"), **nights.recipe("keras", behaviour="silent")}
+    told = nights.run(home, **both)
+    assert told.code == 1
+    assert "no CNN could be trained: fastai: " in told.err
+    assert "ZeroDivisionError" in told.err
+    assert "the champion is untouched; correct the cause and run the night again" in told.err
+    check_sound(home)
+
+    night = nights.run(home).night
+    assert night["verdict"] in ("kept", "undecided", "promoted")
+    assert night["failed_trainings"] == {}
+    check_sound(home)

@@ -1,0 +1,76 @@
+"""A registry on MLflow's server over PostgreSQL: each of the two killed at a random moment of a night, or read-only."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flows.faults.servers import Mlflow, Postgres
+from tests.flows.faults.test_places import refused_clearly
+from tests.nights import Fault, Nights, bring
+from tests.sound import check_sound, inputs
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+# A night begins by asking the registry and ends by telling it; in between it makes about 500 steps.
+LATEST = 300
+
+
+@pytest.fixture
+def database() -> Iterator[Postgres]:
+    server = Postgres("mlflow")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mlflow(database: Postgres, tmp_path: Path) -> Iterator[Mlflow]:
+    server = Mlflow(database.url, tmp_path)
+    yield server
+    server.close()
+
+
+def test_postgresql_and_mlflows_server_killed_at_random_moments_and_read_only(
+    nights: Nights, database: Postgres, mlflow: Mlflow
+) -> None:
+    home = nights.home("servers")
+    chance = random.Random(5)
+    place = {"RETRAIN_REGISTRY": mlflow.url}
+
+    told = nights.run(home, fault=Fault(at=chance.randint(1, LATEST), kill=(database.pid,)), **place)
+    refused_clearly(told, 4, "cannot be used")
+    assert mlflow.url in told.err
+    database.start_again()
+    assert check_sound(home, registry=mlflow.url) == []
+    assert nights.run(home, **place).night["verdict"] == "promoted"
+
+    bring(home, 6, first=100)
+    before = inputs(home)
+    told = nights.run(home, fault=Fault(at=chance.randint(1, LATEST // 2), kill=mlflow.pids()), **place)
+    refused_clearly(told, 4, "cannot be used")
+    mlflow.start_again()
+    assert check_sound(home, registry=mlflow.url) == ["1"]
+    assert nights.run(home, **place).night["champion_before"] == "1"
+    assert check_sound(home, registry=mlflow.url)[0] == "1"
+    assert inputs(home) == before
+
+
+def test_a_registry_that_may_only_be_read(nights: Nights, database: Postgres, mlflow: Mlflow) -> None:
+    home = nights.home("reader")
+    end_sessions = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+    database.tell("alter database mlflow set default_transaction_read_only = on", end_sessions)
+    told = nights.run(home, RETRAIN_REGISTRY=database.url)
+    refused_clearly(told, 4, "read-only transaction")
+    assert check_sound(home, registry=database.url) == []
+    database.tell(
+        "set default_transaction_read_only = off",
+        "alter database mlflow set default_transaction_read_only = off",
+        end_sessions,
+    )
+    told = nights.run(home, RETRAIN_REGISTRY=database.url)
+    assert told.night["verdict"] == "promoted"
+    assert "epoch" not in told.err
+    assert check_sound(home, registry=database.url) == ["1"]

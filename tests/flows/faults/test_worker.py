@@ -1,0 +1,160 @@
+"""Nights on a worker: the worker, the server and the night itself are killed, and a second night waits for the first.
+
+Real: Prefect's server as `retrain up` sets it, a worker that `retrain up`'s own watch starts again, the nightly
+deployment's concurrency limit from prefect.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.orchestration import PrefectServer
+from infra.services import Service, Services
+from tests.builders import channel_model
+from tests.fleet import ROOT, ended, fake_environment, until
+from tests.flows.faults.conftest import Prefect
+from tests.nights import Nights, bring
+from tests.sound import check_sound, inputs
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+# A machine that is five times slower, and loaded besides.
+LONG = 400.0
+
+
+class Machine:
+    """A worker on a machine's home folder, and the nightly deployment on a server."""
+
+    def __init__(self, nights: Nights, prefect: Prefect, home: Path) -> None:
+        self.home = home
+        self.server = PrefectServer(prefect.url)
+        self.pipe = nights.folder / "worker.onnx"
+        recipe = json.dumps({"model": str(self.pipe)})
+        environment = fake_environment(nights.folder, home, RETRAIN_TRAINING__KERAS=recipe) | {
+            "PREFECT_API_URL": prefect.url,
+            "PREFECT_HOME": str(nights.folder / "prefect"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
+        self._deploy()
+        self.services = Services(home / "logs")
+        started = ["prefect", "worker", "start", "--pool", "cpu", "--name", "cpu"]
+        self.worker: Service = self.services.start("worker", started, environment)
+
+    def _deploy(self) -> None:
+        """Register the nightly deployment as prefect.yaml has it, without its schedule."""
+        [entry] = [
+            d for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"] if d["name"] == "nightly"
+        ]
+        limit = entry["concurrency_limit"]
+        self.server.ensure_pool("cpu", None)
+        flow = self.server.ask("POST", "/flows/", {"name": "retrain"})
+        body = {
+            "name": "nightly",
+            "flow_id": flow["id"],
+            "entrypoint": entry["entrypoint"],
+            "path": str(ROOT),
+            "work_pool_name": "cpu",
+            "job_variables": {"env": entry["work_pool"]["job_variables"]["env"], "working_dir": str(ROOT)},
+            "concurrency_limit": limit["limit"],
+            "concurrency_options": {"collision_strategy": limit["collision_strategy"]},
+        }
+        self.server.ask("POST", "/deployments/", body)
+
+    def ask_for_a_night(self, *models: str) -> str:
+        parameters = {"models": list(models)}
+        return str(self.server.create_run("retrain/nightly", parameters=parameters)["id"])
+
+    def in_training(self) -> list[int]:
+        """Return the processes of trainings on this machine."""
+        return [pid for pid, command in commands() if "tasks.train_child" in command and str(self.home) in command]
+
+    def hold_the_training(self) -> None:
+        """Let the next training wait in its middle: its model file is a pipe into which nobody writes."""
+        self.pipe.unlink(missing_ok=True)
+        os.mkfifo(self.pipe)
+
+    def let_the_training_go(self) -> None:
+        """Give the training that waits its model file, if one does, and those that come after it too."""
+        if self.in_training():
+            self.pipe.write_bytes(channel_model())
+        self.pipe.unlink()
+        self.pipe.write_bytes(channel_model())
+
+
+def commands() -> list[tuple[int, str]]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append((int(path.parent.name), path.read_bytes().replace(b"\0", b" ").decode(errors="replace")))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def machine(nights: Nights, prefect: Prefect) -> Iterator[Machine]:
+    made = Machine(nights, prefect, nights.home("worker"))
+    yield made
+    made.services.close()
+
+
+def test_worker_server_and_night_killed_and_a_second_night_that_waits(machine: Machine, prefect: Prefect) -> None:
+    server, before = machine.server, inputs(machine.home)
+    machine.hold_the_training()
+    first = machine.ask_for_a_night("keras")
+    until(machine.in_training, LONG)
+
+    # The second night does not begin, however long the first one takes: a day and more, too.
+    second = machine.ask_for_a_night("keras")
+    until(lambda: server.run(second)["state_name"] == "AwaitingConcurrencySlot", LONG)
+
+    # The worker is killed: it is started again, and the night that it had started goes on without it.
+    assert machine.worker.process
+    killed = machine.worker.process.pid
+    os.kill(killed, signal.SIGKILL)
+    machine.worker.process.wait()
+    until(lambda: machine.services.look() or machine.worker.process, LONG)
+    assert machine.worker.process.pid != killed
+    assert machine.in_training()
+    assert server.run(first)["state_type"] == "RUNNING"
+
+    # The server is killed, and started again: the night keeps its slot, by which alone Prefect lets it live.
+    os.kill(prefect.pid, signal.SIGKILL)
+    prefect.start_again()
+    lease = server.run(first)["state"]["state_details"]["deployment_concurrency_lease_id"]
+    server.ask("POST", f"/v2/concurrency_limits/leases/{lease}/renew", {"lease_duration": 300})
+    assert server.run(second)["state_type"] == "SCHEDULED"
+
+    machine.let_the_training_go()
+    assert ended(server, first, LONG)["state_name"] == "Completed"
+    assert check_sound(machine.home) == ["1"]
+    assert ended(server, second, LONG)["state_name"] == "Completed"
+    nights = list((machine.home / "store/retraining/nights").glob("*.json"))
+    assert len(nights) == 1
+    assert inputs(machine.home) == before
+
+
+def test_a_night_that_is_killed_on_its_worker_is_told_and_the_next_one_goes_on(machine: Machine) -> None:
+    server = machine.server
+    bring(machine.home, 4, first=50)
+    machine.hold_the_training()
+    run = machine.ask_for_a_night("keras")
+    until(machine.in_training, LONG)
+    # The night itself is the parent of its training.
+    [training] = machine.in_training()
+    os.kill(int(Path(f"/proc/{training}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    # What the alert "failed night" waits for.
+    assert ended(server, run, LONG)["state_type"] == "CRASHED"
+    until(lambda: not machine.in_training(), LONG)
+    machine.let_the_training_go()
+    again = machine.ask_for_a_night("keras")
+    assert ended(server, again, LONG)["state_name"] == "Completed"
+    assert check_sound(machine.home) == ["1"]

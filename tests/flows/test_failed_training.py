@@ -1,0 +1,44 @@
+"""A CNN that a night had to do without is told as an event of its own, which an alert waits for, and on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows import announce, show
+from infra.alerts import definitions
+from infra.service_settings import AlertSettings
+from tests.builders import NOON
+from validation.records import Night, Verdict
+
+
+@pytest.fixture
+def night() -> Night:
+    return Night(
+        id="n" * 24, verdict=Verdict.KEPT, sentence="The champion stays", decision="d" * 24,
+        champion_before="1", champion_after="1", challenger="c" * 24, challenger_model="keras",
+        metrics={}, images={}, seconds={}, report="report.html", synthetic=False,
+        failed_trainings={"fastai": "loss became nan"}, started_at=NOON, finished_at=NOON,
+    )  # fmt: skip
+
+
+def test_an_alert_waits_for_what_is_told(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(announce, "emit_event", lambda **event: told.append(event))
+    announce.announce(night)
+    announce.announce(night.model_copy(update={"failed_trainings": {}}))
+    verdict, failed, _ = told
+    assert verdict["payload"]["sentence"] == "The champion stays"
+    assert failed["payload"]["sentence"].endswith("the night went on without it: loss became nan")
+    [alert] = [one for one in definitions(AlertSettings(), None) if one["name"] == "malaria: failed training"]
+    assert alert["trigger"]["expect"] == [failed["event"]]
+    assert alert["trigger"]["match"]["prefect.resource.id"] == failed["resource"]["prefect.resource.id"]
+    # It is no verdict: the watchdog for nights that do not come must not take it for one.
+    [watchdog] = [one for one in definitions(AlertSettings(), None) if one["name"] == "malaria: no night"]
+    assert not failed["event"].startswith(watchdog["trigger"]["expect"][0].removesuffix("*"))
+
+
+def test_the_terminal_says_it_beside_the_verdict(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
+    show.verdict(night, night.report)
+    assert "fastai could not be trained, and the night went on without it: loss became nan" in capsys.readouterr().out
