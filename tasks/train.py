@@ -104,7 +104,12 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
     ):
         # The fit minds its own deadline between batches; this is for one that hangs.
         late = threading.Event()
-        timer = threading.Timer(limit, lambda: (late.set(), child.kill()))
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(limit, end)
         timer.start()
         try:
             problem = _relay(child.stdout or (), spec)

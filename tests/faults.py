@@ -162,9 +162,15 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def proxy_before(upstream: str, kind: type[P] = Proxy) -> Iterator[P]:  # type: ignore[assignment]
+def proxy_before(upstream: str) -> Iterator[Proxy]:
     """Run a proxy in front of ``upstream`` on a free loopback port."""
-    proxy = kind(upstream)
+    with serving(Proxy(upstream)) as proxy:
+        yield proxy
+
+
+@contextmanager
+def serving(proxy: P) -> Iterator[P]:
+    """Run a proxy of any kind on a free loopback port."""
     handler = type("Handler", (_Handler,), {"proxy": proxy})
     with _Server(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

@@ -127,7 +127,7 @@ class Nights:
         """Run a command on a machine, by default a night."""
         return self.wait(self.start(home, *(arguments or ("run", "--json")), fault=fault, **environment))
 
-    def recipe(self, model: str, /, **recipe: Any) -> dict[str, str]:
+    def recipe(self, model: str, /, **recipe: Any) -> dict[str, Any]:
         """Return the setting by which a fake CNN does something else than to end well."""
         given = {"model": str(self.folder / f"{model}.onnx"), **recipe}
         return {f"RETRAIN_TRAINING__{model.upper()}": json.dumps(given)}

@@ -1,4 +1,4 @@
-"""A CNN that a night had to do without is told as an event of its own, which an alert waits for, and on the terminal."""
+"""A CNN that a night had to do without is told: as an event of its own that an alert waits for, and on the terminal."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Postgres:
 
     def tell(self, *statements: str) -> None:
         """Carry out statements; raises OSError when it does not answer."""
-        import psycopg2
+        import psycopg2  # type: ignore[import-untyped]
 
         try:
             connection = psycopg2.connect(self.url.replace("+psycopg2", ""))

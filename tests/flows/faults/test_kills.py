@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,14 +70,12 @@ def test_the_prefect_server_killed_at_a_random_moment_costs_no_night(
 
 def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(nights: Nights) -> None:
     home = nights.home("trainings")
-    for number, (model, behaviour, why) in enumerate(
-        [
-            ("fastai", {"behaviour": "diverges"}, "loss became nan in epoch 2"),
-            ("keras", {"behaviour": "killed"}, "killed by signal 9 (out of memory, or out of time?)"),
-            ("fastai", {"behaviour": "hangs", "deadline_seconds": 0.5}, "did not end within 1.5 s"),
-        ],
-        start=1,
-    ):
+    bad: list[tuple[str, dict[str, Any], str]] = [
+        ("fastai", {"behaviour": "diverges"}, "loss became nan in epoch 2"),
+        ("keras", {"behaviour": "killed"}, "killed by signal 9 (out of memory, or out of time?)"),
+        ("fastai", {"behaviour": "hangs", "deadline_seconds": 0.5}, "did not end within 1.5 s"),
+    ]
+    for number, (model, behaviour, why) in enumerate(bad, start=1):
         told = nights.run(home, "run", fault=Fault(patience=1.0), **nights.recipe(model, **behaviour))
         assert told.code == 0, told.err
         other = {"fastai": "keras", "keras": "fastai"}[model]
@@ -91,7 +90,10 @@ def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(
         assert list(night.failed_trainings) == [model]
         bring(home, 4, first=1_000 * number)
 
-    both = {**nights.recipe("fastai", behaviour="crashes"), **nights.recipe("keras", behaviour="silent")}
+    both: dict[str, Any] = {
+        **nights.recipe("fastai", behaviour="crashes"),
+        **nights.recipe("keras", behaviour="silent"),
+    }
     told = nights.run(home, **both)
     assert told.code == 1
     assert "no CNN could be trained: fastai: " in told.err
@@ -99,7 +101,7 @@ def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(
     assert "the champion is untouched; correct the cause and run the night again" in told.err
     check_sound(home)
 
-    night = nights.run(home).night
-    assert night["verdict"] in ("kept", "undecided", "promoted")
-    assert night["failed_trainings"] == {}
+    after = nights.run(home).night
+    assert after["verdict"] in ("kept", "undecided", "promoted")
+    assert after["failed_trainings"] == {}
     check_sound(home)

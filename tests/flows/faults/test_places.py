@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from infra.s3 import S3Store
 from tests.builders import channel_model, plain_cells
 from tests.faults import Fault as Broken
-from tests.faults import Proxy, proxy_before
+from tests.faults import Proxy, serving
 from tests.nights import Nights, Told
 from tests.sound import check_sound, inputs
 
@@ -66,13 +67,13 @@ def test_a_store_that_is_away_cut_short_or_silent_from_a_random_moment_on(
     cells = plain_cells(30, 4)
     for key, data in cells.items():
         store.put(key, data)
-    surroundings = {
+    surroundings: dict[str, Any] = {
         "RETRAIN_STORE": store.uri,
         **{f"RETRAIN_WIRE__{name}": value for name, value in WIRE.items()},
         **{name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CONFIG_FILE")},
     }
     chance = random.Random(3)
-    with proxy_before(moto_endpoint, Outage) as proxy:
+    with serving(Outage(moto_endpoint)) as proxy:
         proxy.hang_seconds = 1.0
         surroundings["RETRAIN_STORE_ENDPOINT"] = proxy.url
         for how, latest in (("truncated", 90), ("500", 40), ("hang", 30), ("reset", 30)):

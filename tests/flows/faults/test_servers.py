@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_postgresql_and_mlflows_server_killed_at_random_moments_and_read_only(
 ) -> None:
     home = nights.home("servers")
     chance = random.Random(5)
-    place = {"RETRAIN_REGISTRY": mlflow.url}
+    place: dict[str, Any] = {"RETRAIN_REGISTRY": mlflow.url}
 
     told = nights.run(home, fault=Fault(at=chance.randint(1, LATEST), kill=(database.pid,)), **place)
     refused_clearly(told, 4, "cannot be used")

@@ -76,6 +76,11 @@ class Machine:
         """Return the processes of trainings on this machine."""
         return [pid for pid, command in commands() if "tasks.train_child" in command and str(self.home) in command]
 
+    def watched(self) -> bool:
+        """Look after the worker as `retrain up` does every second; return whether it runs."""
+        self.services.look()
+        return self.worker.process is not None
+
     def hold_the_training(self) -> None:
         """Let the next training wait in its middle: its model file is a pipe into which nobody writes."""
         self.pipe.unlink(missing_ok=True)
@@ -121,7 +126,8 @@ def test_worker_server_and_night_killed_and_a_second_night_that_waits(machine: M
     killed = machine.worker.process.pid
     os.kill(killed, signal.SIGKILL)
     machine.worker.process.wait()
-    until(lambda: machine.services.look() or machine.worker.process, LONG)
+    until(machine.watched, LONG)
+    assert machine.worker.process
     assert machine.worker.process.pid != killed
     assert machine.in_training()
     assert server.run(first)["state_type"] == "RUNNING"
