@@ -15,7 +15,7 @@ from infra import runtime
 from infra.runtime import prefect_server, prepare_environment
 from infra.settings import Settings
 from infra.up_lock import machine_lock, machine_url
-from tests.infra.test_processes import gone_within
+from tests.infra.test_processes import is_gone
 from validation.errors import RetrainError
 
 NAMES = (
@@ -113,7 +113,7 @@ settings = load_settings()
 runtime.prepare_environment(settings)
 with runtime.prefect_server(settings) as url:
     print(url, *started, flush=True)
-    time.sleep(120)
+    time.sleep(600)
 """
 
 
@@ -127,4 +127,4 @@ def test_a_temporary_server_is_gone_when_its_night_is_killed(settings: Settings)
             assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
         finally:
             night.send_signal(signal.SIGKILL)
-    assert gone_within(10, int(server))
+    assert is_gone(int(server))

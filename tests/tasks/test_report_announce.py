@@ -41,7 +41,7 @@ nights()
 def test_each_night_is_another_version_under_one_key(prefect_url: str, tmp_path: Path) -> None:
     # A process of its own, as a night is: Prefect reads its surroundings once, and keeps its connections.
     surroundings = {**os.environ, "PREFECT_API_URL": prefect_url, "RETRAIN_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=500)
     latest = httpx.get(f"{prefect_url}/artifacts/{KEY}/latest", trust_env=False).json()
     assert latest["type"] == "markdown"
     assert "## Promoted" in latest["data"]
