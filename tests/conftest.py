@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import boto3
@@ -13,7 +15,11 @@ import pytest
 
 from infra.s3 import S3Store
 from infra.settings import Settings, load_settings
+from tests.servers import postgres_server
 from validation.expectations import Judged
+
+# Of each of a failing test's outputs, in characters.
+MOST_SAID = 4_000
 
 
 @pytest.fixture(scope="session")
@@ -91,9 +97,13 @@ def environment_as_it_was() -> Iterator[None]:
     """What a command tells its libraries through the environment ends with the test."""
     before = dict(os.environ)
     yield
-    for name in set(os.environ) - set(before):
+    _put_back(before)
+
+
+def _put_back(environment: dict[str, str]) -> None:
+    for name in set(os.environ) - set(environment):
         del os.environ[name]
-    os.environ.update(before)
+    os.environ.update(environment)
 
 
 @pytest.fixture(autouse=True)
@@ -110,24 +120,30 @@ def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Prefect server for all tests of a module; one for each night is tested in test_runtime."""
+    """One Prefect server for all tests; one for each night is tested in test_runtime."""
     from infra.runtime import prefect_server, prepare_environment
 
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("server")))
-    patch.delenv("PREFECT_API_URL", raising=False)
     before = dict(os.environ)
+    os.environ["RETRAIN_HOME"] = str(tmp_path_factory.mktemp("server"))
     settings = load_settings()
     prepare_environment(settings)
     try:
         with prefect_server(settings) as url:
+            # Whoever wants it is given its address; to all other tests it is not there.
+            _put_back(before)
             yield url
+            os.environ["PREFECT_API_URL"] = url
     finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        patch.undo()
+        _put_back(before)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL server; whoever wants databases makes their own (tests.servers.databases)."""
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +154,29 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("registry")
     Registry(Settings(home=home))
     return home / "mlflow.db"
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what imports have brought: a million objects, which stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the end of what a failing test and its servers said: pages of a server's log hide what failed."""
+    report = yield
+    report.sections = [
+        (title, text if len(text) <= MOST_SAID else f"[...]\n{text[-MOST_SAID:]}") for title, text in report.sections
+    ]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once each why tests were skipped; what failed comes after it, last."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

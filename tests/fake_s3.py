@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from tests.loopback import QuietHandler, serving
+from tests.loopback import serving
 
 PAGE = 1000
 CELL_BYTES = 13_000
@@ -69,7 +70,7 @@ def _listing(entries: str, count: int, token: str) -> bytes:
     ).encode()
 
 
-class _Handler(QuietHandler):
+class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     bucket: FakeBucket
 

@@ -10,11 +10,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from threading import Event, Lock
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from tests.loopback import QuietHandler, serving
+from tests.loopback import serving
 
 Fault = Literal["500", "503", "403", "hang", "reset", "reset midway", "truncated", "wrong", "empty"]
 
@@ -85,7 +86,7 @@ class Proxy:
         return fault
 
 
-class _Handler(QuietHandler):
+class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     proxy: Proxy
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,12 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from infra.orchestration import PrefectServer
+from infra.runtime import free_port
 from infra.settings import Settings
 from infra.store import FolderStore, Store
 from tests.builders import SIDE, channel_model, plain_cells
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("fastai", "keras")
+# Prefect looks often, so that tests wait little. Its scheduler looks at what was changed just before, and at everything
+# else every minute: where a busy server missed a change, that would be a long time.
+EAGER = {
+    "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+}
 # Python reads it when it starts: in every process the two real model modules are the fake one.
 SITE = """
 import importlib.abc, importlib.util, sys
@@ -30,12 +38,6 @@ class FakeCNNs(importlib.abc.MetaPathFinder):
             return importlib.util.spec_from_file_location(name, {fake!r})
 sys.meta_path.insert(0, FakeCNNs())
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fill(store: Store, patients: int = 40, *, first: int = 1) -> int:
@@ -67,6 +69,7 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
         "RETRAIN_GATE__RESAMPLES": "1000",
         "RETRAIN_GATE__MIN_PATIENTS": "3",
         "RETRAIN_GATE__MIN_CELLS_PER_CLASS": "5",
+        **EAGER,
         **settings,
     }
 
@@ -143,7 +146,7 @@ class Up:
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(how)
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=300)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -153,7 +156,7 @@ class Up:
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT, env={**self.environment, "PREFECT_API_URL": self.server.url},
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
 
 
@@ -167,17 +170,17 @@ def running(machine: Up) -> Iterator[dict[str, str]]:
             machine.end()
 
 
-def until(true: Callable[[], Any], seconds: float = 90.0) -> Any:
-    """Wait until something is true and return it."""
+def until(true: Callable[[], Any], seconds: float = 400.0) -> Any:
+    """Wait until something is true and return it: on a busy machine too, since who waits in vain has failed anyway."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := true():
             return found
-        time.sleep(0.2)
+        time.sleep(0.1)
     raise AssertionError(f"not within {seconds:g} s: {true}")
 
 
-def ended(server: PrefectServer, run: str, seconds: float = 120.0) -> dict[str, Any]:
+def ended(server: PrefectServer, run: str, seconds: float = 600.0) -> dict[str, Any]:
     """Wait for a run to end and return it."""
 
     def look() -> dict[str, Any] | None:

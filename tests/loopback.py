@@ -21,17 +21,11 @@ class QuietServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class QuietHandler(BaseHTTPRequestHandler):
-    """Logs no request."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve until the end; yield the address, ``http://127.0.0.1:port``."""
-    with QuietServer(("127.0.0.1", 0), handler) as server:
+    """Serve until the end, and log no request; yield the address, ``http://127.0.0.1:port``."""
+    quiet = type("Quiet", (handler,), {"log_message": lambda *_: None})
+    with QuietServer(("127.0.0.1", 0), quiet) as server:
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

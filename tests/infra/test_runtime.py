@@ -91,11 +91,11 @@ def test_a_temporary_server_answers_and_is_gone_afterwards(settings: Settings) -
     with prefect_server(settings) as url:
         assert os.environ["PREFECT_API_URL"] == url
         assert url.startswith("http://127.0.0.1:")
-        assert httpx.get(f"{url}/health", trust_env=False).json() is True
-        assert httpx.post(f"{url}/flows/filter", json={}, trust_env=False).json() == []
+        assert httpx.get(f"{url}/health", trust_env=False, timeout=120).json() is True
+        assert httpx.post(f"{url}/flows/filter", json={}, trust_env=False, timeout=120).json() == []
     assert "PREFECT_API_URL" not in os.environ
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/health", trust_env=False)
+        httpx.get(f"{url}/health", trust_env=False, timeout=120)
     assert (settings.home / "prefect").is_dir()
 
 
@@ -124,7 +124,7 @@ def test_a_temporary_server_is_gone_when_its_night_is_killed(settings: Settings)
         assert night.stdout
         try:
             url, server = night.stdout.readline().split()
-            assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+            assert httpx.get(f"{url}/health", trust_env=False, timeout=120).status_code == 200
         finally:
             night.send_signal(signal.SIGKILL)
     assert is_gone(int(server))

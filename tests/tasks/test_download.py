@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from infra.files import Workspace
 from infra.store import MemoryStore
 from tasks.download import Progress, download, shown_url
 from tasks.import_cells import import_cells
-from tests.loopback import QuietHandler, QuietServer, serving
+from tests.loopback import QuietServer, serving
 from validation.digest import digest
 from validation.errors import DataInvalid, RetrainError, StoreUnreachable, Unreachable, UsageError
 
@@ -52,7 +53,7 @@ class Remote:
         return [headers for method, headers in self.seen if method == "GET"]
 
 
-class Handler(QuietHandler):
+class Handler(BaseHTTPRequestHandler):
     remote: Remote
     protocol_version = "HTTP/1.1"
 

@@ -1,30 +1,27 @@
-"""A private PostgreSQL and a real ``mlflow server`` for tests, on loopback, in temporary folders, gone afterwards."""
+"""Servers that tests start for themselves on loopback, in temporary folders, gone afterwards: PostgreSQL, MLflow."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psycopg2
 import pytest
 
+from infra.runtime import free_port
+
 ROOT = Path(__file__).parents[1]
-SECONDS = 120
-
-
-def free_port() -> int:
-    """Return a port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+# They are there within seconds here; a machine that is busy elsewhere takes many times that.
+SECONDS = 300
+OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "unix_socket_directories": ""}
 
 
 def _program(name: str) -> str:
@@ -38,51 +35,60 @@ def _program(name: str) -> str:
 
 
 @contextmanager
-def postgres(database: str) -> Iterator[str]:
-    """Start a cluster of its own with one empty database; yield the database's address."""
+def postgres_server() -> Iterator[str]:
+    """Start a PostgreSQL cluster of its own; yield its address, ``postgresql://user:password@host:port``."""
     initdb, server = _program("initdb"), _program("postgres")
-    # PostgreSQL refuses to run as root.
+    # PostgreSQL refuses to run as root, and its owner cannot look into pytest's own folders.
     user = "postgres" if os.getuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     if user:
         shutil.chown(folder, user)
-    data, port = folder / "data", free_port()
+    data, log, port = folder / "data", folder / "log", free_port()
     groups: list[str | int] | None = [] if user else None
     process = None
     try:
         subprocess.run(
-            [initdb, "-D", str(data), "-U", "mlflow", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"],
+            [initdb, "-D", str(data), "-U", "malaria", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"],
             cwd=folder, capture_output=True, check=True, user=user, group=user, extra_groups=groups,
         )  # fmt: skip
-        options = {
-            "fsync": "off",
-            "full_page_writes": "off",
-            "synchronous_commit": "off",
-            "unix_socket_directories": "",
-        }
-        with (folder / "log").open("wb") as log:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 [server, "-D", str(data), "-h", "127.0.0.1", "-p", str(port)]
-                + [f"--{name}={value}" for name, value in options.items()],
-                cwd=folder, stdout=log, stderr=log, user=user, group=user, extra_groups=groups,
+                + [f"--{name}={value}" for name, value in OPTIONS.items()],
+                cwd=folder, stdout=output, stderr=output, user=user, group=user, extra_groups=groups,
             )  # fmt: skip
-        _create(database, port, process, folder / "log")
-        # The driver is named: SQLAlchemy means another one by "postgresql".
-        yield f"postgresql+psycopg2://mlflow:s3cret@127.0.0.1:{port}/{database}"
+        url = f"postgresql://malaria:none@127.0.0.1:{port}"
+        _wait(lambda: _run(url, "SELECT 1"), psycopg2.OperationalError, process, log)
+        yield url
     finally:
         if process is not None:
             process.send_signal(2)  # SIGINT: PostgreSQL's word for "now, and in good order"
-            process.wait(timeout=60)
-        shutil.rmtree(folder)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _create(database: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    command = [_program("createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", database]
-    until = time.monotonic() + SECONDS
-    while subprocess.run(command, capture_output=True, check=False).returncode:
-        if time.monotonic() > until or process.poll() is not None:
-            raise AssertionError(f"PostgreSQL did not start: {log.read_text()}")
-        time.sleep(0.1)
+@contextmanager
+def databases(server: str, *names: str) -> Iterator[None]:
+    """Have empty databases on a server, and no longer than they are needed."""
+    for name in names:
+        _run(server, f'CREATE DATABASE "{name}"')
+    try:
+        yield
+    finally:
+        for name in names:
+            _run(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _run(server: str, statement: str) -> bool:
+    with closing(psycopg2.connect(f"{server}/postgres")) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+    return True
 
 
 @contextmanager
@@ -106,7 +112,12 @@ def mlflow_server(backend: str, artifacts: str, s3_endpoint: str, log: Path) -> 
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait(url, process, log)
+        _wait(
+            lambda: httpx.get(f"{url}/health", trust_env=False, timeout=120).is_success,
+            httpx.TransportError,
+            process,
+            log,
+        )
         yield url
     finally:
         # With its workers, which are of its own session. It holds nothing that is not in the database.
@@ -115,12 +126,12 @@ def mlflow_server(backend: str, artifacts: str, s3_endpoint: str, log: Path) -> 
         process.wait()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(ready: Callable[[], bool], not_yet: type[Exception], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server answers; ``not_yet`` is what asking raises before."""
     until = time.monotonic() + SECONDS
     while time.monotonic() < until and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK:
+        with suppress(not_yet):
+            if ready():
                 return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise AssertionError(f"mlflow server did not start: {log.read_text()[-3000:]}")
+        time.sleep(0.1)
+    raise AssertionError(f"it did not start: {log.read_text(errors='replace')[-3000:]}")
