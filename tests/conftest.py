@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import uuid
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -37,7 +38,9 @@ def moto_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No identity from this machine: no keys, profiles, endpoints or instance role."""
+    """No identity from this machine: no keys, profiles, endpoints or instance role; nor that of an earlier test."""
+    # The session behind boto3.client() keeps the keys that it found first.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "DEFAULT_PROFILE", "REGION"):
         monkeypatch.delenv(f"AWS_{name}", raising=False)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
@@ -90,6 +93,13 @@ def no_settings_from_outside() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("RETRAIN_") or name == "PREFECT_API_URL"]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_in_a_terminal() -> None:
+    """Whatever tests start can be interrupted: a shell lets what it starts in the background ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -157,20 +157,21 @@ def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
 
 
 def test_a_night_by_prefects_command_line_finds_nothing_new(machine: Up, first_night: dict[str, Any]) -> None:
+    known = [run["id"] for run in _by_hand(machine)]
     shown = machine.run("prefect", "deployment", "run", "retrain/nightly", "--param", 'models=["fastai","keras"]')
     assert shown.returncode == 0, shown.stderr
-    alive = machine.server.runs(deployment="retrain/nightly", states=["SCHEDULED", "PENDING", "RUNNING"])
-    [run] = [run for run in alive if "auto-scheduled" not in run["tags"]]
+    [run] = [run for run in _by_hand(machine) if run["id"] not in known]
     assert ended(machine.server, run["id"])["state_name"] == "Completed"
     nights = list((machine.home / "store/retraining/nights").glob("*.json"))
     assert len(nights) == 1
 
 
 def test_many_notices_become_one_run_later(machine: Up) -> None:
+    before = datetime.now(UTC)
     answers = [json.loads(machine.run("flows.cli", "notify", "--json").stdout) for _ in range(2)]
     assert answers[0] == answers[1]
-    begins = datetime.fromisoformat(answers[0]["at"]) - datetime.now(UTC)
-    assert timedelta(minutes=8) < begins < timedelta(minutes=10)
+    noticed = datetime.fromisoformat(answers[0]["at"]) - timedelta(minutes=10)
+    assert before <= noticed <= datetime.now(UTC)
     machine.server.ask("DELETE", f"/flow_runs/{answers[0]['id']}")
 
 
@@ -262,6 +263,12 @@ def test_it_stops_cleanly_and_leaves_no_process_and_no_secret(machine: Up) -> No
     shown = machine.run("flows.cli", "settings", "--json")
     assert SECRET not in shown.stdout
     assert "****" in shown.stdout
+
+
+def _by_hand(machine: Up) -> list[dict[str, Any]]:
+    """Return the nights that no schedule brought."""
+    found = machine.server.runs(deployment="retrain/nightly")
+    return [run for run in found if "auto-scheduled" not in run["tags"]]
 
 
 def _add_what_is_not_in_the_file(machine: Up) -> None:
