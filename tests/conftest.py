@@ -10,12 +10,14 @@ import uuid
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 
 from infra.s3 import S3Store
 from infra.settings import Settings, load_settings
+from tests.ahead import Lane
 from tests.servers import postgres_server
 from validation.expectations import Judged
 
@@ -100,6 +102,29 @@ def signals_as_in_a_terminal() -> None:
     """Whatever tests start can be interrupted: a shell lets what it starts in the background ignore SIGINT."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lane(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    no_settings_from_outside: None,
+    signals_as_in_a_terminal: None,
+) -> Iterator[Lane]:
+    """What is done beside the fast tests; see tests.ahead."""
+    made = Lane(tmp_path_factory.mktemp("ahead"))
+    for item in request.session.items:
+        if "ahead" in getattr(item, "fixturenames", ()):
+            assert isinstance(item, pytest.Function)
+            made.begin(item.module)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def ahead(request: pytest.FixtureRequest, lane: Lane) -> Any:
+    """What the module's own function ``ahead`` has returned."""
+    return lane.result(request.module.__name__)
 
 
 @pytest.fixture(autouse=True)

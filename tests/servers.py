@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import psycopg2
+import psycopg2  # type: ignore[import-untyped]
 import pytest
 
 from infra.runtime import free_port

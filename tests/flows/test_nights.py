@@ -1,8 +1,8 @@
 """Whole nights, end to end: real (tiny) trainings of both CNNs, a real registry, a real Prefect server, real kills.
 
 The nights run as their users run them: the command line in a process of its own, told where things are by its
-environment alone. The first is started like theirs; the others are forked from a process that has imported all that it
-takes (tests.forked), since importing takes longer than most of them.
+environment alone. The first is started like theirs, when the session begins (tests.ahead); the others are forked from a
+process that has imported all that it takes (tests.forked), since importing takes longer than most of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from infra.keys import SYNTHETIC_MARK
 from infra.store import FolderStore
 from infra.synthetic import SyntheticPlan
 from tasks.demo import deliver
+from tests.ahead import Lane
 from tests.forked import Forked, Forks
 
 # A whole night, on a machine five times slower than one on which it takes a minute or two.
@@ -70,28 +71,30 @@ class Machine:
     def retrain(self, *arguments: str, code: int = 0) -> Any:
         process = self.start(*arguments, "--json")
         shown, told = process.finish()
-        return self._answer(shown, told, process.returncode, code)
-
-    def retrain_as_users_do(self, *arguments: str) -> Any:
-        """Run the command line in a process that is started, not forked."""
-        command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
-        return self._answer(done.stdout, done.stderr, done.returncode, 0)
-
-    @staticmethod
-    def _answer(shown: str, told: str, code: int | None, expected: int) -> Any:
-        assert code == expected, told
+        assert process.returncode == code, told
         return json.loads(shown.splitlines()[-1]) if shown.strip() else told
 
     @property
     def store(self) -> FolderStore:
-        (self.home / "store").mkdir(parents=True, exist_ok=True)
-        return FolderStore(self.home / "store")
+        return store_of(self.home)
 
 
 def surroundings(home: Path, server: str) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("RETRAIN_")}
     return ours | SETTINGS | {"RETRAIN_HOME": str(home), "PREFECT_API_URL": server}
+
+
+def ahead(lane: Lane) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The first night, as its users run it: with a Prefect server of its own, for as long as it lasts."""
+    home = lane.folder / "night"
+    deliver(store_of(home), PLAN)
+    done = lane.run([sys.executable, "-m", "flows.cli", "run", "--json"], RETRAIN_HOME=str(home), **SETTINGS)
+    return home, done
+
+
+def store_of(home: Path) -> FolderStore:
+    (home / "store").mkdir(parents=True, exist_ok=True)
+    return FolderStore(home / "store")
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +106,8 @@ def forks(tmp_path_factory: pytest.TempPathFactory, prefect_url: str) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, prefect_url: str, forks: Forks) -> Machine:
-    made = Machine(tmp_path_factory.mktemp("machine") / "home", prefect_url, forks)
-    deliver(made.store, PLAN)
-    return made
+def machine(ahead: tuple[Path, subprocess.CompletedProcess[str]], prefect_url: str, forks: Forks) -> Machine:
+    return Machine(ahead[0], prefect_url, forks)
 
 
 @pytest.fixture
@@ -119,8 +120,10 @@ def other_machine(tmp_path: Path, prefect_url: str, forks: Forks, empty_registry
 
 
 @pytest.fixture(scope="module")
-def first_night(machine: Machine) -> dict[str, Any]:
-    night: dict[str, Any] = machine.retrain_as_users_do("run")
+def first_night(ahead: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[str, Any]:
+    _, done = ahead
+    assert done.returncode == 0, done.stderr
+    night: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return night
 
 
