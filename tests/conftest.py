@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import hypothesis
 import pytest
 
 from infra.s3 import S3Store
@@ -23,6 +24,10 @@ from validation.expectations import Judged
 
 # Of each of a failing test's outputs, in characters.
 MOST_SAID = 4_000
+
+# Examples that are drawn slowly say something about the machine, and nothing about what is tested.
+hypothesis.settings.register_profile("any machine", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
