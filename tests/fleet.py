@@ -21,13 +21,12 @@ from tests.builders import SIDE, channel_model, plain_cells
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("fastai", "keras")
-# Prefect looks often, so that tests wait little. Its scheduler looks at what was changed just before, and at everything
-# else every minute: where a busy server missed a change, that would be a long time.
+# Prefect looks oftener, so that tests wait less, and not so often that a busy machine does nothing else. Its scheduler
+# looks at what was changed just before, and at everything else every minute: for one that a busy server has missed, long.
 EAGER = {
-    "PREFECT_WORKER_QUERY_SECONDS": "0.5",
-    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3",
-    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
-    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "20",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT2S",
 }
 # Python reads it when it starts: in every process the two real model modules are the fake one.
 SITE = """
