@@ -22,7 +22,7 @@ from tests.builders import SIDE, channel_model, plain_cells
 ROOT = Path(__file__).parents[1]
 MODELS = ("fastai", "keras")
 # Prefect looks oftener, so that tests wait less, and not so often that a busy machine does nothing else. Its scheduler
-# looks at what was changed just before, and at everything else every minute: for one that a busy server has missed, long.
+# looks at what was changed just before, and at all others every minute: long for one that a busy server has missed.
 EAGER = {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "20",
