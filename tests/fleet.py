@@ -169,7 +169,7 @@ def running(machine: Up) -> Iterator[dict[str, str]]:
             machine.end()
 
 
-def until(true: Callable[[], Any], seconds: float = 400.0) -> Any:
+def until(true: Callable[[], Any], seconds: float = 900.0) -> Any:
     """Wait until something is true and return it: on a busy machine too, since who waits in vain has failed anyway."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -179,7 +179,7 @@ def until(true: Callable[[], Any], seconds: float = 400.0) -> Any:
     raise AssertionError(f"not within {seconds:g} s: {true}")
 
 
-def ended(server: PrefectServer, run: str, seconds: float = 600.0) -> dict[str, Any]:
+def ended(server: PrefectServer, run: str, seconds: float = 900.0) -> dict[str, Any]:
     """Wait for a run to end and return it."""
 
     def look() -> dict[str, Any] | None:
