@@ -54,7 +54,8 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
     (site / "sitecustomize.py").write_text(SITE.format(fake=str(ROOT / "tests" / "fake_cnn.py")))
     recipes = {name: json.dumps({"model": str(folder / f"{name}.onnx")}) for name in MODELS}
     for name in MODELS:
-        (folder / f"{name}.onnx").write_bytes(channel_model())
+        if not (folder / f"{name}.onnx").exists():  # it may be a pipe by now, see hold_training
+            (folder / f"{name}.onnx").write_bytes(channel_model())
     ours = {k: v for k, v in os.environ.items() if not k.startswith(("RETRAIN_", "PREFECT_", "MALARIA_", "AWS_"))}
     return {
         **ours,
@@ -71,6 +72,22 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
         **EAGER,
         **settings,
     }
+
+
+def hold_training(folder: Path, name: str) -> None:
+    """Let a training wait in its middle: its model file is a pipe into which nobody writes."""
+    path = folder / f"{name}.onnx"
+    path.unlink()
+    os.mkfifo(path)
+
+
+def let_training_go(folder: Path, name: str, *, waiting: bool) -> None:
+    """Give a training its model file, through the pipe to one that is waiting."""
+    path = folder / f"{name}.onnx"
+    if waiting:
+        path.write_bytes(channel_model())
+    path.unlink()
+    path.write_bytes(channel_model())
 
 
 class Up:
@@ -113,18 +130,12 @@ class Up:
     def hold_trainings(self) -> None:
         """Let trainings wait in their middle: their model files are pipes into which nobody writes."""
         for name in MODELS:
-            path = self.folder / f"{name}.onnx"
-            path.unlink()
-            os.mkfifo(path)
+            hold_training(self.folder, name)
 
     def let_trainings_go(self, *, waiting: bool) -> None:
         """Give them their model files, through the pipe to those that are waiting."""
         for name in MODELS:
-            path = self.folder / f"{name}.onnx"
-            if waiting:
-                path.write_bytes(channel_model())
-            path.unlink()
-            path.write_bytes(channel_model())
+            let_training_go(self.folder, name, waiting=waiting)
 
     def training_now(self) -> list[str]:
         """Return which trainings run at this moment."""

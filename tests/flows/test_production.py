@@ -26,7 +26,7 @@ import yaml
 from infra.orchestration import PrefectServer
 from infra.runtime import free_port
 from infra.s3 import S3Store
-from tests.fleet import EAGER, MODELS, ROOT, ended, fake_environment, fill, until
+from tests.fleet import EAGER, MODELS, ROOT, ended, fake_environment, fill, hold_training, let_training_go, until
 from tests.servers import databases
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -150,7 +150,8 @@ def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s
     until(server.healthy)
     assert httpx.post(f"{url}/flow_runs/filter", json={}, trust_env=False, timeout=120).status_code == 401
     assert machine.start("deploy").wait(timeout=600) == 0, machine.log("deploy")
-    for worker in ("worker-cpu", "worker-fastai", "worker-keras"):
+    hold_training(machine.folder, "fastai")
+    for worker in ("worker-cpu", "worker-fastai"):
         machine.start(worker)
     registry = machine.text("http://mlflow:5000")
     until(lambda: _answers(f"{registry}/health"))
@@ -158,6 +159,7 @@ def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s
     nightly = server.deployment("retrain/nightly")
     run = _scheduled(server, nightly["id"])
     assert "auto-scheduled" in run["tags"]
+    _see_that_one_slot_is_one_training(machine, server)
     run = ended(server, run["id"])
     assert run["state_name"] == "Completed", machine.log("worker-cpu")[-3000:]
 
@@ -178,6 +180,27 @@ def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s
     kept = [info.key for info in store.list("retraining/")]
     assert any(key.startswith("retraining/reports/") for key in kept)
     assert any(key.startswith("retraining/history/") for key in kept)
+
+
+def _see_that_one_slot_is_one_training(machine: Machine, server: PrefectServer) -> None:
+    """While fastai is trained, the worker for Keras asks for work and gets none, though there is some.
+
+    It is started only now: Prefect hands out what it has to workers that ask at the same moment, whatever the limit.
+    """
+    until(lambda: server.runs(deployment="train/fastai", states=["RUNNING"]))
+    [waiting] = until(lambda: server.runs(deployment="train/keras"))
+    machine.start("worker-keras")
+    for _ in range(2):
+        before = datetime.now(UTC)
+        until(lambda: _asked(server, "keras") > before)  # noqa: B023 - called at once
+    assert server.run(waiting["id"])["state_type"] == "SCHEDULED"
+    let_training_go(machine.folder, "fastai", waiting=True)
+
+
+def _asked(server: PrefectServer, queue: str) -> datetime:
+    """Return when a worker last asked for the work of a queue of the gpu pool."""
+    polled = server.ask("GET", f"/work_pools/gpu/queues/{queue}")["last_polled"]
+    return datetime.fromisoformat(polled) if polled else datetime.min.replace(tzinfo=UTC)
 
 
 def _scheduled(server: PrefectServer, deployment: str) -> dict[str, Any]:
