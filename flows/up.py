@@ -151,14 +151,14 @@ class Machine:
 
     def _worker_environment(self) -> dict[str, str]:
         environment = {
-            **os.environ,
-            **self._login(),
-            "PREFECT_API_URL": self.server.url,
-            "MALARIA_CODE": str(ROOT),
             # How long a run that is asked for by hand waits to be noticed.
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             # A worker that is gone is noticed after three of these.
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+            **os.environ,
+            **self._login(),
+            "PREFECT_API_URL": self.server.url,
+            "MALARIA_CODE": str(ROOT),
         }
         if self.settings.up.train_on_workers:
             environment["RETRAIN_TRAINING__WHERE"] = "deployment"

@@ -81,7 +81,7 @@ def prefect_server(settings: Settings) -> Iterator[str]:
             for name in told:
                 del os.environ[name]
         return
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     settings.home.mkdir(parents=True, exist_ok=True)
     log_path = settings.home / "prefect-server.log"
@@ -144,10 +144,16 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log_path: str
     )
 
 
-def _free_port() -> int:
-    # A port of the dynamic range that is free now; chosen at random, so that two nights seldom meet.
+def free_port() -> int:
+    """Return a port of loopback that is free now; chosen at random, so that two who ask at once seldom meet.
+
+    It lies below those that systems give to whoever connects, or one of these could take it before it is used.
+
+    Raises:
+        RetrainError: when none is found.
+    """
     for _ in range(50):
-        port = 49_152 + secrets.randbelow(16_000)
+        port = 16_384 + secrets.randbelow(16_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import signal
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
+import hypothesis
 import pytest
 
 from infra.s3 import S3Store
 from infra.settings import Settings, load_settings
+from tests.ahead import Lane
+from tests.servers import postgres_server
 from validation.expectations import Judged
+
+# Of each of a failing test's outputs, in characters.
+MOST_SAID = 4_000
+
+# Examples that are drawn slowly say something about the machine, and nothing about what is tested.
+hypothesis.settings.register_profile("any machine", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +45,9 @@ def moto_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No identity from this machine: no keys, profiles, endpoints or instance role."""
+    """No identity from this machine: no keys, profiles, endpoints or instance role; nor that of an earlier test."""
+    # The session behind boto3.client() keeps the keys that it found first.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "DEFAULT_PROFILE", "REGION"):
         monkeypatch.delenv(f"AWS_{name}", raising=False)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
@@ -86,14 +102,48 @@ def no_settings_from_outside() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_in_a_terminal() -> None:
+    """Whatever tests start can be interrupted: a shell lets what it starts in the background ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lane(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    no_settings_from_outside: None,
+    signals_as_in_a_terminal: None,
+) -> Iterator[Lane]:
+    """What is done beside the fast tests; see tests.ahead."""
+    made = Lane(tmp_path_factory.mktemp("ahead"))
+    for item in request.session.items:
+        if "ahead" in getattr(item, "fixturenames", ()):
+            assert isinstance(item, pytest.Function)
+            made.begin(item.module)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def ahead(request: pytest.FixtureRequest, lane: Lane) -> Any:
+    """What the module's own function ``ahead`` has returned."""
+    return lane.result(request.module.__name__)
+
+
 @pytest.fixture(autouse=True)
 def environment_as_it_was() -> Iterator[None]:
     """What a command tells its libraries through the environment ends with the test."""
     before = dict(os.environ)
     yield
-    for name in set(os.environ) - set(before):
+    _put_back(before)
+
+
+def _put_back(environment: dict[str, str]) -> None:
+    for name in set(os.environ) - set(environment):
         del os.environ[name]
-    os.environ.update(before)
+    os.environ.update(environment)
 
 
 @pytest.fixture(autouse=True)
@@ -110,24 +160,30 @@ def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Prefect server for all tests of a module; one for each night is tested in test_runtime."""
+    """One Prefect server for all tests; one for each night is tested in test_runtime."""
     from infra.runtime import prefect_server, prepare_environment
 
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RETRAIN_HOME", str(tmp_path_factory.mktemp("server")))
-    patch.delenv("PREFECT_API_URL", raising=False)
     before = dict(os.environ)
+    os.environ["RETRAIN_HOME"] = str(tmp_path_factory.mktemp("server"))
     settings = load_settings()
     prepare_environment(settings)
     try:
         with prefect_server(settings) as url:
+            # Whoever wants it is given its address; to all other tests it is not there.
+            _put_back(before)
             yield url
+            os.environ["PREFECT_API_URL"] = url
     finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        patch.undo()
+        _put_back(before)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL server; whoever wants databases makes their own (tests.servers.databases)."""
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +194,29 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("registry")
     Registry(Settings(home=home))
     return home / "mlflow.db"
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what imports have brought: a million objects, which stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the end of what a failing test and its servers said: pages of a server's log hide what failed."""
+    report = yield
+    report.sections = [
+        (title, text if len(text) <= MOST_SAID else f"[...]\n{text[-MOST_SAID:]}") for title, text in report.sections
+    ]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once each why tests were skipped; what failed comes after it, last."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

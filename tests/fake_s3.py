@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from tests.loopback import serving
 
 PAGE = 1000
 CELL_BYTES = 13_000
@@ -105,19 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @contextmanager
 def fake_bucket(count: int) -> Iterator[FakeBucket]:
     """Serve the bucket ``cells`` with ``count`` cells on a free loopback port."""
     bucket = FakeBucket(count)
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"bucket": bucket})) as server:
-        server.daemon_threads = True
-        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        bucket.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield bucket
-        finally:
-            server.shutdown()
+    with serving(type("Handler", (_Handler,), {"bucket": bucket})) as bucket.url:
+        yield bucket

@@ -6,15 +6,16 @@ import contextlib
 import http.client
 import socket
 import struct
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Event, Lock
 from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
+
+from tests.loopback import serving
 
 Fault = Literal["500", "503", "403", "hang", "reset", "reset midway", "truncated", "wrong", "empty"]
 
@@ -43,7 +44,7 @@ class Proxy:
 
     upstream: str
     url: str = ""
-    hang_seconds: float = 5.0
+    closing: Event = field(default_factory=Event)
     seen: list[Seen] = field(default_factory=list)
     meanwhile: dict[str, Callable[[], None]] = field(default_factory=dict)
     _faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
@@ -98,8 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             self._reset()
         elif fault == "hang":
-            time.sleep(self.proxy.hang_seconds)
-            self._reset()
+            self.proxy.closing.wait()
+            self.close_connection = True
         elif fault in ("500", "503", "403"):
             self._answer(int(fault), {}, SLOW_DOWN if fault == "503" else b"")
         else:
@@ -149,33 +150,20 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):  # a connection that was reset on purpose
             super().finish()
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, *_: object) -> None:
-        pass  # a client that hung up is part of the play
-
 
 @contextmanager
 def proxy_before(upstream: str) -> Iterator[Proxy]:
     """Run a proxy in front of ``upstream`` on a free loopback port."""
-    with serving(Proxy(upstream)) as proxy:
+    with running(Proxy(upstream)) as proxy:
         yield proxy
 
 
 @contextmanager
-def serving(proxy: P) -> Iterator[P]:
+def running(proxy: P) -> Iterator[P]:
     """Run a proxy of any kind on a free loopback port."""
     handler = type("Handler", (_Handler,), {"proxy": proxy})
-    with _Server(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        proxy.url = f"http://127.0.0.1:{server.server_port}"
+    with serving(handler) as proxy.url:
         try:
             yield proxy
         finally:
-            server.shutdown()
+            proxy.closing.set()

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,12 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from infra.orchestration import PrefectServer
+from infra.runtime import free_port
 from infra.settings import Settings
 from infra.store import FolderStore, Store
 from tests.builders import SIDE, channel_model, plain_cells
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("fastai", "keras")
+# Prefect looks oftener, so that tests wait less, and not so often that a busy machine does nothing else. Its scheduler
+# looks at what was changed just before, and at all others every minute: long for one that a busy server has missed.
+EAGER = {
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "20",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT2S",
+}
 # Python reads it when it starts: in every process the two real model modules are the fake one.
 SITE = """
 import importlib.abc, importlib.util, sys
@@ -30,12 +37,6 @@ class FakeCNNs(importlib.abc.MetaPathFinder):
             return importlib.util.spec_from_file_location(name, {fake!r})
 sys.meta_path.insert(0, FakeCNNs())
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fill(store: Store, patients: int = 40, *, first: int = 1) -> int:
@@ -53,7 +54,8 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
     (site / "sitecustomize.py").write_text(SITE.format(fake=str(ROOT / "tests" / "fake_cnn.py")))
     recipes = {name: json.dumps({"model": str(folder / f"{name}.onnx")}) for name in MODELS}
     for name in MODELS:
-        (folder / f"{name}.onnx").write_bytes(channel_model())
+        if not (folder / f"{name}.onnx").exists():  # it may be a pipe by now, see hold_training
+            (folder / f"{name}.onnx").write_bytes(channel_model())
     ours = {k: v for k, v in os.environ.items() if not k.startswith(("RETRAIN_", "PREFECT_", "MALARIA_", "AWS_"))}
     return {
         **ours,
@@ -67,8 +69,25 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
         "RETRAIN_GATE__RESAMPLES": "1000",
         "RETRAIN_GATE__MIN_PATIENTS": "3",
         "RETRAIN_GATE__MIN_CELLS_PER_CLASS": "5",
+        **EAGER,
         **settings,
     }
+
+
+def hold_training(folder: Path, name: str) -> None:
+    """Let a training wait in its middle: its model file is a pipe into which nobody writes."""
+    path = folder / f"{name}.onnx"
+    path.unlink()
+    os.mkfifo(path)
+
+
+def let_training_go(folder: Path, name: str, *, waiting: bool) -> None:
+    """Give a training its model file, through the pipe to one that is waiting."""
+    path = folder / f"{name}.onnx"
+    if waiting:
+        path.write_bytes(channel_model())
+    path.unlink()
+    path.write_bytes(channel_model())
 
 
 class Up:
@@ -111,18 +130,12 @@ class Up:
     def hold_trainings(self) -> None:
         """Let trainings wait in their middle: their model files are pipes into which nobody writes."""
         for name in MODELS:
-            path = self.folder / f"{name}.onnx"
-            path.unlink()
-            os.mkfifo(path)
+            hold_training(self.folder, name)
 
     def let_trainings_go(self, *, waiting: bool) -> None:
         """Give them their model files, through the pipe to those that are waiting."""
         for name in MODELS:
-            path = self.folder / f"{name}.onnx"
-            if waiting:
-                path.write_bytes(channel_model())
-            path.unlink()
-            path.write_bytes(channel_model())
+            let_training_go(self.folder, name, waiting=waiting)
 
     def training_now(self) -> list[str]:
         """Return which trainings run at this moment."""
@@ -143,7 +156,7 @@ class Up:
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(how)
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=300)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -153,7 +166,7 @@ class Up:
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT, env={**self.environment, "PREFECT_API_URL": self.server.url},
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
 
 
@@ -167,17 +180,17 @@ def running(machine: Up) -> Iterator[dict[str, str]]:
             machine.end()
 
 
-def until(true: Callable[[], Any], seconds: float = 90.0) -> Any:
-    """Wait until something is true and return it."""
+def until(true: Callable[[], Any], seconds: float = 900.0) -> Any:
+    """Wait until something is true and return it: on a busy machine too, since who waits in vain has failed anyway."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := true():
             return found
-        time.sleep(0.2)
+        time.sleep(0.1)
     raise AssertionError(f"not within {seconds:g} s: {true}")
 
 
-def ended(server: PrefectServer, run: str, seconds: float = 120.0) -> dict[str, Any]:
+def ended(server: PrefectServer, run: str, seconds: float = 900.0) -> dict[str, Any]:
     """Wait for a run to end and return it."""
 
     def look() -> dict[str, Any] | None:

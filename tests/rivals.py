@@ -56,7 +56,7 @@ class Rivals:
         with self._process as process:
             assert process.stdin
             process.stdin.close()
-            process.wait(timeout=30)
+            process.wait(timeout=300)
 
 
 def promotion(
@@ -149,7 +149,7 @@ def _run(jobs: list[dict[str, Any]], together: bool) -> list[Outcome]:
     there = 0
     while together and there < len(jobs):
         # Everybody is there, or somebody has said already why not.
-        found, _, _ = select.select([waiting, *(answer for _, answer in running)], [], [], 60)
+        found, _, _ = select.select([waiting, *(answer for _, answer in running)], [], [], 300)
         if not found or waiting not in found:
             break
         there += len(os.read(waiting, 1))

@@ -18,10 +18,10 @@ import pytest
 
 from infra.alerts import apply_alerts
 from infra.orchestration import PrefectServer
-from infra.runtime import prefect_server, prepare_environment
+from infra.runtime import free_port, prefect_server, prepare_environment
 from infra.s3 import S3Store
 from infra.settings import Settings, load_settings
-from tests.fleet import ROOT, fake_environment, fill, free_port
+from tests.fleet import ROOT, fake_environment, fill
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

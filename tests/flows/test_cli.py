@@ -217,6 +217,6 @@ def test_a_machine_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path
     machine.mark = make_mark(process.pid)
     until(lambda: any("prefect server start" in command for command in machine.processes()))
     process.terminate()
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=300) == 130
     assert machine.processes() == []
     assert "stopping" in (tmp_path / "up.log").read_text()

@@ -64,14 +64,14 @@ def test_it_serves_the_reports_until_it_is_stopped(store: FolderStore, home: Pat
     try:
         assert process.stdout is not None
         index = json.loads(process.stdout.readline())["url"]
-        with httpx.Client(trust_env=False) as client:
+        with httpx.Client(trust_env=False, timeout=120) as client:
             assert "night 1" in client.get(index).text
             folder = index.rpartition("/")[0]
             assert client.get(f"{folder}/{'d1' * 6}.html").text == "<p>the report</p>"
             assert client.get(f"{folder}/onlyhere.html").text == "<p>a copy</p>"
             assert client.get(f"{folder}/nowhere.html").status_code == 404
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=300)
         assert process.returncode == 0
         assert "stopped" in told
         assert "Traceback" not in told

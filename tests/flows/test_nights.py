@@ -1,17 +1,20 @@
 """Whole nights, end to end: real (tiny) trainings of both CNNs, a real registry, a real Prefect server, real kills.
 
 The nights run as their users run them: the command line in a process of its own, told where things are by its
-environment alone.
+environment alone. The first is started like theirs, when the session begins (tests.ahead); the others are forked from a
+process that has imported all that it takes (tests.forked), since importing takes longer than most of them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,17 @@ from infra.keys import SYNTHETIC_MARK
 from infra.store import FolderStore
 from infra.synthetic import SyntheticPlan
 from tasks.demo import deliver
+from tests.ahead import Lane
+from tests.forked import Forked, Forks
 
-pytestmark = [pytest.mark.slow, pytest.mark.server]
+# A whole night, on a machine five times slower than one on which it takes a minute or two.
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 PLAN = SyntheticPlan(patients=40, cells_per_patient=10, new_patients=6, scale=0.4)
 STAGES = ("pull", "validate", "split", "pack", "train fastai", "train keras", "choose", "evaluate", "decide", "promote")
+IN_AN_EPOCH = "fastai epoch 1"
+KILLS = (*STAGES[:4], IN_AN_EPOCH, *STAGES[4:], None)
 # Small enough to train in seconds: these tests are about the line, not about how well it sees.
 SETTINGS: dict[str, Any] = {
     "RETRAIN_TRAINING__SIDE": "32",
@@ -51,45 +59,95 @@ class Machine:
 
     home: Path
     server: str
+    forks: Forks
 
     @property
     def environment(self) -> dict[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("RETRAIN_")}
-        return ours | SETTINGS | {"RETRAIN_HOME": str(self.home), "PREFECT_API_URL": self.server}
+        return surroundings(self.home, self.server)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *arguments: str) -> Forked:
+        return self.forks.start(arguments, self.environment)
 
     def retrain(self, *arguments: str, code: int = 0) -> Any:
         process = self.start(*arguments, "--json")
-        shown, told = process.communicate(timeout=400)
+        shown, told = process.finish()
         assert process.returncode == code, told
         return json.loads(shown.splitlines()[-1]) if shown.strip() else told
 
     @property
     def store(self) -> FolderStore:
-        (self.home / "store").mkdir(parents=True, exist_ok=True)
-        return FolderStore(self.home / "store")
+        return store_of(self.home)
+
+
+def surroundings(home: Path, server: str) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("RETRAIN_")}
+    return ours | SETTINGS | {"RETRAIN_HOME": str(home), "PREFECT_API_URL": server}
+
+
+def ahead(lane: Lane) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The first night, as its users run it: with a Prefect server of its own, for as long as it lasts."""
+    home = lane.folder / "night"
+    deliver(store_of(home), PLAN)
+    done = lane.run([sys.executable, "-m", "flows.cli", "run", "--json"], RETRAIN_HOME=str(home), **SETTINGS)
+    return home, done
+
+
+def store_of(home: Path) -> FolderStore:
+    (home / "store").mkdir(parents=True, exist_ok=True)
+    return FolderStore(home / "store")
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, prefect_url: str) -> Machine:
-    made = Machine(tmp_path_factory.mktemp("machine") / "home", prefect_url)
-    deliver(made.store, PLAN)
+def forks(tmp_path_factory: pytest.TempPathFactory, prefect_url: str) -> Iterator[Forks]:
+    folder = tmp_path_factory.mktemp("forks")
+    made = Forks(surroundings(folder, prefect_url), folder / "log")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def machine(ahead: tuple[Path, subprocess.CompletedProcess[str]], prefect_url: str, forks: Forks) -> Machine:
+    return Machine(ahead[0], prefect_url, forks)
+
+
+@pytest.fixture
+def other_machine(tmp_path: Path, prefect_url: str, forks: Forks, empty_registry: Path) -> Machine:
+    """Another one, whose registry has its tables already, which take seconds to make."""
+    made = Machine(tmp_path / "home", prefect_url, forks)
+    made.home.mkdir()
+    shutil.copy(empty_registry, made.home / "mlflow.db")
     return made
 
 
 @pytest.fixture(scope="module")
-def first_night(machine: Machine) -> dict[str, Any]:
-    night: dict[str, Any] = machine.retrain("run")
+def first_night(ahead: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[str, Any]:
+    _, done = ahead
+    assert done.returncode == 0, done.stderr
+    night: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return night
+
+
+@pytest.fixture(scope="module")
+def second_night(machine: Machine, first_night: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, bytes]]:
+    """A night over new cells, among them bad ones; what lay beside these before it."""
+    del first_night
+    number, count = deliver(machine.store, PLAN)
+    assert number == 2
+    folder = machine.home / "store" / "labeled" / "Uninfected"
+    cell = next(folder.glob("*.png")).read_bytes()
+    bad = {
+        "Thumbs.db": b"\xd0\xcf\x11\xe0",
+        "notes.txt": b"left here by mistake",
+        "C9P9ThinF_IMG_20260101_000000_cell_1.png": cell[: len(cell) // 2],
+        "nobody.png": _other_pixels(cell),
+    }
+    for name, data in bad.items():
+        (folder / name).write_bytes(data)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    night: dict[str, Any] = machine.retrain("run")
+    # Whatever lies there is new, junk too.
+    assert night["images"]["new"] == count + len(bad)
+    return night, before
 
 
 def test_the_first_night_ends_with_a_champion_and_a_report(machine: Machine, first_night: dict[str, Any]) -> None:
@@ -158,23 +216,31 @@ def test_unchanged_data_is_nothing_new_and_trains_nothing(machine: Machine, firs
 
 
 def test_new_cells_bring_a_challenger_and_the_champion_is_scored_again(
-    machine: Machine, first_night: dict[str, Any]
+    machine: Machine, first_night: dict[str, Any], second_night: tuple[dict[str, Any], dict[Path, bytes]]
 ) -> None:
-    number, count = deliver(machine.store, PLAN)
-    assert number == 2
-    night = machine.retrain("run")
+    night, _ = second_night
     assert night["verdict"] in ("kept", "undecided", "promoted")
-    assert night["images"]["new"] == count
     assert night["champion_before"] == "1"
     assert night["decision"] != first_night["decision"]
     report = machine.retrain("report", night["decision"][:8])
     assert Path(report["report"]).read_bytes() == Path(night["report"]).read_bytes()
 
 
-def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_untouched(
-    tmp_path: Path, prefect_url: str
+def test_bad_images_are_left_out_by_name_and_cost_nothing_else(
+    machine: Machine, second_night: tuple[dict[str, Any], dict[Path, bytes]]
 ) -> None:
-    machine = Machine(tmp_path / "home", prefect_url)
+    night, before = second_night
+    assert night["images"]["rejected"] == 2
+    assert night["images"]["without_patient"] == 1
+    page = Path(night["report"]).read_text()
+    for reason in ("junk file", "not an image", "truncated", "no patient"):
+        assert reason in page
+    assert before == {path: path.read_bytes() for path in before}
+    assert set(before) == set((machine.home / "store" / "labeled" / "Uninfected").iterdir())
+
+
+def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_untouched(other_machine: Machine) -> None:
+    machine = other_machine
     deliver(machine.store, PLAN)
     for path in (machine.home / "store" / "labeled" / "Parasitized").iterdir():
         path.unlink()
@@ -186,8 +252,8 @@ def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_un
         assert Path(night["report"]).exists()
 
 
-def test_an_empty_store_says_what_to_do(tmp_path: Path, prefect_url: str) -> None:
-    machine = Machine(tmp_path / "home", prefect_url)
+def test_an_empty_store_says_what_to_do(other_machine: Machine) -> None:
+    machine = other_machine
     (machine.store.root / "labeled").mkdir()
     told = machine.retrain("run", code=3)
     assert "no cells in" in told
@@ -195,36 +261,18 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path, prefect_url: str) -> Non
     assert "Traceback" not in told
 
 
-def test_bad_images_are_left_out_by_name_and_cost_nothing_else(
-    machine: Machine, first_night: dict[str, Any], tmp_path: Path
+def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(
+    other_machine: Machine, first_night: dict[str, Any]
 ) -> None:
-    del first_night
-    folder = machine.home / "store" / "labeled" / "Uninfected"
-    cell = next(folder.glob("*.png")).read_bytes()
-    (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
-    (folder / "notes.txt").write_text("left here by mistake")
-    (folder / "C9P9ThinF_IMG_20260101_000000_cell_1.png").write_bytes(cell[: len(cell) // 2])
-    (folder / "nobody.png").write_bytes(_other_pixels(cell))
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    night = machine.retrain("run")
-    assert night["images"]["rejected"] == 2
-    assert night["images"]["without_patient"] == 1
-    page = Path(night["report"]).read_text()
-    for reason in ("junk file", "not an image", "truncated", "no patient"):
-        assert reason in page
-    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+    """SIGKILL in every stage, one after the other; what was finished is not done again, and the result is the same.
 
-
-def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(tmp_path: Path, prefect_url: str) -> None:
-    """SIGKILL in every stage, one after the other; what was finished is not done again, and the result is the same."""
-    whole = Machine(tmp_path / "whole", prefect_url)
-    killed = Machine(tmp_path / "killed", prefect_url)
-    for machine in (whole, killed):
-        deliver(machine.store, PLAN)
-    expected = whole.retrain("run")
+    One kill falls into an epoch: it leaves no child behind, and the training is done again.
+    """
+    machine = other_machine
+    deliver(machine.store, PLAN)
     done: list[str] = []
-    for stage in (*STAGES, None):
-        process = killed.start("run", "--json")
+    for stage in KILLS:
+        process = machine.start("run", "--json")
         told = _kill_after(process, stage)
         # A stage that an earlier attempt finished takes no time; a training that it finished reports no epoch.
         trained = {model for model in ("fastai", "keras") if any(f"{model} epoch" in line for line in told)}
@@ -232,46 +280,39 @@ def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(tmp
         if stage is not None:
             assert process.returncode == -signal.SIGKILL, told
             done.append(stage)
-    night = killed.retrain("run")
+        if stage == IN_AN_EPOCH:
+            _wait_for_the_end_of_all(machine.home)
+    night = machine.retrain("run")
     assert night["verdict"] == "nothing new"
-    assert night["decision"] == expected["decision"]
-    assert (night["champion_after"], expected["champion_after"]) == ("1", "1")
-    history = list((killed.home / "store" / "retraining" / "history").iterdir())
-    looks = list((killed.home / "store" / "retraining" / "looks").rglob("*.json"))
+    assert night["decision"] == first_night["decision"]
+    assert (night["champion_after"], first_night["champion_after"]) == ("1", "1")
+    history = list((machine.home / "store" / "retraining" / "history").iterdir())
+    looks = list((machine.home / "store" / "retraining" / "looks").rglob("*.json"))
     assert (len(history), len(looks)) == (1, 1)
-
-
-def test_a_training_that_is_killed_in_an_epoch_leaves_no_child_and_is_done_again(
-    tmp_path: Path, prefect_url: str
-) -> None:
-    machine = Machine(tmp_path / "home", prefect_url)
-    deliver(machine.store, PLAN)
-    process = machine.start("run", "--json")
-    _kill_after(process, "fastai epoch 1")
-    assert process.returncode == -signal.SIGKILL
-    # A child looks for its parent every half a second, between two batches of a busy machine.
-    until = time.monotonic() + 30
-    while _processes_of(machine.home) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert _processes_of(machine.home) == []
-    assert machine.retrain("run")["verdict"] == "promoted"
 
 
 def test_the_mark_of_synthetic_cells_is_there(machine: Machine) -> None:
     assert machine.store.exists(SYNTHETIC_MARK)
 
 
-def _kill_after(process: subprocess.Popen[str], text: str | None) -> list[str]:
+def _kill_after(process: Forked, text: str | None) -> list[str]:
     """Kill a run with SIGKILL as soon as it has told that ``text`` is done; without a text let it end."""
     told: list[str] = []
-    assert process.stderr is not None
     for line in process.stderr:
         told.append(line)
         if text is not None and (f"  {text}: " in line or (text in line and "epoch" in text)):
             process.kill()
             break
-    process.communicate(timeout=300)
+    process.finish()
     return told
+
+
+def _wait_for_the_end_of_all(home: Path) -> None:
+    """A child looks for its parent every half a second, between two batches of a busy machine."""
+    until = time.monotonic() + 300
+    while (found := _processes_of(home)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert found == []
 
 
 def _processes_of(home: Path) -> list[str]:

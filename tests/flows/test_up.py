@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
@@ -20,10 +19,12 @@ from infra.alerts import NIGHT, PREFIX, apply_alerts, definitions, night_event
 from infra.orchestration import INTERRUPTED
 from infra.service_settings import AlertSettings
 from tests.fleet import ROOT, Up, ended, fill, running, until
+from tests.loopback import serving
 from validation.errors import RetrainError
 from validation.records import Verdict
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+# Everything waits for what it waits for; a machine that is busy elsewhere takes many times as long.
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SECRET = "s3cr3t-in-the-path"
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -34,41 +35,30 @@ class Receiver:
     """What a webhook's owner sees."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.told: list[dict[str, Any]] = []
         self.paths: set[str] = set()
-        receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.paths.add(self.path)
-                receiver.told.append(json.loads(body))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook/{SECRET}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def alert(self, name: str, text: str = "", seconds: float = 60) -> dict[str, Any]:
+    def alert(self, name: str, text: str = "") -> dict[str, Any]:
         """Wait for an alert and return it."""
-        return dict(
-            until(lambda: next((t for t in self.told if t["alert"] == name and text in t["text"]), None), seconds)
-        )
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        return dict(until(lambda: next((t for t in self.told if t["alert"] == name and text in t["text"]), None)))
 
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
     made = Receiver()
-    yield made
-    made.close()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            made.paths.add(self.path)
+            made.told.append(json.loads(body))
+            self.send_response(204)
+            self.end_headers()
+
+    with serving(Handler) as url:
+        made.url = f"{url}/hook/{SECRET}"
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -111,19 +101,19 @@ def test_everything_is_there_and_ready(machine: Up) -> None:
 
 def test_the_page_is_served_whole_and_calls_nobody_else(machine: Up) -> None:
     address = f"http://127.0.0.1:{machine.port}"
-    page = httpx.get(address, follow_redirects=True, trust_env=False)
+    page = httpx.get(address, follow_redirects=True, trust_env=False, timeout=120)
     assert page.status_code == 200
     parts = [part.split('"')[0] for part in page.text.replace("href=", "src=").split('src="')[1:]]
     assert any(part.endswith(".js") for part in parts)
     assert not [part for part in parts if part.startswith(("http:", "https:", "//"))]
     for part in parts:
         if "/assets/" in part:
-            assert httpx.get(address + part, trust_env=False).status_code == 200
+            assert httpx.get(address + part, trust_env=False, timeout=120).status_code == 200
 
 
 def test_the_schedule_brings_runs(machine: Up) -> None:
     """With SQLAlchemy 2.1 Prefect's scheduler writes none, and says so only in the server's log."""
-    scheduled = until(lambda: machine.server.runs(deployment="retrain/nightly", states=["SCHEDULED"]), 60)
+    scheduled = until(lambda: machine.server.runs(deployment="retrain/nightly", states=["SCHEDULED"]))
     assert "auto-scheduled" in scheduled[0]["tags"]
     assert datetime.fromisoformat(scheduled[0]["expected_start_time"]).hour == 2
 
@@ -167,20 +157,21 @@ def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
 
 
 def test_a_night_by_prefects_command_line_finds_nothing_new(machine: Up, first_night: dict[str, Any]) -> None:
+    known = [run["id"] for run in _by_hand(machine)]
     shown = machine.run("prefect", "deployment", "run", "retrain/nightly", "--param", 'models=["fastai","keras"]')
     assert shown.returncode == 0, shown.stderr
-    alive = machine.server.runs(deployment="retrain/nightly", states=["SCHEDULED", "PENDING", "RUNNING"])
-    [run] = [run for run in alive if "auto-scheduled" not in run["tags"]]
+    [run] = [run for run in _by_hand(machine) if run["id"] not in known]
     assert ended(machine.server, run["id"])["state_name"] == "Completed"
     nights = list((machine.home / "store/retraining/nights").glob("*.json"))
     assert len(nights) == 1
 
 
 def test_many_notices_become_one_run_later(machine: Up) -> None:
+    before = datetime.now(UTC)
     answers = [json.loads(machine.run("flows.cli", "notify", "--json").stdout) for _ in range(2)]
     assert answers[0] == answers[1]
-    begins = datetime.fromisoformat(answers[0]["at"]) - datetime.now(UTC)
-    assert timedelta(minutes=8) < begins < timedelta(minutes=10)
+    noticed = datetime.fromisoformat(answers[0]["at"]) - timedelta(minutes=10)
+    assert before <= noticed <= datetime.now(UTC)
     machine.server.ask("DELETE", f"/flow_runs/{answers[0]['id']}")
 
 
@@ -198,10 +189,12 @@ def test_a_run_that_is_not_heard_of_is_marked_crashed_and_told(machine: Up, rece
     resource = {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "a-zombie"}
     apply_alerts(machine.server, ALERTS.model_copy(update={"webhook": SecretStr(receiver.url), "zombie_seconds": 10.0}))
     # The server takes a moment to watch by a new alert; a sign of life before that would not be missed afterwards.
-    for _ in range(6):
+    for seconds in (1, 2, 30, 60, 120, 240):
         machine.server.emit("prefect.flow-run.heartbeat", resource)
-        time.sleep(1)
-    assert ended(machine.server, run["id"], 90)["state_type"] == "CRASHED"
+        with contextlib.suppress(AssertionError):
+            ended(machine.server, run["id"], seconds)
+            break
+    assert machine.server.run(run["id"])["state_type"] == "CRASHED"
     receiver.alert("zombie run", "a-zombie")
     assert "not heard of" in receiver.alert("failed night", "a-zombie")["text"]
 
@@ -240,7 +233,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
     _add_what_is_not_in_the_file(machine)
     alerts = server.ask("POST", "/automations/count", {})
     machine.end(signal.SIGKILL)
-    until(lambda: not machine.processes(), 20)
+    until(lambda: not machine.processes())
 
     machine.let_trainings_go(waiting=False)
     machine.start()
@@ -270,6 +263,12 @@ def test_it_stops_cleanly_and_leaves_no_process_and_no_secret(machine: Up) -> No
     shown = machine.run("flows.cli", "settings", "--json")
     assert SECRET not in shown.stdout
     assert "****" in shown.stdout
+
+
+def _by_hand(machine: Up) -> list[dict[str, Any]]:
+    """Return the nights that no schedule brought."""
+    found = machine.server.runs(deployment="retrain/nightly")
+    return [run for run in found if "auto-scheduled" not in run["tags"]]
 
 
 def _add_what_is_not_in_the_file(machine: Up) -> None:

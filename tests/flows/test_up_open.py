@@ -11,9 +11,9 @@ import pytest
 from flows import cli
 from flows.up import Machine
 from infra.privacy import keep_files_private
+from infra.runtime import free_port
 from infra.service_settings import is_loopback
 from infra.settings import Settings, load_settings
-from tests.fleet import free_port
 from validation.errors import RetrainError, SettingsError
 
 LOGIN = "operator:a-long-password"

@@ -125,7 +125,7 @@ def test_the_lock_excludes_another_process_until_it_is_killed(tmp_path: Path) ->
     program = (
         "import sys, time; from pathlib import Path; from infra.files import Workspace\n"
         "with Workspace(Path(sys.argv[1])).night_lock():\n"
-        "    print('locked', flush=True); time.sleep(60)"
+        "    print('locked', flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as night:

@@ -30,7 +30,9 @@ def client() -> Iterator[httpx.Client]:
     with local_site(read, 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        with httpx.Client(base_url=f"http://127.0.0.1:{server.server_address[1]}", trust_env=False) as client:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{server.server_address[1]}", trust_env=False, timeout=120
+        ) as client:
             yield client
         server.shutdown()
         thread.join()

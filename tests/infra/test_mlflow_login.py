@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 from infra.registry import Registry
+from infra.runtime import free_port
 from infra.settings import Settings
-from tests.fleet import ROOT, free_port
+from tests.fleet import ROOT
 from validation.errors import RegistryUnreachable
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]

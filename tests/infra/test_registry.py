@@ -194,7 +194,8 @@ def test_a_server_that_is_not_there_is_given_up_soon(home: Path) -> None:
     started = time.monotonic()
     with pytest.raises(RegistryUnreachable, match="cannot be used") as caught:
         Registry(Settings(home=home, registry=f"http://me:s3cret@127.0.0.1:{port}"))
-    assert time.monotonic() - started < 30
+    # Left to itself MLflow goes on for four minutes; what we wait for is a few seconds of backoff.
+    assert time.monotonic() - started < 90
     assert "s3cret" not in str(caught.value)
     assert f"me:***@127.0.0.1:{port}" in str(caught.value)
     assert "RETRAIN_REGISTRY" in caught.value.hint

@@ -15,7 +15,7 @@ from infra import runtime
 from infra.runtime import prefect_server, prepare_environment
 from infra.settings import Settings
 from infra.up_lock import machine_lock, machine_url
-from tests.infra.test_processes import gone_within
+from tests.infra.test_processes import is_gone
 from validation.errors import RetrainError
 
 NAMES = (
@@ -91,11 +91,11 @@ def test_a_temporary_server_answers_and_is_gone_afterwards(settings: Settings) -
     with prefect_server(settings) as url:
         assert os.environ["PREFECT_API_URL"] == url
         assert url.startswith("http://127.0.0.1:")
-        assert httpx.get(f"{url}/health", trust_env=False).json() is True
-        assert httpx.post(f"{url}/flows/filter", json={}, trust_env=False).json() == []
+        assert httpx.get(f"{url}/health", trust_env=False, timeout=120).json() is True
+        assert httpx.post(f"{url}/flows/filter", json={}, trust_env=False, timeout=120).json() == []
     assert "PREFECT_API_URL" not in os.environ
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/health", trust_env=False)
+        httpx.get(f"{url}/health", trust_env=False, timeout=120)
     assert (settings.home / "prefect").is_dir()
 
 
@@ -113,7 +113,7 @@ settings = load_settings()
 runtime.prepare_environment(settings)
 with runtime.prefect_server(settings) as url:
     print(url, *started, flush=True)
-    time.sleep(120)
+    time.sleep(600)
 """
 
 
@@ -124,7 +124,7 @@ def test_a_temporary_server_is_gone_when_its_night_is_killed(settings: Settings)
         assert night.stdout
         try:
             url, server = night.stdout.readline().split()
-            assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+            assert httpx.get(f"{url}/health", trust_env=False, timeout=120).status_code == 200
         finally:
             night.send_signal(signal.SIGKILL)
-    assert gone_within(10, int(server))
+    assert is_gone(int(server))

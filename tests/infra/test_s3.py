@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -20,6 +19,7 @@ import pytest
 
 from infra.s3 import S3Store
 from infra.store import Store, open_store
+from tests.loopback import serving
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
 pytestmark = pytest.mark.server
@@ -59,14 +59,8 @@ def answering() -> Iterator[Answer]:
 
         do_HEAD = do_PUT = do_GET  # noqa: N815 - http.server's names
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        answer.url = f"http://127.0.0.1:{server.server_port}"
+    with serving(Handler) as answer.url:
         yield answer
-        server.shutdown()
 
 
 def s3_error(code: str) -> bytes:
@@ -117,7 +111,7 @@ def test_a_listing_goes_past_one_page_and_stays_in_its_prefix(s3_store: S3Store,
 
 def test_a_presigned_link_opens_without_an_identity(s3_store: S3Store) -> None:
     s3_store.put("retraining/reports/ä b.html", b"<p>")
-    assert httpx.get(s3_store.presign("retraining/reports/ä b.html", 60)).content == b"<p>"
+    assert httpx.get(s3_store.presign("retraining/reports/ä b.html", 60), timeout=120).content == b"<p>"
 
 
 def test_boto3_is_pinned_to_what_compatible_servers_understand(s3_store: S3Store) -> None:
@@ -135,7 +129,8 @@ def test_a_closed_port_is_found_out_soon() -> None:
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
         began = time.monotonic()
         found = refusals(open_store("s3://cells", endpoint=url))
-    assert time.monotonic() - began < 20
+    # Left to itself obstore goes on for three minutes; what we wait for is a few seconds of backoff.
+    assert time.monotonic() - began < 90
     for error in found.values():
         assert "cannot reach s3://cells" in error.message
         assert "network" in error.hint

@@ -45,7 +45,8 @@ def test_every_item_is_answered_in_order() -> None:
     [
         ("crash", 60, "ended by signal 11"),
         ("leave", 60, "ended with exit code 3"),
-        ("hang", 0.5, "gave no answer within 0.5 s"),
+        # The others have as long to answer: enough for a machine that is busy elsewhere.
+        ("hang", 2, "gave no answer within 2 s"),
     ],
 )
 def test_who_ends_every_worker_is_blamed_and_nobody_else(what: str, seconds: float, how: str) -> None:
@@ -114,7 +115,7 @@ def test_no_worker_outlives_its_parent() -> None:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         parent.kill()
-    for _ in range(600):
+    for _ in range(2400):
         if not Path(f"/proc/{worker}/stat").exists() or Path(f"/proc/{worker}/stat").read_text().split()[2] == "Z":
             break
         threading.Event().wait(0.05)

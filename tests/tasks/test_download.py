@@ -11,9 +11,8 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import httpx
@@ -24,6 +23,7 @@ from infra.files import Workspace
 from infra.store import MemoryStore
 from tasks.download import Progress, download, shown_url
 from tasks.import_cells import import_cells
+from tests.loopback import QuietServer, serving
 from validation.digest import digest
 from validation.errors import DataInvalid, RetrainError, StoreUnreachable, Unreachable, UsageError
 
@@ -74,9 +74,6 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name.replace("_", "-"), value)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 def send(handler: Handler, share: float = 1.0) -> None:
     """Answer as the protocol wants it; with a ``share`` below 1 the connection breaks in the middle of the body."""
@@ -114,11 +111,9 @@ def silence(handler: Handler) -> None:
 def remote() -> Iterator[Remote]:
     found = Remote()
     handler = type("OneHandler", (Handler,), {"remote": found})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        found.url = f"http://127.0.0.1:{server.server_port}/cells/cell_images.zip"
+    with serving(handler) as url:
+        found.url = f"{url}/cells/cell_images.zip"
         yield found
-        server.shutdown()
 
 
 @pytest.fixture
@@ -288,7 +283,7 @@ def test_a_server_that_falls_silent(
         handler.wfile.write(CONTENT[:1000])
         handler.rfile.read(1)  # until the client hangs up
 
-    monkeypatch.setattr(module, "_TIMEOUT", httpx.Timeout(0.3))
+    monkeypatch.setattr(module, "_TIMEOUT", httpx.Timeout(2.0))
     remote.steps = [stall]
     assert fetch() == CONTENT
     assert remote.gets[-1]["range"] == "bytes=1000-"
@@ -332,7 +327,7 @@ def test_a_refusal_is_final_and_clear(
 
 
 def closed_port_url() -> str:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with QuietServer(("127.0.0.1", 0), Handler) as server:
         return f"http://127.0.0.1:{server.server_port}/cells.zip"
 
 

@@ -372,7 +372,12 @@ class World:
             self.used[f"{kind} before {made.name}"] = set(self.used[kind])
 
 
-@settings(deadline=None, derandomize=True, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.integers(0, 2**32),
     st.lists(

@@ -344,15 +344,23 @@ def hostile(path: Path, *members: tuple[zipfile.ZipInfo, bytes]) -> Path:
     ],
 )
 def test_hostile_members_are_left_out(
-    info: zipfile.ZipInfo, data: bytes, reason: str, run: Import, store: MemoryStore, tmp_path: Path
+    info: zipfile.ZipInfo,
+    data: bytes,
+    reason: str,
+    store: MemoryStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = {path for path in tmp_path.parent.rglob("*") if path.is_file()}
-    path = hostile(tmp_path / "x.zip", (info, data))
-    result = run(path)
+    # Deep in a folder of the test's own: whatever climbs out of the zip's, the home's or the current one is seen.
+    inner = tmp_path / "two" / "deep"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    path = hostile(inner / "x.zip", (info, data))
+    result = import_cells(str(path), store, Workspace(inner / "home"))
     assert result.skipped == {reason: 1}
     assert result.written == 3
     assert store.objects == STORED
-    assert {path for path in tmp_path.parent.rglob("*") if path.is_file()} - before == {path}
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
 
 
 def patched(path: Path, name: str, *, offset: int, value: bytes, everywhere: bool = True) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from tasks import models
 from tasks.models import _common
 from tasks.models._common import Variation
+from tests.ahead import Lane
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}
@@ -110,32 +110,45 @@ class Fits(NamedTuple):
     said: str
 
 
-def start_child(name: str, folder: Path, jobs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+def ahead(lane: Lane) -> dict[str, Fits]:
+    """Every family's fits, and two of them once more, ended in between and begun again; see tests.ahead."""
+    folder = lane.folder / "models"
+    folder.mkdir()
+    np.savez(folder / "cells.npz", **vars(made_cells()))
+    done = {}
+    for name in models.model_names():
+        done[name] = run_child(lane, name, folder / name, JOBS)
+        again, (plain, early) = folder / f"{name}-again", JOBS[:2]
+        # Two later, so that the best epoch is not the last one that the checkpoint holds.
+        killed_after = done[name].jobs["early"]["best_epoch"] + 2
+        killed = start_child(
+            lane, name, again, [plain | {"interrupted_after": 3}, early | {"killed_after": killed_after}]
+        )
+        assert killed.returncode == -9, killed.stderr[-3000:]
+        done[f"{name} again"] = run_child(lane, name, again, [plain, early])
+    return done
+
+
+def start_child(lane: Lane, name: str, folder: Path, jobs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", CHILD, name, str(folder), json.dumps(jobs), json.dumps(SMALL[name])],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = [sys.executable, "-c", CHILD, name, str(folder), json.dumps(jobs), json.dumps(SMALL[name])]
+    return lane.run(command, PYTHONPATH=str(ROOT))
 
 
-def run_child(name: str, folder: Path, jobs: list[dict[str, Any]]) -> Fits:
-    done = start_child(name, folder, jobs)
+def run_child(lane: Lane, name: str, folder: Path, jobs: list[dict[str, Any]]) -> Fits:
+    done = start_child(lane, name, folder, jobs)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / "results.json").read_text())
     return Fits(results["jobs"], set(results["loaded"]), done.stdout + done.stderr)
 
 
+def made_cells() -> models.TrainingData:
+    return models.TrainingData(*synthetic_cells(150, 1), *synthetic_cells(50, 2))
+
+
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, models.TrainingData]:
-    folder = tmp_path_factory.mktemp("models")
-    data = models.TrainingData(*synthetic_cells(150, 1), *synthetic_cells(50, 2))
-    np.savez(folder / "cells.npz", **vars(data))
-    return folder, data
+def cells() -> models.TrainingData:
+    return made_cells()
 
 
 @pytest.fixture(scope="module", params=models.model_names())
@@ -144,8 +157,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def fits(name: str, cells: tuple[Path, models.TrainingData]) -> Fits:
-    return run_child(name, cells[0] / name, JOBS)
+def fits(name: str, ahead: dict[str, Fits]) -> Fits:
+    return ahead[name]
 
 
 def score(onnx: str, images: models.Images) -> npt.NDArray[np.float32]:
@@ -171,6 +184,7 @@ def test_importing_the_models_loads_no_framework() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 class TestFit:
     def test_the_process_never_holds_the_other_framework(self, name: str, fits: Fits) -> None:
         assert fits.loaded == FRAMEWORKS[name]
@@ -178,7 +192,7 @@ class TestFit:
     def test_it_says_nothing_on_the_terminal(self, fits: Fits) -> None:
         assert fits.said == ""
 
-    def test_the_model_file_keeps_its_contract(self, fits: Fits, cells: tuple[Path, models.TrainingData]) -> None:
+    def test_the_model_file_keeps_its_contract(self, fits: Fits, cells: models.TrainingData) -> None:
         import onnx
         import onnxruntime
 
@@ -189,27 +203,25 @@ class TestFit:
         assert (taken.name, taken.type, taken.shape) == ("images", "tensor(uint8)", ["n", SIDE, SIDE, 3])
         assert (given.name, given.type, given.shape) == ("probability", "tensor(float)", ["n"])
         for n in (1, 7):
-            scores = score(path, cells[1].valid_images[:n])
+            scores = score(path, cells.valid_images[:n])
             assert scores.shape == (n,)
             assert scores.dtype == np.float32
             assert ((scores >= 0) & (scores <= 1)).all()
 
-    def test_the_model_file_needs_no_other(
-        self, fits: Fits, cells: tuple[Path, models.TrainingData], tmp_path: Path
-    ) -> None:
+    def test_the_model_file_needs_no_other(self, fits: Fits, cells: models.TrainingData, tmp_path: Path) -> None:
         alone = tmp_path / "alone.onnx"
         alone.write_bytes(Path(fits.jobs["plain"]["onnx"]).read_bytes())
-        assert score(str(alone), cells[1].valid_images[:3]).shape == (3,)
+        assert score(str(alone), cells.valid_images[:3]).shape == (3,)
 
-    def test_a_cell_scores_the_same_in_any_company(self, fits: Fits, cells: tuple[Path, models.TrainingData]) -> None:
-        images = cells[1].valid_images
+    def test_a_cell_scores_the_same_in_any_company(self, fits: Fits, cells: models.TrainingData) -> None:
+        images = cells.valid_images
         alone = np.concatenate([score(fits.jobs["plain"]["onnx"], images[i : i + 1]) for i in range(5)])
         np.testing.assert_allclose(alone, score(fits.jobs["plain"]["onnx"], images)[:5], atol=1e-5)
 
-    def test_onnxruntime_agrees_with_the_framework(self, fits: Fits, cells: tuple[Path, models.TrainingData]) -> None:
+    def test_onnxruntime_agrees_with_the_framework(self, fits: Fits, cells: models.TrainingData) -> None:
         # Measured: 4e-7 fastai, 1e-7 keras, on trained weights.
         for job in ("plain", "early", "tiny"):
-            scores = score(fits.jobs[job]["onnx"], cells[1].valid_images)
+            scores = score(fits.jobs[job]["onnx"], cells.valid_images)
             np.testing.assert_allclose(scores, fits.jobs[job]["native"], atol=1e-5)
 
     def test_every_epoch_is_recorded_and_heard_of(self, fits: Fits) -> None:
@@ -226,13 +238,11 @@ class TestFit:
         assert "onnx_opset" in fitted["versions"]
 
     @pytest.mark.parametrize("job", ["plain", "early", "late"])
-    def test_the_best_epoch_is_what_is_exported(
-        self, job: str, fits: Fits, cells: tuple[Path, models.TrainingData]
-    ) -> None:
+    def test_the_best_epoch_is_what_is_exported(self, job: str, fits: Fits, cells: models.TrainingData) -> None:
         fitted = fits.jobs[job]
         losses = [record["valid_loss"] for record in fitted["history"]]
-        labels = cells[1].valid_labels
-        scores = score(fitted["onnx"], cells[1].valid_images)
+        labels = cells.valid_labels
+        scores = score(fitted["onnx"], cells.valid_images)
         assert fitted["best_epoch"] == 1 + int(np.argmin(losses))
         assert cross_entropy(scores, 1 - labels if job == "early" else labels) == pytest.approx(min(losses), rel=1e-4)
 
@@ -255,25 +265,17 @@ class TestFit:
         assert fits.jobs["tiny"]["stopped"] == "finished"
 
     def test_ended_between_two_epochs_and_begun_again_it_comes_to_the_same_model(
-        self, name: str, fits: Fits, cells: tuple[Path, models.TrainingData]
+        self, name: str, fits: Fits, ahead: dict[str, Fits]
     ) -> None:
         """Also where the best epoch lies before the kill; and so for every training with the same seed."""
-        folder, jobs = cells[0] / f"{name}-again", {job["name"]: job for job in JOBS}
-        asked = [jobs["plain"], jobs["early"]]
-        ends = [{"interrupted_after": 3}, {"killed_after": fits.jobs["early"]["best_epoch"] + 2}]
-        killed = start_child(name, folder, [job | end for job, end in zip(asked, ends, strict=True)])
-        assert killed.returncode == -9
-
-        again = run_child(name, folder, asked).jobs
-
         for job in ("plain", "early"):
-            first, second = fits.jobs[job], again[job]
+            first, second = fits.jobs[job], ahead[f"{name} again"].jobs[job]
             assert second["before"] >= 2
             assert second["heard"] == list(range(second["before"] + 1, len(first["history"]) + 1))
             assert [r["valid_loss"] for r in second["history"]] == [r["valid_loss"] for r in first["history"]]
             assert (second["stopped"], second["best_epoch"]) == (first["stopped"], first["best_epoch"])
             assert Path(second["onnx"]).read_bytes() == Path(first["onnx"]).read_bytes()
-            assert not (folder / job / "checkpoint.safetensors").exists()
+            assert not (Path(second["onnx"]).parent / "checkpoint.safetensors").exists()
 
 
 class TestCommon:

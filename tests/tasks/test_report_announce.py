@@ -40,14 +40,18 @@ nights()
 @pytest.mark.server
 def test_each_night_is_another_version_under_one_key(prefect_url: str, tmp_path: Path) -> None:
     # A process of its own, as a night is: Prefect reads its surroundings once, and keeps its connections.
-    surroundings = {**os.environ, "PREFECT_API_URL": prefect_url, "RETRAIN_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=120)
-    latest = httpx.get(f"{prefect_url}/artifacts/{KEY}/latest", trust_env=False).json()
+    wanted = {"artifacts": {"key": {"any_": [KEY]}}}
+    before = len(httpx.post(f"{prefect_url}/artifacts/filter", json=wanted, trust_env=False, timeout=120).json())
+    surroundings = {**os.environ, "PREFECT_API_URL": prefect_url, "PREFECT_HOME": str(tmp_path / "prefect")}
+    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=500)
+    latest = httpx.get(f"{prefect_url}/artifacts/{KEY}/latest", trust_env=False, timeout=120).json()
     assert latest["type"] == "markdown"
     assert "## Promoted" in latest["data"]
-    wanted = {"artifacts": {"key": {"any_": [KEY]}}}
-    assert len(httpx.post(f"{prefect_url}/artifacts/filter", json=wanted, trust_env=False).json()) == 2
-    link = httpx.get(f"{prefect_url}/artifacts/{LINK_KEY}/latest", trust_env=False).json()
+    assert (
+        len(httpx.post(f"{prefect_url}/artifacts/filter", json=wanted, trust_env=False, timeout=120).json())
+        == before + 2
+    )
+    link = httpx.get(f"{prefect_url}/artifacts/{LINK_KEY}/latest", trust_env=False, timeout=120).json()
     assert f"retraining/reports/{'d2' * 6}.html" in link["data"]
 
 

@@ -23,8 +23,8 @@ from tasks.context import Context
 from tasks.history import history, settle
 from tasks.promote import promote
 from tests.builders import channel_model, made_up_candidate, made_up_decision, registry_in, small_settings
-from tests.registry_servers import mlflow_server, postgres
 from tests.rivals import Outcome, Rivals, promotion
+from tests.servers import databases, mlflow_server
 from validation.records import Candidate, ChampionRef, Decision
 
 MODEL = channel_model()
@@ -117,13 +117,15 @@ def sqlite(tmp_path: Path, empty_registry: Path, rivals: Rivals) -> Place:
 
 
 @pytest.fixture
-def server(tmp_path: Path, moto_endpoint: str, fake_aws: None, rivals: Rivals) -> Iterator[Place]:
+def server(tmp_path: Path, moto_endpoint: str, fake_aws: None, rivals: Rivals, postgres: str) -> Iterator[Place]:
     client = boto3.session.Session().client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")
     client.create_bucket(Bucket="production")
     client.close()
+    # The driver is named: SQLAlchemy means another one by "postgresql".
+    backend = postgres.replace("postgresql:", "postgresql+psycopg2:") + "/rivals"
     with (
-        postgres("mlflow") as database,
-        mlflow_server(database, "s3://production/mlflow", moto_endpoint, tmp_path / "mlflow.log") as url,
+        databases(postgres, "rivals"),
+        mlflow_server(backend, "s3://production/mlflow", moto_endpoint, tmp_path / "mlflow.log") as url,
     ):
         values = {"store": "s3://production/cells", "store_endpoint": moto_endpoint, "registry": url}
         identity = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}

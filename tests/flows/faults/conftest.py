@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.up import KEEPS_SLOTS
-from infra.runtime import _free_port, _server_command, _server_environment, _wait_until_healthy
+from infra.runtime import _server_command, _server_environment, _wait_until_healthy, free_port
 from tests.nights import Nights
 
 
@@ -19,7 +19,7 @@ class Prefect:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}/api"
         self.start()
 

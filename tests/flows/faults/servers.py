@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.registry_servers import ROOT, _create, _program, _wait, free_port
+from infra.runtime import free_port
+from tests.servers import ROOT, program, wait_for
 
 OPTIONS = {"fsync": "off", "full_page_writes": "off", "unix_socket_directories": "", "listen_addresses": "127.0.0.1"}
 
@@ -29,15 +30,21 @@ class Postgres:
         self._port = free_port()
         self.url = f"postgresql+psycopg2://mlflow@127.0.0.1:{self._port}/{database}"
         options = ["-U", "mlflow", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"]
-        self._run([_program("initdb"), "-D", str(self._folder / "data"), *options]).wait()
+        self._run([program("initdb"), "-D", str(self._folder / "data"), *options]).wait()
         self.start()
-        _create(database, self._port, self._process, self._folder / "log")
+        create = [program("createdb"), "-h", "127.0.0.1", "-p", str(self._port), "-U", "mlflow", database]
+        wait_for(
+            lambda: not subprocess.run(create, capture_output=True, check=False).returncode,
+            OSError,
+            self._process,
+            self._folder / "log",
+        )
 
     def start(self) -> None:
         """Start it; after a kill it finds out by itself what was finished."""
         told = [f"--{name}={value}" for name, value in OPTIONS.items()]
         data = ["-D", str(self._folder / "data"), "-p", str(self._port)]
-        self._process = self._run([_program("postgres"), *data, *told])
+        self._process = self._run([program("postgres"), *data, *told])
 
     @property
     def pid(self) -> int:
@@ -114,7 +121,7 @@ class Mlflow:
             self._process = subprocess.Popen(
                 self._command, cwd=self._log.parent, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        _wait(self.url, self._process, self._log)
+        wait_for(self.healthy, httpx.TransportError, self._process, self._log)
 
     def pids(self) -> tuple[int, ...]:
         """Return all of its processes, its workers among them."""

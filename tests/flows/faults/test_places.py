@@ -18,7 +18,7 @@ import pytest
 from infra.s3 import S3Store
 from tests.builders import channel_model, plain_cells
 from tests.faults import Fault as Broken
-from tests.faults import Proxy, serving
+from tests.faults import Proxy, running
 from tests.nights import Nights, Told
 from tests.sound import check_sound, inputs
 
@@ -73,8 +73,7 @@ def test_a_store_that_is_away_cut_short_or_silent_from_a_random_moment_on(
         **{name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CONFIG_FILE")},
     }
     chance = random.Random(3)
-    with serving(Outage(moto_endpoint)) as proxy:
-        proxy.hang_seconds = 1.0
+    with running(Outage(moto_endpoint)) as proxy:
         surroundings["RETRAIN_STORE_ENDPOINT"] = proxy.url
         for how, latest in (("truncated", 90), ("500", 40), ("hang", 30), ("reset", 30)):
             proxy.asked, proxy.begins, proxy.how = 0, chance.randint(1, latest), how  # type: ignore[assignment]
