@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as Unparsable
 
+from infra.prune_settings import PruneSettings
 from infra.service_settings import AlertSettings, EventSettings, UpSettings
 from validation.digest import digest
 from validation.errors import SettingsError
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     up: UpSettings = UpSettings()
     alerts: AlertSettings = AlertSettings()
     events: EventSettings = EventSettings()
+    prune: PruneSettings = PruneSettings()
 
     @classmethod
     def settings_customise_sources(
