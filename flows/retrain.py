@@ -25,6 +25,7 @@ from tasks.evaluate import Contest, evaluate_task, prepare_contest_task
 from tasks.history import settle
 from tasks.pack import pack_task
 from tasks.promote import promote_task
+from tasks.prune import tidy
 from tasks.pull import pull_task
 from tasks.report import report_task
 from tasks.report_announce import announce_task, note_in_registry
@@ -57,6 +58,8 @@ def retrain(models: Models | None = None) -> dict[str, Any]:
     context = Context.open(settings)
     with context.workspace.night_lock():
         night = run_night(context)
+        # While nobody else can begin one. It may take a while, so the night's own verdict is stored already.
+        tidy(context, Registry(settings))
     announce(night)
     return night.model_dump(mode="json")
 

@@ -26,8 +26,8 @@ from infra.runtime import prepare_environment
 from infra.settings import load_settings, prefect_api_url
 from tasks.context import Context
 from tasks.pack import pack_task
+from tasks.specs import find_candidate
 from tasks.train import train_task
-from validation.digest import digest
 from validation.errors import RetrainError, TrainingFailed
 from validation.records import Candidate, Split, TrainSpec
 
@@ -75,8 +75,8 @@ def train_elsewhere(context: Context, spec: TrainSpec, stop: threading.Event | N
     Raises:
         TrainingFailed: when it failed, or did not end in time; then it is cancelled.
     """
-    id_ = digest(spec.model_dump(mode="json"))
-    if (stored := context.records.find(Candidate, id_)) is not None:
+    id_, stored = find_candidate(context, spec)
+    if stored is not None:
         return stored
     server = PrefectServer(prefect_api_url() or _url_of_this_run())
     for _ in range(TRIES):

@@ -51,6 +51,13 @@ class Kept:
             self._connection.close()
             self._start_anew()
 
+    def count(self) -> int:
+        """Return how many texts are kept."""
+        try:
+            return int(self._connection.execute("SELECT count(*) FROM kept").fetchone()[0])
+        except sqlite3.DatabaseError:
+            return 0
+
     def strangers(self, living: Collection[str]) -> list[str]:
         """Return the digests of all texts whose digest is not among ``living``."""
         try:
@@ -63,7 +70,9 @@ class Kept:
         """Forget texts, and give their room back to the disk."""
         try:
             with self._connection:
-                self._connection.executemany("DELETE FROM kept WHERE digest = ?", ((bytes.fromhex(d),) for d in digests))
+                self._connection.executemany(
+                    "DELETE FROM kept WHERE digest = ?", ((bytes.fromhex(d),) for d in digests)
+                )
             self._connection.execute("VACUUM")
         except sqlite3.DatabaseError:
             pass  # a full disk: another time

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from infra.registry_night import log_night
 from infra.registry_prune import abandoned_runs, nights_of, remove_page, remove_run, unfinished_nights
 from infra.registry_version import log_version, tags_of
 from infra.settings import Settings, mask
+from infra.temporary import temporary_folder
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, RetrainError, UsageError
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Night
@@ -95,10 +95,10 @@ class Registry:
             ModelFileInvalid: when its bytes are not those that were registered.
         """
         mlflow = self._selected()
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder("version") as folder:
             path = self._call(
                 lambda: mlflow.artifacts.download_artifacts(
-                    f"models:/{MODEL_NAME}/{reference.version}", dst_path=folder
+                    f"models:/{MODEL_NAME}/{reference.version}", dst_path=str(folder)
                 )
             )
             files = list(Path(path).rglob("*.onnx"))

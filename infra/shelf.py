@@ -77,6 +77,11 @@ class Shelf:
             finally:
                 fcntl.flock(self._index, fcntl.LOCK_UN)
 
+    @property
+    def rows(self) -> int:
+        """How many rows there are, older copies counted."""
+        return self._entries()
+
     def strangers(self, living: Collection[str]) -> int:
         """Return how many rows are of no digest in ``living``, or are another's older copy."""
         return self._entries() - len(self.find(living))
