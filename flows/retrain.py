@@ -58,8 +58,8 @@ def retrain(models: Models | None = None) -> dict[str, Any]:
     context = Context.open(settings)
     with context.workspace.night_lock():
         night = run_night(context)
-        # While nobody else can begin one. It may take a while, so the night's own verdict is stored already.
-        tidy(context, Registry(settings))
+        # Under the lock, so that no other night begins meanwhile; this one's record is stored already.
+        tidy(context)
     announce(night)
     return night.model_dump(mode="json")
 

@@ -88,12 +88,12 @@ def prune(context: Context, registry: Registry, *, dry_run: bool = False) -> Pru
     return pruned
 
 
-def tidy(context: Context, registry: Registry) -> None:
+def tidy(context: Context) -> None:
     """Prune at the end of a night, where the settings say so; whatever goes wrong is a warning."""
     if not context.settings.prune.automatic:
         return
     try:
-        pruned = prune(context, registry)
+        pruned = prune(context, Registry(context.settings))
     except Exception as error:
         log.warning("not pruned: %s: %s", type(error).__name__, error)
         return
