@@ -84,7 +84,8 @@ def prune(context: Context, registry: Registry, *, dry_run: bool = False) -> Pru
     with _told(pruned, "fetched images"):
         held = _held(context, References(context, registry))
     with _told(pruned, "this machine"):
-        pruned.take(local_removals(context, held))
+        gone = {removal.name for removal in pruned.removals}
+        pruned.take(local_removals(context, held, gone))
     return pruned
 
 

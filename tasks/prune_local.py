@@ -27,10 +27,11 @@ DAY = 86_400.0
 STALE_SHARE = 0.25
 
 
-def local_removals(context: Context, held: Collection[str] | None) -> Iterator[Removal]:
+def local_removals(context: Context, held: Collection[str] | None, gone: Collection[str]) -> Iterator[Removal]:
     """Yield what this machine need not keep.
 
     ``held``: SHA-256 of images that must stay though the store may have lost them; None: not known, so all stay.
+    ``gone``: keys of the store that were removed just now, or would be.
     """
     living = _living(context)
     if living is not None:
@@ -40,7 +41,7 @@ def local_removals(context: Context, held: Collection[str] | None) -> Iterator[R
             yield from _objects(context, living, held)
     yield from _packs(context)
     yield from _old(context)
-    yield from _pages(context)
+    yield from _pages(context, gone)
     yield from _work_folders(context)
     yield from _leftovers(context)
 
@@ -134,12 +135,13 @@ def _old(context: Context) -> Iterator[Removal]:
             yield from _one(CACHES, path, f"not used for {days:g} days")
 
 
-def _pages(context: Context) -> Iterator[Removal]:
+def _pages(context: Context, gone: Collection[str]) -> Iterator[Removal]:
     """Copies of Data Docs whose original was removed; a link to them leads nowhere in the store either."""
     folder = context.workspace.home / "validations"
     if not folder.is_dir():
         return
-    stored = {info.key.rpartition("/")[2] for info in context.store.list(f"{OURS}validations/")}
+    keys = {info.key for info in context.store.list(f"{OURS}validations/")} - set(gone)
+    stored = {key.rpartition("/")[2] for key in keys}
     for path in sorted(folder.glob("*.docs.html")):
         if path.name not in stored:
             yield from _one(REPORTS, path, "a copy of Data Docs that were removed from the store")
