@@ -54,11 +54,13 @@ def soak(folder: Path, nights: int, seed: int) -> Iterator[dict[str, Any]]:
             [sys.executable, "-m", "tests.soak.run", str(folder), str(nights), str(seed)],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
-        try:
-            yield from (json.loads(line) for line in process.stdout or ())
-        finally:
-            process.kill()
-            process.wait()
+        assert process.stdout is not None
+        with process.stdout:
+            try:
+                yield from (json.loads(line) for line in process.stdout)
+            finally:
+                process.kill()
+                process.wait()
     if process.returncode:
         raise RuntimeError(f"the soak ended with {process.returncode}: {(folder / 'soak.log').read_text()[-2000:]}")
 

@@ -1,4 +1,4 @@
-"""A dozen nights in a row with faults drawn by chance: everything is accounted for. ``benchmarks.soak`` runs 200."""
+"""A week of nights with a fault on most of them: everything is accounted for. ``benchmarks.soak`` runs 200."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import pytest
 
 from benchmarks.soak import soak
 
-NIGHTS = 12
+NIGHTS = 7
+DRAWN = {"invalid batch", "junk", "champion tampered", "store away", "killed"}
 
 
 @pytest.mark.slow
-def test_a_dozen_nights_with_faults_leave_everything_accounted_for(tmp_path: Path) -> None:
-    *nights, end = soak(tmp_path / "soak", NIGHTS, seed=5)
+def test_a_week_of_nights_with_faults_leaves_everything_accounted_for(tmp_path: Path) -> None:
+    *nights, end = soak(tmp_path / "soak", NIGHTS, seed=95)
     assert end["wrong"] == []
     assert (len(nights), nights[-1]["nights"]) == (NIGHTS, NIGHTS)
-    assert {night["drawn"] for night in nights} > {"nothing", "killed"}
+    assert {night["drawn"] for night in nights} >= DRAWN
     assert end["processes_left"] == []
     assert end["temporary_files"] == []
     assert end["pruned_at_the_end"]["problems"] == []
     assert end["reports"]["others"] == []
-    assert end["reports"]["built"] > 0
+    assert end["reports"]["built"] == nights[-1]["decisions"] - end["reports"]["retired"]
