@@ -106,3 +106,16 @@ def test_a_temporary_folder_outlives_a_killed_process_and_is_known_by_its_name(
             os.utime(path, (0, path.stat().st_mtime - OLD_SECONDS - 1))
         assert abandoned_folders() == [left]
     assert not mine.exists()
+
+
+def test_prefect_is_told_to_let_old_runs_go(tmp_path: Path) -> None:
+    code = (
+        "from infra.runtime import prepare_environment; from infra.settings import load_settings\n"
+        "prepare_environment(load_settings())\n"
+        "from prefect.settings import get_current_settings\n"
+        "vacuum = get_current_settings().server.services.db_vacuum\n"
+        "print(sorted(vacuum.enabled_vacuum_types), vacuum.retention_period.days)"
+    )
+    environment = {**os.environ, "RETRAIN_HOME": str(tmp_path), "RETRAIN_PRUNE__RUNS_DAYS": "12"}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "['events', 'flow_runs'] 12"
