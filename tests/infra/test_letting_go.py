@@ -118,4 +118,4 @@ def test_prefect_is_told_to_let_old_runs_go(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "RETRAIN_HOME": str(tmp_path), "RETRAIN_PRUNE__RUNS_DAYS": "12"}
     shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "['events', 'flow_runs'] 12"
+    assert shown.stdout.strip() == "['events', 'flow_runs', 'orphans'] 12"
