@@ -26,6 +26,7 @@ from infra.runtime import prepare_environment
 from infra.settings import load_settings, prefect_api_url
 from tasks.context import Context
 from tasks.pack import pack_task
+from tasks.prune import tidy_here
 from tasks.specs import find_candidate
 from tasks.train import train_task
 from validation.errors import RetrainError, TrainingFailed
@@ -48,7 +49,9 @@ def train_flow(spec: TrainSpec) -> str:
     split = context.records.load(Split, spec.split)
     with own_gpu(settings.home / "gpus") as gpu:
         log.info("%s is trained on %s", spec.model, "the CPU" if gpu is None else f"GPU {gpu}")
-        return train_task(context, spec, split, pack_task(context, split)).id
+        candidate = train_task(context, spec, split, pack_task(context, split))
+    tidy_here(context)
+    return candidate.id
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tasks.prune_store import registry_removals, store_removals
 from tasks.references import References
 from tasks.removals import AREAS, Removal
 from tasks.retire import retirements
-from validation.errors import RetrainError, Unreachable
+from validation.errors import NightRunning, RetrainError, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,22 @@ def _told(pruned: Pruned, what: str) -> Iterator[None]:
         yield
     except (RetrainError, OSError) as error:
         pruned.problems.append(f"{what}: {error.message if isinstance(error, RetrainError) else error}")
+
+
+def tidy_here(context: Context) -> None:
+    """Prune the caches of a machine that only trains; where a night runs on the same home folder, that prunes them."""
+    if not context.settings.prune.automatic:
+        return
+    pruned = Pruned(dry_run=False)
+    try:
+        with context.workspace.night_lock():
+            pruned.take(local_removals(context, None, ()))
+    except NightRunning:
+        return
+    except Exception as error:
+        log.warning("not pruned: %s: %s", type(error).__name__, error)
+    for problem in pruned.problems:
+        log.warning("not pruned: %s", problem)
 
 
 def _held(context: Context, references: References) -> set[str]:

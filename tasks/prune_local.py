@@ -30,15 +30,15 @@ STALE_SHARE = 0.25
 def local_removals(context: Context, held: Collection[str] | None, gone: Collection[str]) -> Iterator[Removal]:
     """Yield what this machine need not keep.
 
-    ``held``: SHA-256 of images that must stay though the store may have lost them; None: not known, so all stay.
+    ``held``: SHA-256 of images that must stay though the store may have lost them; None: not known, so none goes for
+    being lost, only for being too many.
     ``gone``: keys of the store that were removed just now, or would be.
     """
     living = _living(context)
     if living is not None:
         yield from _shelves(context, living)
         yield from _facts(context, living)
-        if held is not None:
-            yield from _objects(context, living, held)
+        yield from _objects(context, living, held)
     yield from _packs(context)
     yield from _old(context)
     yield from _pages(context, gone)
@@ -56,14 +56,14 @@ def _living(context: Context) -> set[str] | None:
     return {*pc.unique(rows["sha256"]).to_pylist(), *journal.read()["sha256"].to_pylist()}
 
 
-def _objects(context: Context, living: Collection[str], held: Collection[str]) -> Iterator[Removal]:
+def _objects(context: Context, living: Collection[str], held: Collection[str] | None) -> Iterator[Removal]:
     """Fetched images: those that the store no longer holds, and the oldest of more than ``prune.cache_gb``."""
     left: list[tuple[float, int, Path]] = []
     for path in (context.workspace.home / "cache" / "objects").glob("*/*"):
         name = path.parent.name + path.name
-        if "." in name or name in held:
+        if "." in name or (held is not None and name in held):
             continue
-        if name not in living:
+        if held is not None and name not in living:
             if (removal := of_path(CACHES, path, "an image that is not in the store any more")) is not None:
                 yield removal
             continue

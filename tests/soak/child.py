@@ -108,8 +108,8 @@ def stages_as_functions() -> None:
     for name in [name for name in vars(retrain) if name.endswith("_task")]:
         task = getattr(retrain, name)
         setattr(retrain, name, getattr(task, "fn", task))
-    retrain.announce_task = lambda *_: None  # type: ignore[assignment]
-    retrain.announce = lambda *_: None
+    for name in ("announce", "announce_task"):
+        setattr(retrain, name, lambda *_: None)
 
 
 def load_everything() -> None:

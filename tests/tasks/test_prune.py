@@ -22,7 +22,7 @@ from tasks.approval import open_requests
 from tasks.by_hand import override, rollback
 from tasks.context import Context
 from tasks.history import history
-from tasks.prune import Pruned, prune, tidy
+from tasks.prune import Pruned, prune, tidy, tidy_here
 from tasks.report import report
 from tasks.retire import find_retired
 from tasks.specs import find_candidate, train_spec
@@ -397,6 +397,20 @@ def test_caches_keep_what_is_in_the_store_and_work_folders_go_when_they_are_of_n
     store.fetched.clear()
     prepare(world.context)
     assert sum(store.fetched.values()) == 0  # what tonight needs was not fetched again
+
+
+def test_a_machine_that_only_trains_prunes_its_caches_and_nothing_else_and_never_beside_a_night(world: World) -> None:
+    context = pruning(world, packs=1, cache_gb=0.00005).context
+    home, before = context.workspace.home, objects(world)
+    packs = home / "cache" / "packs"
+    with context.workspace.night_lock():
+        tidy_here(context)
+    assert len(list(packs.iterdir())) > 1
+    tidy_here(context)
+    assert len(list(packs.iterdir())) == 1
+    kept = [path.stat().st_size for path in (home / "cache" / "objects").rglob("*") if path.is_file()]
+    assert 0 < sum(kept) <= 50_000
+    assert objects(world) == before
 
 
 def test_a_store_that_is_away_costs_the_night_a_warning(
