@@ -49,6 +49,8 @@ def soak(folder: Path, nights: int, seed: int) -> Iterator[dict[str, Any]]:
         RETRAIN_GATE__MIN_SPECIFICITY="0",
         TMPDIR=str(folder / "tmp"),
     )
+    # There before anything is imported: whoever asks for the temporary folder first decides for the process.
+    (folder / "tmp").mkdir()
     with (folder / "soak.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.soak.run", str(folder), str(nights), str(seed)],

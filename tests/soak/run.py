@@ -213,7 +213,7 @@ def main(folder: Path, nights: int, seed: int) -> None:
     child.stages_as_functions()
     soak = Soak(folder, seed)
     soak.bucket.root.mkdir(parents=True)
-    soak.temporary.mkdir()
+    soak.temporary.mkdir(exist_ok=True)
     for number in range(1, nights + 1):
         told = soak.night(number)
         if number % DISK_EVERY == 0 or number == nights:
