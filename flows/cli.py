@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_holdout, cli_operate, cli_registry, cli_report, show
+from flows import cli_data, cli_holdout, cli_operate, cli_prune, cli_registry, cli_report, show
 from flows.command import AsJson, open_context, prepared_settings
 from infra.privacy import keep_files_private, keep_secrets_out_of_logs
 from infra.settings import Settings, config_path, load_settings
@@ -240,6 +240,7 @@ cli_holdout.add_to(app)
 cli_registry.add_to(app)
 cli_report.add_to(app)
 cli_operate.add_to(app)
+cli_prune.add_to(app)
 
 if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@ from infra.registry import Registry
 from tasks.context import Context
 from tasks.generations import current_generation
 from tasks.report import report, report_again, report_path
+from tasks.retire import find_retired
 from tasks.specs import train_spec
 from validation.digest import digest
 from validation.records import (
@@ -87,7 +88,7 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: Clock)
         return None
     champion = registry.champion()
     version = champion.version if champion else None
-    if before.decision is not None and not report_path(context, before.decision).exists():
+    if before.decision is not None and _lacks_report(context, before.decision):
         report(context, before)
     if before.verdict is Verdict.INVALID_DATA:
         return before.model_copy(update={"seconds": clock.seconds})
@@ -105,6 +106,11 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: Clock)
         }
     )
     return night.model_copy(update={"report": str(report_again(context, night))})
+
+
+def _lacks_report(context: Context, decision: str) -> bool:
+    """Whether this machine has no report where it should; one that was retired is not built again."""
+    return not report_path(context, decision).exists() and find_retired(context, decision) is None
 
 
 def conclude(

@@ -26,6 +26,7 @@ from tasks.evaluate import Contest, evaluate_task, prepare_contest_task
 from tasks.history import settle
 from tasks.pack import pack_task
 from tasks.promote import promote_task
+from tasks.prune import tidy
 from tasks.pull import pull_task
 from tasks.report import report_task
 from tasks.report_announce import announce_task, note_in_registry
@@ -58,6 +59,8 @@ def retrain(models: Models | None = None) -> dict[str, Any]:
     context = Context.open(settings)
     with no_secret_escapes(), context.workspace.night_lock():
         night = run_night(context)
+        # Under the lock, so that no other night begins meanwhile; this one's record is stored already.
+        tidy(context)
     announce(night)
     return night.model_dump(mode="json")
 

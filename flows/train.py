@@ -27,8 +27,9 @@ from infra.runtime import prepare_environment
 from infra.settings import load_settings, prefect_api_url
 from tasks.context import Context
 from tasks.pack import pack_task
+from tasks.prune import tidy_here
+from tasks.specs import find_candidate
 from tasks.train import train_task
-from validation.digest import digest
 from validation.errors import RetrainError, TrainingFailed
 from validation.records import Candidate, Split, TrainSpec
 
@@ -49,7 +50,9 @@ def train_flow(spec: TrainSpec) -> str:
     split = context.records.load(Split, spec.split)
     with no_secret_escapes(), own_gpu(settings.home / "gpus") as gpu:
         log.info("%s is trained on %s", spec.model, "the CPU" if gpu is None else f"GPU {gpu}")
-        return train_task(context, spec, split, pack_task(context, split)).id
+        candidate = train_task(context, spec, split, pack_task(context, split))
+    tidy_here(context)
+    return candidate.id
 
 
 @contextmanager
@@ -76,8 +79,8 @@ def train_elsewhere(context: Context, spec: TrainSpec, stop: threading.Event | N
     Raises:
         TrainingFailed: when it failed, or did not end in time; then it is cancelled.
     """
-    id_ = digest(spec.model_dump(mode="json"))
-    if (stored := context.records.find(Candidate, id_)) is not None:
+    id_, stored = find_candidate(context, spec)
+    if stored is not None:
         return stored
     server = PrefectServer(prefect_api_url() or _url_of_this_run())
     for _ in range(TRIES):

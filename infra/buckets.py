@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -88,6 +89,12 @@ class ObstoreStore(Store):
 
         refuse_odd(self.uri, key)
         translated(self.uri, lambda: obstore.put(self._data, key, data), key)
+
+    def _remove(self, key: str) -> None:
+        import obstore
+
+        with suppress(ObjectMissing):
+            translated(self.uri, lambda: obstore.delete(self._data, key), key)
 
     def exists(self, key: str) -> bool:
         return ObstoreStore.stat(self, key) is not None

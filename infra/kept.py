@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -50,6 +50,32 @@ class Kept:
         except sqlite3.DatabaseError:
             self._connection.close()
             self._start_anew()
+
+    def count(self) -> int:
+        """Return how many texts are kept."""
+        try:
+            return int(self._connection.execute("SELECT count(*) FROM kept").fetchone()[0])
+        except sqlite3.DatabaseError:
+            return 0
+
+    def strangers(self, living: Collection[str]) -> list[str]:
+        """Return the digests of all texts whose digest is not among ``living``."""
+        try:
+            found = [row[0].hex() for row in self._connection.execute("SELECT digest FROM kept")]
+        except sqlite3.DatabaseError:
+            return []  # what is damaged is begun anew by whoever asks for a text
+        return [digest for digest in found if digest not in living]
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Forget texts, and give their room back to the disk."""
+        try:
+            with self._connection:
+                self._connection.executemany(
+                    "DELETE FROM kept WHERE digest = ?", ((bytes.fromhex(d),) for d in digests)
+                )
+            self._connection.execute("VACUUM")
+        except sqlite3.DatabaseError:
+            pass  # a full disk: another time
 
     def close(self) -> None:
         """Let go of the file."""

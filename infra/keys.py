@@ -14,6 +14,7 @@ Layout of the store:
     retraining/approvals/<id>.json           decisions that wait for a person
     retraining/answers/<id>.json             what the person answered
     retraining/reports/<id>.html             reports
+    retraining/retired/<id>.json             decisions whose report was retired, and why
     retraining/latest/<name>.json            the few pointers that move (latest snapshot, latest night)
     retraining/synthetic.json                there when the input cells are synthetic
 """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from infra.keys import is_odd
+from infra.keys import OURS, is_odd
 from validation.digest import sha256
 from validation.errors import ObjectMissing, RetrainError
 
@@ -66,6 +66,24 @@ class Store(ABC):
     def exists(self, key: str) -> bool:
         """Whether there is an object at ``key``."""
 
+    def delete(self, key: str) -> None:
+        """Remove an object of this project's own; that there is none is no error.
+
+        Raises:
+            RetrainError: for any key that is not under ``retraining/``: an input object is never deleted.
+        """
+        if not key.startswith(OURS) or is_odd(key):
+            raise RetrainError(f"refused to delete {key!r} in {self.uri}", f"only what lies under {OURS} is ours")
+        self._remove(key)
+
+    @abstractmethod
+    def _remove(self, key: str) -> None:
+        """Remove the object at a key that ``delete`` has checked."""
+
+    def unfinished(self) -> Iterator[tuple[Path, int]]:
+        """Yield what killed writers left behind under ``retraining/`` (path, bytes), where a store has such files."""
+        yield from ()
+
     def get(self, key: str) -> bytes:
         """Return an object's bytes; raises ObjectMissing when there is none."""
         return self.fetch(key).data
@@ -121,6 +139,9 @@ class MemoryStore(Store):
 
     def exists(self, key: str) -> bool:
         return key in self.objects
+
+    def _remove(self, key: str) -> None:
+        self.objects.pop(key, None)
 
     def create(self, key: str, data: bytes) -> bool:
         with self._creating:

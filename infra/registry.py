@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,10 @@ from typing import Any, TypeVar
 from infra.keys import CHAMPION_ALIAS, MODEL_NAME
 from infra.mlflow_calls import answered, flush_files, is_database, knock, none_if_missing, quieten, unless_there
 from infra.registry_night import log_night
+from infra.registry_prune import abandoned_runs, nights_of, remove_page, remove_run, unfinished_nights
 from infra.registry_version import log_version, tags_of
 from infra.settings import Settings
+from infra.temporary import temporary_folder
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, RetrainError, UsageError
 from validation.hiding import mask
@@ -95,10 +96,10 @@ class Registry:
             ModelFileInvalid: when its bytes are not those that were registered.
         """
         mlflow = self._selected()
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder("version") as folder:
             path = self._call(
                 lambda: mlflow.artifacts.download_artifacts(
-                    f"models:/{MODEL_NAME}/{reference.version}", dst_path=folder
+                    f"models:/{MODEL_NAME}/{reference.version}", dst_path=str(folder)
                 )
             )
             files = list(Path(path).rglob("*.onnx"))
@@ -139,6 +140,37 @@ class Registry:
     def note_night(self, night: Night, page: bytes) -> None:
         """Show a night on MLflow's pages, once: its verdict as tags, its figures, its report ``page`` (HTML)."""
         self._call(lambda: log_night(self._client, self._experiment(VERDICTS), night, page))
+
+    def origins(self) -> list[tuple[str, str]]:
+        """Return candidate and decision of every registered version."""
+        tags = (version.tags for version in self._call(self._versions))
+        return [(tag.get("candidate", ""), tag.get("decision", "")) for tag in tags]
+
+    def abandoned(self) -> list[str]:
+        """Return the runs of registrations and of nights that were killed; no version came from them."""
+
+        def find() -> list[str]:
+            model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
+            ledger = model.tags.get(LEDGER_TAG) if model else None
+            return [
+                *abandoned_runs(self._client, self._experiment(), self._versions(), ledger),
+                *unfinished_nights(self._client, self._experiment(VERDICTS)),
+            ]
+
+        return self._call(find)
+
+    def remove_run(self, run: str) -> None:
+        """Delete a run that ``abandoned`` named, with its files."""
+        self._call(lambda: remove_run(self._client, self.uri, run))
+
+    def forget_page(self, decision: str) -> None:
+        """Delete the report on a decision from MLflow's pages; the night's figures stay there."""
+
+        def forget() -> None:
+            for run in nights_of(self._client, self._experiment(VERDICTS), decision):
+                remove_page(self._client, self.uri, run)
+
+        self._call(forget)
 
     def write_once(self, name: str, text: str) -> str:
         """Write ``text`` under ``name`` unless something stands there, and return what stands there afterwards.
@@ -198,9 +230,17 @@ class Registry:
             )
         )
 
+    def _versions(self) -> list[Any]:
+        found = []
+        token: str | None = None
+        while token is None or token:
+            page = self._client.search_model_versions(f"name='{MODEL_NAME}'", page_token=token)
+            found += page
+            token = page.token or ""
+        return found
+
     def _of_decision(self, decision: str) -> Any | None:
-        versions = self._client.search_model_versions(f"name='{MODEL_NAME}'")
-        return next((version for version in versions if version.tags.get("decision") == decision), None)
+        return next((version for version in self._versions() if version.tags.get("decision") == decision), None)
 
     def _new_version(
         self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None

@@ -11,13 +11,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from infra.scoring import ModelFile
+from infra.temporary import temporary_folder
 from validation.errors import ModelFileInvalid
 
 # None of these may be there when a model file is tried.
@@ -32,8 +32,7 @@ def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str
     Raises:
         ModelFileInvalid: when the file is not the expected one, cannot be loaded, or cannot score the images.
     """
-    with tempfile.TemporaryDirectory(prefix="rescore-") as name:
-        folder = Path(name)
+    with temporary_folder("rescore") as folder:
         (folder / "model.onnx").write_bytes(model)
         np.save(folder / "images.npy", np.ascontiguousarray(images), allow_pickle=False)
         # Tied to this process, so that one that was killed leaves no child behind.

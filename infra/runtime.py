@@ -43,6 +43,9 @@ def prepare_environment(settings: Settings) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # Everything below the flows uses plain logging; this carries it to Prefect's pages.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,infra,validation",
+        # Prefect alone would keep every run for ever.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(int(settings.prune.runs_days * 86_400)),
         "MPLCONFIGDIR": str(settings.home / "cache" / "matplotlib"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }

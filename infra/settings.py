@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as Unparsable
 
+from infra.prune_settings import PruneSettings
 from infra.secret_sources import (
     BLOCK,
     FILE,
@@ -114,6 +115,7 @@ class Settings(BaseSettings):
     up: UpSettings = UpSettings()
     alerts: AlertSettings = AlertSettings()
     events: EventSettings = EventSettings()
+    prune: PruneSettings = PruneSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 import threading
 import zlib
@@ -20,6 +21,7 @@ from validation.errors import RetrainError
 
 _ENTRY = struct.Struct(">32sI")
 _READ_AT_ONCE = 1 << 16
+_MOVED_AT_ONCE = 256
 
 
 class Shelf:
@@ -75,6 +77,22 @@ class Shelf:
             finally:
                 fcntl.flock(self._index, fcntl.LOCK_UN)
 
+    @property
+    def rows(self) -> int:
+        """How many rows there are, older copies counted."""
+        return self._entries()
+
+    def strangers(self, living: Collection[str]) -> int:
+        """Return how many rows are of no digest in ``living``, or are another's older copy."""
+        return self._entries() - len(self.find(living))
+
+    def move_to(self, target: Shelf, living: Collection[str]) -> None:
+        """Append the rows of ``living`` that are whole to another shelf."""
+        places = sorted(self.find(living).items(), key=lambda item: item[1])
+        for start in range(0, len(places), _MOVED_AT_ONCE):
+            some = ((digest, self.read(where)) for digest, where in places[start : start + _MOVED_AT_ONCE])
+            target.append([(digest, row) for digest, row in some if row is not None])
+
     def close(self) -> None:
         """Let go of the files."""
         os.close(self._rows)
@@ -102,3 +120,25 @@ def _cannot_write(path: Path, error: OSError) -> RetrainError:
         f"cannot write to {path}: {error.strerror or error}",
         "free some space, check the owner and mode of the folder, or choose another RETRAIN_HOME",
     )
+
+
+def clear_shelf(path: Path, row_bytes: int, living: Collection[str]) -> None:
+    """Write a shelf anew with the rows of ``living`` alone. Killed half-way it is there as it was, or not at all.
+
+    Nobody else may have it open.
+
+    Raises:
+        RetrainError: when the disk is full; the shelf is as it was.
+    """
+    new = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    old = path.with_name(f".tmp-{os.getpid()}-{path.name}-old")
+    try:
+        with Shelf(path, row_bytes) as shelf, Shelf(new, row_bytes) as target:
+            shelf.move_to(target, living)
+        path.replace(old)
+        new.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)

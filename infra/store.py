@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from infra.files import sync_folder, write_atomic, write_beside
-from infra.keys import is_odd
+from infra.keys import OURS, is_odd
 from infra.objects import Fetched, MemoryStore, ObjectInfo, Store, missing, refuse_odd
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
@@ -122,6 +123,23 @@ class FolderStore(Store):
             temporary.unlink()
         sync_folder(path.parent)
         return True
+
+    def _remove(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreUnreachable(
+                f"cannot delete {key!r} in {self.uri}: {error.strerror}", "check the folder's owner and mode"
+            ) from error
+        if key.count("/") > 2:  # the folder of one candidate, when it was the last of its files
+            with suppress(OSError):
+                path.parent.rmdir()
+
+    def unfinished(self) -> Iterator[tuple[Path, int]]:
+        for path in (self.root / OURS).rglob(".tmp-*"):
+            with suppress(OSError):  # finished while we looked
+                yield path, path.stat().st_size
 
     def local_path(self, key: str) -> Path | None:
         try:

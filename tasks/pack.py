@@ -64,6 +64,14 @@ def load_pack(context: Context, pack: Pack) -> npt.NDArray[np.uint8]:
     return array
 
 
+def shelf_place(context: Context, side: int | None = None) -> tuple[Path, int]:
+    """Return where packed cells of a side (default: the settings') are kept, and the bytes of one."""
+    side = side or context.settings.training.side
+    # Another Pillow may round otherwise, and rows of two versions must not meet in one array.
+    made_by = f"{side}-{PIXELS_VERSION}-pillow-{version('pillow')}"
+    return context.workspace.home / "cache" / "cells" / made_by, side * side * 3
+
+
 def draw_cells(context: Context, cells: Sequence[tuple[str, str]], array: npt.NDArray[np.uint8]) -> None:
     """Decode ``cells`` (key, SHA-256) into ``array`` uint8 [n, side, side, 3], each padded and resized to its size."""
     side = array.shape[1]
@@ -87,12 +95,10 @@ def _write(context: Context, path: Path, rows: Any, side: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     cells = list(zip(rows["key"], rows["sha256"], strict=True))
-    # Another Pillow may round otherwise, and rows of two versions must not meet in one array.
-    made_by = f"{side}-{PIXELS_VERSION}-pillow-{version('pillow')}"
-    shelf_path = context.workspace.home / "cache" / "cells" / made_by
+    shelf_path, row_bytes = shelf_place(context, side)
     progress = Progress(log, "packed", len(cells))
     try:
-        with temporary.open("wb") as file, Shelf(shelf_path, side * side * 3) as shelf:
+        with temporary.open("wb") as file, Shelf(shelf_path, row_bytes) as shelf:
             shape = (len(cells), side, side, 3)
             np.lib.format.write_array_header_1_0(
                 file,

@@ -14,6 +14,7 @@ from tasks.context import Context
 from tasks.history import Change, carried_out, enter, history, refuse_changed, settle
 from tasks.reproduce import reproduce
 from tasks.stage import stage
+from validation.errors import ObjectMissing
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Verdict
 
 log = logging.getLogger(__name__)
@@ -50,9 +51,21 @@ def register_and_try(
 ) -> tuple[ChampionRef, str]:
     """Register a challenger; return its version and how its file did in a clean process. The champion stays."""
     evaluation = context.records.find(Evaluation, decision.evaluation) if decision.evaluation else None
-    model = context.store.get(challenger.model_key)
+    model = _model_file(context, challenger)
     reference = registry.register(challenger, model, decision, evaluation)
     return reference, reproduce(context, registry, reference, decision, strict=strict)
+
+
+def _model_file(context: Context, challenger: Candidate) -> bytes:
+    try:
+        return context.store.get(challenger.model_key)
+    except ObjectMissing as error:
+        days, nights = context.settings.prune.models_days, context.settings.prune.models_nights
+        raise ObjectMissing(
+            f"the model file of candidate {challenger.id} is not in {context.store.uri} any more",
+            f"files of challengers that were never registered go after {days:g} days and {nights} nights "
+            "(prune.models_days, prune.models_nights); run a night to train anew",
+        ) from error
 
 
 promote_task = stage(promote)

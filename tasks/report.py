@@ -14,6 +14,7 @@ from infra.keys import OURS, report_key
 from tasks.context import Context
 from tasks.report_exhibits import exhibits
 from tasks.report_page import ReportInputs, render_report
+from tasks.retire import refuse_retired
 from tasks.stage import stage
 from validation.errors import ObjectMissing, UsageError
 from validation.records import Candidate, Decision, Evaluation, Night, Snapshot, Split, ValidationResult
@@ -33,6 +34,7 @@ def report(context: Context, night: Night) -> Path:
     """Build the report on a night's decision, store it, and return its path on this machine."""
     if night.decision is None:
         raise UsageError("a night without a decision has no report")
+    refuse_retired(context, night.decision)
     page = render_report(_inputs(context, night)).encode()
     context.store.put(report_key(night.decision), page)
     path = report_path(context, night.decision)

@@ -176,8 +176,11 @@ def _new(context: Context, decision: Decision, gathered: Gathered) -> None:
     """A sample of what the snapshot holds and its parent did not."""
     snapshot = context.records.load(Snapshot, decision.snapshot)
     parent = context.records.find(Snapshot, snapshot.parent) if snapshot.parent else None
-    before = context.records.load_table(parent.table) if parent is not None else None
-    if snapshot.parent and parent is None:
+    try:
+        before = context.records.load_table(parent.table) if parent is not None else None
+    except ObjectMissing:
+        before = None
+    if snapshot.parent and before is None:
         gathered.left_out.append("New cells: the snapshot before is gone, so nobody can say what is new.")
         return
     rows = context.records.load_table(snapshot.table)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from infra.settings import Settings
+from tasks.context import Context
 from tasks.models import get_model
+from validation.digest import digest
 from validation.errors import SettingsError
-from validation.records import TrainSpec
+from validation.records import Candidate, TrainSpec
 
 
 def train_spec(settings: Settings, model: str, split_id: str) -> TrainSpec:
@@ -32,3 +34,16 @@ def train_spec(settings: Settings, model: str, split_id: str) -> TrainSpec:
         recipe_version=module.RECIPE_VERSION,
         target_sensitivity=settings.training.target_sensitivity,
     )
+
+
+def find_candidate(context: Context, spec: TrainSpec) -> tuple[str, Candidate | None]:
+    """Return the name of the candidate that ``spec`` makes, and the candidate where it is trained already.
+
+    Of one whose model file was pruned the record stays as reports tell it: trained again it has another name.
+    """
+    id_ = digest(spec.model_dump(mode="json"))
+    while (stored := context.records.find(Candidate, id_)) is not None:
+        if context.store.exists(stored.model_key):
+            return id_, stored
+        id_ = digest(id_, "again")
+    return id_, None

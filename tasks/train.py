@@ -22,6 +22,7 @@ from infra.keys import candidate_key
 from infra.scoring import ModelFile
 from tasks.context import Context
 from tasks.holdings import SideData, load_side
+from tasks.specs import find_candidate
 from tasks.stage import stage
 from validation.digest import digest, sha256
 from validation.errors import ModelFileInvalid, TrainingFailed
@@ -43,8 +44,8 @@ def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Candid
     Raises:
         TrainingFailed: when the training ends without a model, whatever ended it.
     """
-    id_ = digest(spec.model_dump(mode="json"))
-    if (stored := context.records.find(Candidate, id_)) is not None:
+    id_, stored = find_candidate(context, spec)
+    if stored is not None:
         return stored
     folder = context.workspace.scratch(f"train-{id_}")
     sides = {side: load_side(context, split, pack, side) for side in SIDES}

@@ -22,6 +22,7 @@ from validation.batch import tonight, totals
 from validation.data_docs import data_docs_page
 from validation.digest import digest
 from validation.doubles import near_doubles, without_doubles
+from validation.errors import ObjectMissing
 from validation.expectations import check_batch
 from validation.facts import FACT_NAMES, FACTS_VERSION, ImageFacts, judge_image, learn_bounds
 from validation.reasons import REASONS, with_severities
@@ -45,7 +46,8 @@ def validate(context: Context, snapshot: Snapshot, champion: ChampionRef | None 
     rules = context.settings.data
     against = champion.candidate if champion else None
     id_ = digest(snapshot.id, rules.model_dump(mode="json"), RULES_VERSION, FACTS_VERSION, against)
-    if (stored := context.records.find(ValidationResult, id_)) is not None:
+    stored = context.records.find(ValidationResult, id_)
+    if stored is not None and _is_whole(context, stored):
         context.records.point("validation", stored)
         return stored
     reference = reference_of(context, champion)
@@ -57,6 +59,11 @@ def validate(context: Context, snapshot: Snapshot, champion: ChampionRef | None 
     context.records.point("validation", result)
     _tell(result)
     return result
+
+
+def _is_whole(context: Context, stored: ValidationResult) -> bool:
+    """Whether its tables are there: those of an old night may have been pruned, and its data has come back."""
+    return all(context.store.exists(key) for key in (stored.facts, stored.findings))
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,10 @@ def _is_new(context: Context, snapshot: Snapshot, objects: pd.DataFrame) -> pd.S
     parent = context.records.find(Snapshot, snapshot.parent) if snapshot.parent else None
     if parent is None:
         return pd.Series(True, index=objects.index)
-    before = context.records.load_table(parent.table).set_index("key")["sha256"]
+    try:
+        before = context.records.load_table(parent.table).set_index("key")["sha256"]
+    except ObjectMissing:  # pruned with the report of its night
+        return pd.Series(True, index=objects.index)
     return objects["key"].map(before).ne(objects["sha256"]) | ~objects["key"].isin(before.index)
 
 
