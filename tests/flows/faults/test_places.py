@@ -127,7 +127,7 @@ def test_a_full_disk_of_the_store_or_of_the_cache(what: str, nights: Nights, dis
         home, place = disk.path / "home", elsewhere / "store"
         shutil.copytree(elsewhere, home)
     before = inputs(place.parent)
-    for room in (0, 150_000, 400_000):
+    for room in (0, 300_000):
         disk.leave(room)
         told = nights.run(home, RETRAIN_STORE=place.as_uri())
         if told.code == 0:

@@ -11,14 +11,15 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from infra.orchestration import PrefectServer
+from infra.orchestration import FINAL, PrefectServer
 from infra.services import Service, Services
 from tests.builders import channel_model
-from tests.fleet import ROOT, ended, fake_environment, until
+from tests.fleet import ROOT, fake_environment, until
 from tests.flows.faults.conftest import Prefect
 from tests.nights import Nights, bring
 from tests.sound import check_sound, inputs
@@ -76,6 +77,17 @@ class Machine:
         """Return the processes of trainings on this machine."""
         return [pid for pid, command in commands() if "tasks.train_child" in command and str(self.home) in command]
 
+    def ended(self, run: str) -> dict[str, Any]:
+        """Wait for a run to end and return it; what is killed on the way is started again meanwhile."""
+
+        def look() -> dict[str, Any] | None:
+            self.watched()
+            found = self.server.run(run)
+            return found if found["state_type"] in FINAL else None
+
+        found: dict[str, Any] = until(look, LONG)
+        return found
+
     def watched(self) -> bool:
         """Look after the worker as `retrain up` does every second; return whether it runs."""
         self.services.look()
@@ -86,10 +98,13 @@ class Machine:
         self.pipe.unlink(missing_ok=True)
         os.mkfifo(self.pipe)
 
-    def let_the_training_go(self) -> None:
-        """Give the training that waits its model file, if one does, and those that come after it too."""
-        if self.in_training():
-            self.pipe.write_bytes(channel_model())
+    def give_the_model_and_hold_the_next(self) -> None:
+        """Give the training that waits its model file; the next one will wait again."""
+        self.pipe.write_bytes(channel_model())
+        self.hold_the_training()
+
+    def hold_no_training(self) -> None:
+        """Let every training from now on find its model file."""
         self.pipe.unlink()
         self.pipe.write_bytes(channel_model())
 
@@ -112,7 +127,7 @@ def machine(nights: Nights, prefect: Prefect) -> Iterator[Machine]:
 
 
 def test_worker_server_and_night_killed_and_a_second_night_that_waits(machine: Machine, prefect: Prefect) -> None:
-    server, before = machine.server, inputs(machine.home)
+    server = machine.server
     machine.hold_the_training()
     first = machine.ask_for_a_night("keras")
     until(machine.in_training, LONG)
@@ -139,28 +154,22 @@ def test_worker_server_and_night_killed_and_a_second_night_that_waits(machine: M
     server.ask("POST", f"/v2/concurrency_limits/leases/{lease}/renew", {"lease_duration": 300})
     assert server.run(second)["state_type"] == "SCHEDULED"
 
-    machine.let_the_training_go()
-    assert ended(server, first, LONG)["state_name"] == "Completed"
-    assert check_sound(machine.home) == ["1"]
-    assert ended(server, second, LONG)["state_name"] == "Completed"
-    nights = list((machine.home / "store/retraining/nights").glob("*.json"))
-    assert len(nights) == 1
-    assert inputs(machine.home) == before
-
-
-def test_a_night_that_is_killed_on_its_worker_is_told_and_the_next_one_goes_on(machine: Machine) -> None:
-    server = machine.server
+    # It has pulled already: these are for the second night, which is to wait in its training too.
     bring(machine.home, 4, first=50)
-    machine.hold_the_training()
-    run = machine.ask_for_a_night("keras")
-    until(machine.in_training, LONG)
-    # The night itself is the parent of its training.
-    [training] = machine.in_training()
-    os.kill(int(Path(f"/proc/{training}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
-    # What the alert "failed night" waits for.
-    assert ended(server, run, LONG)["state_type"] == "CRASHED"
-    until(lambda: not machine.in_training(), LONG)
-    machine.let_the_training_go()
-    again = machine.ask_for_a_night("keras")
-    assert ended(server, again, LONG)["state_name"] == "Completed"
+    before = inputs(machine.home)
+    machine.give_the_model_and_hold_the_next()
+    assert machine.ended(first)["state_name"] == "Completed"
     assert check_sound(machine.home) == ["1"]
+    until(machine.in_training, LONG)
+
+    # The second night is killed: what the alert "failed night" waits for; no training is left; the third one goes on.
+    [training] = machine.in_training()
+    night = int(Path(f"/proc/{training}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(night, signal.SIGKILL)
+    assert machine.ended(second)["state_type"] == "CRASHED"
+    until(lambda: not machine.in_training(), LONG)
+    machine.hold_no_training()
+    assert machine.ended(machine.ask_for_a_night("keras"))["state_name"] == "Completed"
+    assert check_sound(machine.home) == ["1"]
+    assert len(list((machine.home / "store/retraining/nights").glob("*.json"))) == 2
+    assert inputs(machine.home) == before
