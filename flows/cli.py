@@ -26,8 +26,8 @@ app = typer.Typer(
     help="A malaria cell classifier that keeps itself up to date: nightly retraining, judged on unseen patients.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 done, whatever the verdict; 2 usage; 3 data invalid; 4 store or registry unreachable; "
-    "1 anything else. Settings come from RETRAIN_... variables and a TOML file: see `retrain settings`.",
+    epilog="Exit codes: 0 done, whatever the verdict; 2 usage; 3 data invalid; 4 store, registry or Prefect "
+    "unreachable; 1 anything else. Settings come from RETRAIN_... variables and a TOML file: see `retrain settings`.",
 )
 
 

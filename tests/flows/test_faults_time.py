@@ -23,7 +23,7 @@ from tasks.history import champion_at, history
 from tasks.ledger import read_ledger
 from tasks.specs import train_spec
 from tests.builders import RED, channel_model, folder_context, leave_finished_training, plain_cells, prepare
-from validation.records import Night
+from validation.records import Decision, Night, Split
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("flows", "tasks", "infra", "validation")
@@ -101,10 +101,19 @@ def test_a_clock_that_jumps_changes_no_name_no_order_and_no_level(
         )
         assert [entry.at for entry in entries] == sorted(entry.at for entry in entries)
         assert champion_at(entries, entries[-1].at) == entries[-1]
+        # Of each of the six pairs the cell stays that came first; the ids alone would not tell.
+        assert not [key for key in cells_of(context, nights[1]) if "/A0thin_" in key]
         assert nights[1].images["rejected"] == 6
     right, jumping = told
     assert jumping == right
     assert len(right[1]) >= 2
+
+
+def cells_of(context: Context, night: Night) -> list[str]:
+    """Return the keys of the cells that a night trained and judged on."""
+    decision = context.records.load(Decision, night.decision or "")
+    split = context.records.load(Split, decision.split or "")
+    return list(context.records.load_table(split.table)["key"])
 
 
 def dates(schedule: dict[str, Any], start: datetime, count: int) -> list[datetime]:

@@ -55,7 +55,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 @pytest.fixture(scope="package")
 def nights(tmp_path_factory: pytest.TempPathFactory, prefect: Prefect, empty_registry: Path) -> Iterator[Nights]:
     folder = tmp_path_factory.mktemp("nights")
-    # A server that is gone is asked once more, where Prefect would ask for a minute.
-    made = Nights(folder, empty_registry, PREFECT_API_URL=prefect.url, PREFECT_CLIENT_MAX_RETRIES="1")
+    # A server that is gone is asked once, where Prefect would ask for a minute.
+    made = Nights(folder, empty_registry, PREFECT_API_URL=prefect.url, PREFECT_CLIENT_MAX_RETRIES="0")
     yield made
     made.close()
