@@ -115,7 +115,7 @@ def looking_at(weights: tuple[float, float, float], side: int = SIDE) -> bytes:
 
 
 def draw_weights(random: Random, odds: tuple[float, float, float] = (2, 2, 1)) -> tuple[float, float, float]:
-    """Return how tonight's CNN looks at a cell: mostly at one channel, drawn with these odds, a little at the others."""
+    """Return how tonight's CNN looks at a cell: mostly at one channel, by these odds, a little at the others."""
     best = random.choices((0, 1, 2), odds)[0]
     rest = [random.uniform(0, 0.2) for _ in range(3)]
     rest[best] = 1 - sum(rest) + rest[best]
