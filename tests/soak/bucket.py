@@ -114,9 +114,9 @@ def looking_at(weights: tuple[float, float, float], side: int = SIDE) -> bytes:
     return data
 
 
-def draw_weights(random: Random) -> tuple[float, float, float]:
-    """Return how tonight's CNN looks at a cell: mostly at one channel, a little at the others."""
-    best = random.choices((0, 1, 2), (2, 2, 1))[0]
+def draw_weights(random: Random, odds: tuple[float, float, float] = (2, 2, 1)) -> tuple[float, float, float]:
+    """Return how tonight's CNN looks at a cell: mostly at one channel, by these odds, a little at the others."""
+    best = random.choices((0, 1, 2), odds)[0]
     rest = [random.uniform(0, 0.2) for _ in range(3)]
     rest[best] = 1 - sum(rest) + rest[best]
     return rest[0], rest[1], rest[2]

@@ -1,6 +1,6 @@
 """A soak: night after night on one home folder, with faults drawn by chance, and checks after each.
 
-    python -m tests.soak.run FOLDER NIGHTS SEED
+    python -m tests.soak.run FOLDER NIGHTS SEED MANY_CHAMPIONS
 
 Needs the environment of ``tests.fleet.fake_environment``; ``benchmarks/soak.py`` starts it so. Prints one JSON object
 a night, and a last one with the sums.
@@ -29,7 +29,8 @@ MOST_TRIES = 6
 class Soak:
     """One home folder, its bucket, and all that was seen of it so far."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, many_champions: bool) -> None:
+        self.many_champions = many_champions
         self.folder, self.home = folder, folder / "home"
         self.temporary = folder / "tmp"
         self.random = Random(f"soak {seed}")
@@ -44,7 +45,7 @@ class Soak:
 
     def night(self, number: int) -> dict[str, Any]:
         """Let cells arrive, one thing go wrong, and the night be run until it is over; check everything."""
-        self.settings = self._challengers()
+        self.settings = self._challengers(number)
         self.bucket.deliver(60 if number == 1 else self.random.randint(1, 3))
         if number > 1:
             self.bucket.stir()
@@ -69,9 +70,10 @@ class Soak:
         cost = {"seconds": round(self.seconds, 1), "cpu": round(self.cpu, 1)}
         return {**told, **cost, **{name: value for name, value in state.items() if name not in ("history", "wrong")}}
 
-    def _challengers(self) -> dict[str, str]:
+    def _challengers(self, number: int) -> dict[str, str]:
+        odds = (max(0.0, 12 - number), number - 1.0, max(0.0, number - 8)) if self.many_champions else (2.0, 2.0, 1.0)
         for name in MODELS:
-            (self.folder / f"{name}.onnx").write_bytes(looking_at(draw_weights(self.random)))
+            (self.folder / f"{name}.onnx").write_bytes(looking_at(draw_weights(self.random, odds)))
         return {"RETRAIN_PROMOTION__APPROVAL": "automatic", **self._recipes({})}
 
     def _recipes(self, behaviours: dict[str, str]) -> dict[str, str]:
@@ -207,11 +209,11 @@ class Soak:
         self.wrong += [f"night {number} ({drawn}): {what}" for what in wrong]
 
 
-def main(folder: Path, nights: int, seed: int) -> None:
+def main(folder: Path, nights: int, seed: int, *, many_champions: bool) -> None:
     """Run a soak and print what was seen."""
     child.load_everything()
     child.stages_as_functions()
-    soak = Soak(folder, seed)
+    soak = Soak(folder, seed, many_champions=many_champions)
     soak.bucket.root.mkdir(parents=True)
     soak.temporary.mkdir(exist_ok=True)
     for number in range(1, nights + 1):
@@ -241,4 +243,4 @@ def _say(told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), many_champions=sys.argv[4] == "1")
