@@ -100,7 +100,9 @@ def context(home: Path, server: FakePrefect) -> Context:
 
 
 def test_a_candidate_that_is_there_needs_no_run(server: FakePrefect, context: Context) -> None:
-    context.records.save(made_up_candidate(b"model", id_=ID), ID)
+    candidate = made_up_candidate(b"model", id_=ID)
+    context.store.put(candidate.model_key, b"model")
+    context.records.save(candidate, ID)
     assert train_elsewhere(context, SPEC).id == ID
     assert server.kept == {}
 
