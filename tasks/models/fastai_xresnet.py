@@ -62,7 +62,7 @@ class DefaultRecipe(Recipe):
     # Some of the labels are wrong. The only value tried.
     smoothing: float = Field(default=0.05, ge=0, lt=1)
     # The first epochs see smaller cells, at two thirds of the cost: there is little to be seen yet.
-    small_share: float = Field(default=0.6, ge=0, le=1)
+    small_share: float = Field(default=0.4, ge=0, le=1)
     small_size: float = Field(default=0.75, gt=0, le=1)
     # About a tenth in strength and hue, as between slides.
     stain: float = Field(default=0.1, ge=0, le=1)
