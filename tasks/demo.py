@@ -27,8 +27,14 @@ HEADER = "# Written by `retrain demo`, which overwrites it. Remove this line to 
 SMALL = """
 [training]
 side = 48
-fastai = { architecture = "xresnet18", epochs = 4, min_steps = 0, batch_size = 32, learning_rate = 0.002, small_share = 0 }
 keras = { epochs = 7, min_steps = 0, learning_rate = 0.004, dropout = 0.1 }
+[training.fastai]
+architecture = "xresnet18"
+epochs = 4
+min_steps = 0
+batch_size = 32
+learning_rate = 0.002
+small_share = 0
 """
 
 
