@@ -128,7 +128,7 @@ def machine(nights: Nights, prefect: Prefect) -> Iterator[Machine]:
 
 @pytest.mark.xfail(
     strict=False,
-    reason="a known defect: in about half of the runs Prefect called the first night Crashed after its server was killed",
+    reason="a known defect: in about half of the runs Prefect calls the night Crashed after its server was killed",
 )
 def test_worker_server_and_night_killed_and_a_second_night_that_waits(machine: Machine, prefect: Prefect) -> None:
     server = machine.server
