@@ -98,7 +98,7 @@ def _make_folder(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _write_beside(path: str, data: bytes) -> None:
+def _replace_unflushed(path: str, data: bytes) -> None:
     temporary = f"{path}.tmp-{os.getpid()}-{threading.get_native_id()}"
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
@@ -169,10 +169,10 @@ class Workspace:
                 os.makedirs(folder, exist_ok=True)  # noqa: PTH103
                 self._made.add(folder)
             try:
-                _write_beside(path, data)
+                _replace_unflushed(path, data)
             except FileNotFoundError:  # somebody emptied the cache while we ran
                 os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-                _write_beside(path, data)
+                _replace_unflushed(path, data)
         except OSError as error:
             raise RetrainError(f"cannot write to the cache {path}: {error.strerror or error}", WRITE_HINT) from error
         return name

@@ -29,6 +29,7 @@ from tasks.specs import train_spec
 from tasks.split import split
 from tasks.train import train
 from tasks.validate import validate
+from tests.model_files import assembled
 from validation.digest import digest, sha256
 from validation.records import (
     NEGATIVE,
@@ -137,8 +138,7 @@ def channel_model(channel: int = GREEN, *, side: int = SIDE, centre: float = 105
 
     ``contract`` breaks it: ``input_name``, ``output_name``, ``input_type``, ``shape``.
     """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     given, told = contract.get("input_name", INPUT), contract.get("output_name", OUTPUT)
     constants = {
@@ -155,21 +155,13 @@ def channel_model(channel: int = GREEN, *, side: int = SIDE, centre: float = 105
         helper.make_node("Mul", ["apart", "sharpness"], ["logit"]),
         helper.make_node("Sigmoid", ["logit"], [told]),
     ]
-    graph = helper.make_graph(
+    return assembled(
         nodes,
-        "malaria-cell",
-        [
-            helper.make_tensor_value_info(
-                given, contract.get("input_type", TensorProto.UINT8), contract.get("shape", ["n", side, side, 3])
-            )
-        ],
-        [helper.make_tensor_value_info(told, TensorProto.FLOAT, ["n"])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        constants,
+        contract.get("shape", ["n", side, side, 3]),
+        given=(given, contract.get("input_type", TensorProto.UINT8)),
+        told=told,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
 
 
 class Prepared(NamedTuple):

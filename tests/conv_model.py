@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from infra.scoring import INPUT, OUTPUT
+from tests.model_files import assembled
 
 
 def conv_model(side: int, *, channels: int = 24, layers: int = 4, seed: int = 1) -> bytes:
     """Return a model file that keeps the contract, whose sums are long enough for their order to show in the bits."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     rng = np.random.default_rng(seed)
     nodes: list[Any] = [
@@ -30,14 +30,4 @@ def conv_model(side: int, *, channels: int = 24, layers: int = 4, seed: int = 1)
         width = channels
     nodes.append(helper.make_node("ReduceMean", [str(layers), "axes"], ["mean"], keepdims=0))
     nodes.append(helper.make_node("Sigmoid", ["mean"], [OUTPUT]))
-    graph = helper.make_graph(
-        nodes,
-        "conv",
-        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", side, side, 3])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n"])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
+    return assembled(nodes, constants, ["n", side, side, 3], name="conv")

@@ -14,6 +14,7 @@ import numpy as np
 from infra.keys import LABELED
 from infra.scoring import INPUT, OUTPUT
 from tests.builders import SIDE, png
+from tests.model_files import assembled
 from validation.records import NEGATIVE, POSITIVE
 
 RELIABLE = (0.72, 0.86, 0.97)
@@ -82,8 +83,7 @@ class Bucket:
 
 def looking_at(weights: tuple[float, float, float], side: int = SIDE) -> bytes:
     """Return a model file that keeps the contract: the sigmoid of a weighted mean of an image's channels."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     constants = {
         "over": np.array([1, 2], np.int64),
@@ -101,17 +101,7 @@ def looking_at(weights: tuple[float, float, float], side: int = SIDE) -> bytes:
         helper.make_node("Mul", ["apart", "sharpness"], ["logit"]),
         helper.make_node("Sigmoid", ["logit"], [OUTPUT]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "malaria-cell",
-        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", side, side, 3])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n"])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
+    return assembled(nodes, constants, ["n", side, side, 3])
 
 
 def draw_weights(random: Random, odds: tuple[float, float, float] = (2, 2, 1)) -> tuple[float, float, float]:
