@@ -193,7 +193,9 @@ from validation.images import decode, to_square
 from validation.rules import DataRules
 mlflow.set_tracking_uri({facts["registry"]!r})
 model = mlflow.pyfunc.load_model("models:/malaria-cell@champion")
-image = to_square(decode(Path({str(path)!r}).read_bytes(), DataRules()), 32)[None]
+# Either network may be the champion, and the two see cells of different sizes.
+size = model.metadata.get_input_schema().inputs[0].shape[1]
+image = to_square(decode(Path({str(path)!r}).read_bytes(), DataRules()), size)[None]
 answer = model.predict(image)["probability"]
 assert not {{"torch", "tensorflow"}} & set(sys.modules)
 print(repr(float(answer[0])))
