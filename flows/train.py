@@ -20,7 +20,7 @@ from prefect import flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
-from infra.devices import own_gpu
+from infra.devices import own_gpus
 from infra.orchestration import FINAL, PrefectServer
 from infra.privacy import no_secret_escapes
 from infra.runtime import prepare_environment
@@ -48,8 +48,8 @@ def train_flow(spec: TrainSpec) -> str:
     prepare_environment(settings)
     context = Context.open(settings)
     split = context.records.load(Split, spec.split)
-    with no_secret_escapes(), own_gpu(settings.home / "gpus") as gpu:
-        log.info("%s is trained on %s", spec.model, "the CPU" if gpu is None else f"GPU {gpu}")
+    with no_secret_escapes(), own_gpus(settings.home / "gpus", settings.training.devices) as own:
+        log.info("%s is trained on %s", spec.model, f"GPU {', '.join(own)}" if own else "the CPU")
         candidate = train_task(context, spec, split, pack_task(context, split))
     tidy_here(context)
     return candidate.id

@@ -36,6 +36,7 @@ LEDGER = "champion history"
 LEDGER_TAG = "history_run"
 # MLflow cuts longer parameters off without a word.
 LONGEST_TEXT = 6_000
+_SELECTING = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
 class Registry:
@@ -272,8 +273,14 @@ class Registry:
         """Return MLflow set to this registry: parts of it know no other way to be told which one is meant."""
         import mlflow
 
+        before = {name: os.environ.get(name) for name in _SELECTING}
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
+        # MLflow tells it to all processes that are started from here on; what they are to use is not ours to say.
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         return mlflow
 
     def _experiment(self, name: str = EXPERIMENT) -> str:

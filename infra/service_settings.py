@@ -39,7 +39,7 @@ class UpSettings(Rules):
     database: SecretAddress = Field(
         SecretAddress(""), description="Prefect's database; default: SQLite under the home folder"
     )
-    gpu_slots: int = Field(0, ge=0, description="trainings at the same time; 0: as many as there are GPUs, at least 1")
+    gpu_slots: int = Field(0, ge=0, description="trainings at the same time; 0: as many as the GPUs allow, at least 1")
 
     train_on_workers: bool = Field(True, description="send trainings to the pool gpu, whatever training.where says")
 

@@ -50,6 +50,9 @@ class TrainingSettings(Rules):
     target_sensitivity: float | None = Field(
         None, gt=0, le=1, description="share of infected validation cells that the threshold must find; none: balanced"
     )
+    devices: int = Field(
+        1, ge=1, le=64, description="GPUs that one training uses at the same time; without a GPU, parts of the CPU"
+    )
     fastai: dict[str, Any] = Field(default_factory=dict, description="recipe settings of the fastai CNN")
     keras: dict[str, Any] = Field(default_factory=dict, description="recipe settings of the Keras CNN")
     where: Literal["here", "deployment"] = Field(

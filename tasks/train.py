@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.devices import devices_of_a_training
 from infra.keys import candidate_key
 from infra.scoring import ModelFile
 from tasks.context import Context
@@ -79,6 +80,7 @@ def _write_request(context: Context, folder: Path, spec: TrainSpec, pack: Pack, 
         "recipe": spec.recipe,
         "seed": spec.seed,
         "pack": str(context.workspace.pack_path(pack.id)),
+        "devices": devices_of_a_training(context.settings.training.devices),
     }
     request.update({name: [side.start, side.stop] for name, side in sides.items()})
     (folder / "request.json").write_text(json.dumps(request))

@@ -3,15 +3,18 @@
 FOLDER holds request.json, labels.npy and is given model.onnx, the native weights and, last and whole, result.json.
 Standard output is one JSON object a line: ``{"epoch": ...}``, ``{"warning": ...}``, or ``{"error": ..., "hint": ...}``
 before exit 1.
+The process of a training on several devices may launch one for each, as ``... PARENT FOLDER BATCH_SIZE``.
 A process of its own, so that none ever loads both frameworks and all of its memory is given back.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,15 +23,17 @@ import numpy as np
 
 from infra.files import write_atomic
 from infra.processes import die_with_parent
-from tasks.models import TrainingData, get_model
-from tasks.models.memory import fit_in_memory
+from tasks.models import FitResult, Recipe, TrainingData, fastai_ranks, get_model
+from tasks.models.memory import fit_in_memory, out_of_memory
 from validation.digest import sha256
 from validation.errors import RetrainError
 from validation.records import EpochRecord
 
+PROGRAM = "tasks.train_child"
 
-def main(folder: Path) -> None:
-    """Train what request.json in ``folder`` asks for."""
+
+def main(folder: Path, batch_size: str | None = None) -> None:
+    """Train what request.json in ``folder`` asks for; ``batch_size`` is that of a rank among several processes."""
     request = json.loads((folder / "request.json").read_text())
     model = get_model(request["model"])
     # Frameworks print what they like to standard output, which is ours to report on.
@@ -36,25 +41,49 @@ def main(folder: Path) -> None:
     sys.stdout = sys.stderr
 
     def tell(message: dict[str, Any]) -> None:
-        report.write(json.dumps(message) + "\n")
-        report.flush()
+        if os.environ.get("RANK", "0") == "0":
+            report.write(json.dumps(message) + "\n")
+            report.flush()
 
-    started = time.monotonic()
-    try:
-        fit, recipe = fit_in_memory(
-            lambda recipe: model.fit(
-                _data(folder, request),
-                recipe,
-                seed=request["seed"],
-                folder=folder,
-                on_epoch=lambda epoch: tell({"epoch": epoch.model_dump()}),
-            ),
-            model.DefaultRecipe(**request["recipe"]),
-            lambda warning: tell({"warning": warning}),
+    started, devices = time.monotonic(), request["devices"]
+
+    def fit(recipe: Recipe) -> None:
+        fitted = model.fit(
+            _data(folder, request),
+            recipe,
+            seed=request["seed"],
+            folder=folder,
+            on_epoch=lambda epoch: tell({"epoch": epoch.model_dump()}),
+            devices=devices,
         )
+        _keep(folder, fitted, recipe, time.monotonic() - started)
+
+    def launch(recipe: Recipe) -> None:
+        fastai_ranks.launch(devices, PROGRAM, folder, str(recipe.batch_size))
+
+    recipe = model.DefaultRecipe(**request["recipe"])
+    try:
+        if batch_size is not None:
+            _fit_as_rank(fit, recipe.model_copy(update={"batch_size": int(batch_size)}), folder)
+        else:
+            apart = devices > 1 and model.PROCESS_PER_DEVICE
+            fit_in_memory(launch if apart else fit, recipe, lambda warning: tell({"warning": warning}))
     except RetrainError as error:
         tell({"error": error.message, "hint": error.hint})
         raise SystemExit(1) from None
+
+
+def _fit_as_rank(fit: Callable[[Recipe], None], recipe: Recipe, folder: Path) -> None:
+    try:
+        fit(recipe)
+    except Exception as error:
+        if out_of_memory(error):
+            (folder / fastai_ranks.OUT_OF_MEMORY).touch()  # the launcher begins again with smaller batches
+        raise
+
+
+def _keep(folder: Path, fit: FitResult, recipe: Recipe, seconds: float) -> None:
+    """Write result.json, whole, when all else is there."""
     result = {
         **asdict(fit),
         "onnx": fit.onnx.name,
@@ -63,7 +92,7 @@ def main(folder: Path) -> None:
         "batch": fit.batch.name if fit.batch else None,
         "history": [EpochRecord.model_dump(epoch) for epoch in fit.history],
         "sha256": {path.name: sha256(path.read_bytes()) for path in (fit.onnx, fit.weights)},
-        "seconds": round(time.monotonic() - started + fit.seconds_before, 2),
+        "seconds": round(seconds + fit.seconds_before, 2),
         # ru_maxrss is in KiB on Linux.
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
@@ -79,4 +108,4 @@ def _data(folder: Path, request: dict[str, Any]) -> TrainingData:
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
-    main(Path(sys.argv[2]))
+    main(Path(sys.argv[2]), *sys.argv[3:])

@@ -22,6 +22,7 @@ from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
 RECIPE_VERSION = 1
+PROCESS_PER_DEVICE = False
 
 
 class OutOfMemoryError(RuntimeError):
@@ -41,7 +42,13 @@ class DefaultRecipe(Recipe):
 
 
 def fit(
-    data: TrainingData, recipe: Any, *, seed: int, folder: Path, on_epoch: Callable[[EpochRecord], None]
+    data: TrainingData,
+    recipe: Any,
+    *,
+    seed: int,
+    folder: Path,
+    on_epoch: Callable[[EpochRecord], None],
+    devices: int = 1,
 ) -> FitResult:
     """Report two epochs, do what the recipe says, and write down what was given as the weights."""
     history = tuple(

@@ -56,7 +56,8 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
     for name in MODELS:
         if not (folder / f"{name}.onnx").exists():  # it may be a pipe by now, see hold_training
             (folder / f"{name}.onnx").write_bytes(channel_model())
-    ours = {k: v for k, v in os.environ.items() if not k.startswith(("RETRAIN_", "PREFECT_", "MALARIA_", "AWS_"))}
+    theirs = ("RETRAIN_", "PREFECT_", "MALARIA_", "MLFLOW_", "AWS_")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     return {
         **ours,
         "PYTHONPATH": ":".join([str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),

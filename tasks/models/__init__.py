@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from validation.errors import SettingsError
 from validation.records import EpochRecord
 
-__all__ = ["CNN", "Deadline", "FitResult", "Recipe", "TrainingData", "get_model", "model_names"]
+__all__ = ["CNN", "Deadline", "FitResult", "Recipe", "TrainingData", "Variation", "get_model", "model_names"]
 
 # name -> module; one line makes a CNN known to settings, flows, tests and reports.
 _MODULES = {"fastai": "tasks.models.fastai_xresnet", "keras": "tasks.models.keras_cnn"}
@@ -39,6 +39,31 @@ class Recipe(BaseModel):
     learning_rate: float = Field(gt=0)
     patience: int = Field(gt=0, description="epochs without a better validation loss before stopping")
     deadline_seconds: float = Field(gt=0, description="wall-clock limit of the fit; the best epoch so far is kept")
+    # Some of the labels are wrong. The only value tried.
+    smoothing: float = Field(default=0.05, ge=0, lt=1, description="labels are half of it away from 0 and 1")
+    # About a tenth in strength and hue, as between slides.
+    stain: float = Field(default=0.1, ge=0, le=1, description="spread of the logarithm of a channel's strength")
+    # About a tenth in size, as between cells; and a little out of the middle.
+    zoom: float = Field(default=0.1, ge=0, le=1, description="spread of the logarithm of a cell's size")
+    shift: float = Field(default=1.5, ge=0, description="pixels by which a cell may move")
+
+    @property
+    def variation(self) -> Variation:
+        """How much cells are varied."""
+        return Variation(self.zoom, self.shift, self.stain)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How much a training cell differs from its picture, each time that it is shown.
+
+    ``zoom``: spread of the logarithm of its size; ``shift``: pixels it may move; ``stain``: spread of the logarithm of
+    a channel's strength.
+    """
+
+    zoom: float
+    shift: float
+    stain: float
 
 
 @dataclass(frozen=True)
@@ -96,11 +121,15 @@ class CNN(Protocol):
     ``fit`` trains with early stopping on validation loss, restores the best weights, and writes the one model file:
     ONNX, input ``images`` uint8 [n, side, side, 3], output ``probability`` float32 [n]. It calls ``on_epoch`` after
     every epoch. A fit that was killed goes on after the last epoch that ``folder`` holds a checkpoint of. The same
-    data, recipe and seed give the same file on the same machine and versions.
+    data, recipe and seed give the same file on the same machine and versions, and number of devices. Each batch is
+    dealt out over ``devices`` GPUs, or parts of the CPU where there is none. Where ``PROCESS_PER_DEVICE`` is true,
+    as many processes have been launched to call ``fit`` together (``tasks.models.fastai_ranks``); it returns in the
+    first of them.
     ``predict_native`` scores with the framework itself, from the weights file, to show that both agree.
     """
 
     RECIPE_VERSION: int
+    PROCESS_PER_DEVICE: bool
     DefaultRecipe: type[Recipe]
 
     def fit(
@@ -111,6 +140,7 @@ class CNN(Protocol):
         seed: int,
         folder: Path,
         on_epoch: Callable[[EpochRecord], None],
+        devices: int = 1,
     ) -> FitResult: ...
 
     def predict_native(self, weights: Path, recipe: Any, images: Images) -> npt.NDArray[np.float32]: ...

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from validation.errors import TrainingFailed
 
-from . import Images, Labels, TrainingData
+from . import Images, Labels, TrainingData, Variation
 
 INPUT, OUTPUT = "images", "probability"
 # fastai's XResNet halves a cell five times; below this nothing would be left to convolve.
@@ -26,11 +25,12 @@ BATCH_COLUMNS = 8
 log = logging.getLogger(__name__)
 
 
-def check_data(data: TrainingData, name: str) -> None:
+def check_data(data: TrainingData, name: str, batch_size: int, devices: int) -> None:
     """Refuse what no recipe can learn from.
 
     Raises:
-        TrainingFailed: when a class is missing in training, validation is empty, or the arrays do not fit together.
+        TrainingFailed: when a class is missing in training, validation is empty, the arrays do not fit together, or
+            a batch, or validation, does not give every device two cells to normalise by.
     """
     pairs = ((data.train_images, data.train_labels), (data.valid_images, data.valid_labels))
     side = data.train_images.shape[1] if data.train_images.ndim == 4 else 0
@@ -47,6 +47,12 @@ def check_data(data: TrainingData, name: str) -> None:
         raise TrainingFailed(
             f"{name}: expected training cells of both classes and some validation cells,"
             f" found training labels {sorted(classes)} and {len(data.valid_labels)} validation cells"
+        )
+    fewest = min(batch_size, len(data.train_labels), len(data.valid_labels))
+    if devices > 1 and fewest < 2 * devices:
+        raise TrainingFailed(
+            f"{name}: {devices} devices need batches, and sets, of at least {2 * devices} cells, found {fewest}",
+            "lower RETRAIN_TRAINING__DEVICES, or raise the recipe's batch_size",
         )
 
 
@@ -68,19 +74,6 @@ def shuffled_batches(cells: int, batch_size: int, seed: int, epoch: int) -> list
     """
     order = np.random.default_rng((seed, epoch)).permutation(cells)
     return np.array_split(order, batch_count(cells, batch_size))
-
-
-@dataclass(frozen=True)
-class Variation:
-    """How much a training cell differs from its picture, each time that it is shown.
-
-    ``zoom``: spread of the logarithm of its size; ``shift``: pixels it may move; ``stain``: spread of the logarithm of
-    a channel's strength.
-    """
-
-    zoom: float
-    shift: float
-    stain: float
 
 
 def augment(images: Images, variation: Variation, rng: np.random.Generator) -> Images:

@@ -22,8 +22,9 @@ from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
 from .checkpoint import Progress
+from .fastai_ranks import Ranks, parallel
 
-__all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "weights_of"]
+__all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "state_of", "weights_of"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,12 @@ def weights_of(progress: Progress) -> Path:
     return progress.checkpoints.folder / "weights.safetensors"
 
 
-def fit_from_checkpoint(learn: Any, progress: Progress, *, learning_rate: float, patience: int) -> None:
+def state_of(model: Any) -> dict[str, Any]:
+    """Return the weights and statistics as safetensors takes them."""
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+
+
+def fit_from_checkpoint(learn: Any, progress: Progress, ranks: Ranks, *, learning_rate: float, patience: int) -> None:
     """Fit under fastai's one-cycle schedule (Smith 2018, arXiv:1803.09820), from the last checkpoint on."""
     from fastai.callback.schedule import ParamScheduler, combined_cos
 
@@ -47,9 +53,10 @@ def fit_from_checkpoint(learn: Any, progress: Progress, *, learning_rate: float,
             self._update_val(step / (progress.epochs * self.n_iter))
 
     learn.create_opt()
-    _go_on(learn, progress)
+    _go_on(learn, progress, ranks)
     if progress.over(patience):
-        _load(learn.model, weights_of(progress))
+        if ranks.first:
+            _load(learn.model, weights_of(progress))
         return
     # fit_one_cycle's own shape: from a 25th of the rate up for a quarter of all steps, then down to nothing.
     rate = np.array([learning_rate])
@@ -61,12 +68,12 @@ def fit_from_checkpoint(learn: Any, progress: Progress, *, learning_rate: float,
 
 
 def callbacks(
-    patience: int, progress: Progress, on_epoch: Callable[[EpochRecord], None]
+    patience: int, progress: Progress, on_epoch: Callable[[EpochRecord], None], ranks: Ranks, valid_cells: int
 ) -> tuple[list[Any], list[Any]]:
-    """Return the metrics, and fastai's early stopping and best-weights callbacks with the journal between them."""
+    """Return the metric, and fastai's early stopping and best-weights callbacks with the journal between them."""
     from fastai.callback.core import Callback, CancelFitException
     from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-    from fastai.learner import AvgMetric, Metric
+    from fastai.learner import Metric
 
     class CalibratedLoss(Metric):  # type: ignore[misc]
         """Cross-entropy of all validation cells at their best temperature."""
@@ -83,7 +90,10 @@ def callbacks(
 
         @property
         def value(self) -> float:
-            loss, self.temperature = calibrated_loss(np.concatenate(self.logits), np.concatenate(self.labels))
+            logits = ranks.whole(np.concatenate(self.logits), valid_cells)
+            labels = ranks.whole(np.concatenate(self.labels).astype(np.float32), valid_cells) > 0.5
+            loss, self.temperature = calibrated_loss(logits, labels)
+            self.accuracy = float(np.mean((logits > 0) == labels))
             return loss
 
     calibrated = CalibratedLoss()
@@ -99,15 +109,15 @@ def callbacks(
         def _save(self, name: str) -> None:
             from safetensors.torch import save_file
 
-            state = self.learn.model.state_dict()
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, weights_of(progress))
+            if ranks.first:
+                save_file(state_of(self.learn.model), weights_of(progress))
 
         def after_epoch(self) -> None:
             with printing_to_log():
                 super().after_epoch()
 
         def after_fit(self, **_: Any) -> None:
-            if weights_of(progress).exists():
+            if ranks.first and weights_of(progress).exists():
                 _load(self.learn.model, weights_of(progress))
 
     class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
@@ -128,24 +138,31 @@ def callbacks(
         order = SaveModelCallback.order + 1  # after the best is saved, before early stopping ends the fit
 
         def before_epoch(self) -> None:
-            self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0, 0.0
+            self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0.0, 0.0
 
         def after_batch(self) -> None:
+            late = float(progress.deadline.passed)
             if self.training:
                 cells = len(self.learn.y)
-                self.loss_sum += self._finite("training", float(self.learn.loss.detach())) * cells
-                self.right += float(accuracy(self.learn.pred.detach(), self.learn.y)) * cells
-                self.seen += cells
-            if progress.deadline.passed:
+                loss = float(self.learn.loss.detach()) * cells
+                right = float(accuracy(self.learn.pred.detach(), self.learn.y)) * cells
+                # Every rank sees what happened to any.
+                loss, right, seen, late = ranks.total([loss, right, cells, late])
+                self.loss_sum += self._finite("training", loss)
+                self.right += right
+                self.seen += seen
+            elif ranks.count > 1:
+                return  # some have a validation batch more than others; the next training batch will tell
+            if late:
                 raise CancelFitException
 
         def after_epoch(self) -> None:
-            *_, valid_accuracy, valid_loss = self.learn.recorder.values[-1]
+            *_, valid_loss = self.learn.recorder.values[-1]
             record = EpochRecord(
                 epoch=self._epoch,
                 train_loss=self.loss_sum / self.seen,
                 valid_loss=self._finite("validation", float(valid_loss)),
-                valid_accuracy=float(valid_accuracy),
+                valid_accuracy=calibrated.accuracy,
                 train_accuracy=self.right / self.seen,
                 learning_rate=float(self.learn.opt.hypers[-1]["lr"]),
                 temperature=calibrated.temperature,
@@ -153,6 +170,8 @@ def callbacks(
             )
             progress.history.append(record)
             _release_memory()
+            if not ranks.first:
+                return
             log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
             if progress.checkpoints.due:
                 _keep(self.learn, progress)
@@ -170,7 +189,8 @@ def callbacks(
                 )
             return loss
 
-    return [AvgMetric(accuracy), calibrated], [
+    return [calibrated], [
+        *([parallel(ranks)] if ranks.count > 1 else []),
         SaveBest(monitor=MONITORED, comp=np.less),
         Journal(),
         StopEarly(monitor=MONITORED, comp=np.less, patience=patience),
@@ -189,14 +209,16 @@ def _keep(learn: Any, progress: Progress) -> None:
     progress.checkpoints.save(arrays, progress.history, progress.deadline.elapsed)
 
 
-def _go_on(learn: Any, progress: Progress) -> None:
+def _go_on(learn: Any, progress: Progress, ranks: Ranks) -> None:
     """Put model, optimiser and history where the last checkpoint of this training left them."""
     import torch
     from safetensors.numpy import save_file
 
     saved = progress.checkpoints.find()
+    ranks.wait()  # all have read it before the first writes anything
     if saved is None:
-        weights_of(progress).unlink(missing_ok=True)
+        if ranks.first:
+            weights_of(progress).unlink(missing_ok=True)
         return
     model = saved.part("model")
     learn.model.load_state_dict({key: torch.from_numpy(array) for key, array in model.items()})
@@ -206,10 +228,12 @@ def _go_on(learn: Any, progress: Progress) -> None:
         number, _, key = name.partition("/")
         moments.setdefault(int(number), {})[key] = torch.from_numpy(array)
     learn.opt.opt.load_state_dict({**state, "state": moments})
-    save_file(saved.part("best") or model, weights_of(progress))
+    if ranks.first:
+        save_file(saved.part("best") or model, weights_of(progress))
     progress.go_on(saved)
     learn.dls.train.epoch = progress.before
-    log.info("fastai goes on after epoch %d", progress.before)
+    if ranks.first:
+        log.info("fastai goes on after epoch %d", progress.before)
 
 
 def _load(model: Any, weights: Path) -> None:

@@ -24,7 +24,6 @@ from . import Deadline, FitResult, Images, Labels, Recipe, TrainingData
 from ._common import (
     INPUT,
     OUTPUT,
-    Variation,
     augment,
     check_data,
     draw_batch,
@@ -35,11 +34,14 @@ from ._common import (
     smoothed,
 )
 from .checkpoint import Checkpoints, Progress
-from .fastai_callbacks import callbacks, fit_from_checkpoint, printing_to_log, weights_of
+from .fastai_callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
+from .fastai_ranks import Ranks
 
 __all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
 
 RECIPE_VERSION = 2
+# torch wants a process for each device that it trains on.
+PROCESS_PER_DEVICE = True
 OPSET = 20
 # Rough mean and spread of stained cells on black; batch normalisation does the rest, so they need not follow the data.
 MEAN, SPREAD = 0.5, 0.3
@@ -59,26 +61,14 @@ class DefaultRecipe(Recipe):
     learning_rate: float = Field(default=3e-3, gt=0)
     # Twice fastai's default, for 21 million weights on 4,641 cells. The only value tried.
     weight_decay: float = Field(default=0.02, ge=0)
-    # Some of the labels are wrong. The only value tried.
-    smoothing: float = Field(default=0.05, ge=0, lt=1)
     # The first epochs see smaller cells, at two thirds of the cost: there is little to be seen yet.
     small_share: float = Field(default=0.4, ge=0, le=1)
     small_size: float = Field(default=0.75, gt=0, le=1)
-    # About a tenth in strength and hue, as between slides.
-    stain: float = Field(default=0.1, ge=0, le=1)
-    # About a tenth in size, as between cells; and a little out of the middle.
-    zoom: float = Field(default=0.1, ge=0, le=1)
-    shift: float = Field(default=1.5, ge=0)
     # The loss may rise while the rate is at its peak or cells are small, and falls again in the last third.
     patience: int = Field(default=4, gt=0)
     # Twice what it takes on two quiet cores. A fit cut at the peak rate is poor: AUC 0.972 after one epoch.
     deadline_seconds: float = Field(default=1200, gt=0)
     architecture: Literal["xresnet18", "xresnet34", "xresnet50"] = "xresnet34"
-
-    @property
-    def variation(self) -> Variation:
-        """How much cells are varied."""
-        return Variation(self.zoom, self.shift, self.stain)
 
 
 def fit(
@@ -88,14 +78,16 @@ def fit(
     seed: int,
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
+    devices: int = 1,
 ) -> FitResult:
     """Train with a one-cycle schedule, stop early on validation loss, and export the best epoch.
 
     Raises:
         TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
+        SystemExit: in all but the first of several processes, when there is nothing left for them to do.
     """
     deadline = Deadline(recipe.deadline_seconds)
-    check_data(data, "fastai")
+    check_data(data, "fastai", recipe.batch_size, devices)
     _frameworks()
     from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives a Learner its no_bar)
     from fastai.data.core import DataLoaders
@@ -103,14 +95,19 @@ def fit(
     from fastai.losses import BCEWithLogitsLossFlat
 
     device = _seeded_device(seed)
+    ranks = Ranks.join(device)
+    if ranks.count != devices:
+        raise TrainingFailed(f"fastai: expected {devices} processes, found {ranks.count}: see fastai_ranks.launch")
     epochs = planned_epochs(recipe.epochs, recipe.min_steps, len(data.train_images), recipe.batch_size)
-    train = _Training(data.train_images, data.train_labels, recipe, seed, round(epochs * recipe.small_share), device)
-    valid = _Batches(data.valid_images, data.valid_labels, device)
+    small = round(epochs * recipe.small_share)
+    train = _Training(data.train_images, data.train_labels, recipe, seed, small, ranks)
+    valid = _Batches(ranks.share(data.valid_images), ranks.share(data.valid_labels), device)
     model = _network(recipe.architecture).to(device)
     folder.mkdir(parents=True, exist_ok=True)
 
-    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, _versions()), deadline)
-    metrics, watchers = callbacks(recipe.patience, progress, on_epoch)
+    versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
+    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, versions), deadline)
+    metrics, watchers = callbacks(recipe.patience, progress, on_epoch, ranks, len(data.valid_labels))
     learn = Learner(
         DataLoaders(train, valid, path=folder, device=device),
         model,
@@ -125,12 +122,15 @@ def fit(
         learn.to_channelslast()  # with mixed precision: what a GPU's tensor cores want
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fastai lags behind torch's deprecations
-        fit_from_checkpoint(learn, progress, learning_rate=recipe.learning_rate, patience=recipe.patience)
+        fit_from_checkpoint(learn, progress, ranks, learning_rate=recipe.learning_rate, patience=recipe.patience)
 
+    ranks.leave()
+    if not ranks.first:
+        raise SystemExit
     history, best = progress.history, progress.best
     if best is None:
         raise TrainingFailed(
-            f"fastai: no epoch ended within {recipe.deadline_seconds:.0f} s on {_describe(device)}",
+            f"fastai: no epoch ended within {recipe.deadline_seconds:.0f} s on {_describe(device, devices)}",
             "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
         )
     ended: Literal["early", "finished"] = "early" if len(history) < epochs else "finished"
@@ -145,7 +145,7 @@ def fit(
         history=tuple(history),
         best_epoch=best.epoch,
         stopped="deadline" if ended == "early" and deadline.passed else ended,
-        device=_describe(device),
+        device=_describe(device, devices),
         versions=_versions(),
         batch=draw_batch(data, recipe.batch_size, recipe.variation, seed, folder),
         epochs_before=progress.before,
@@ -195,16 +195,19 @@ class _Training(_Batches):
     """Shuffled, varied, and smaller in the first ``small`` epochs; each batch decided by seed, epoch and number."""
 
     def __init__(
-        self, images: Images, labels: Labels, recipe: DefaultRecipe, seed: int, small: int, device: Any
+        self, images: Images, labels: Labels, recipe: DefaultRecipe, seed: int, small: int, ranks: Ranks
     ) -> None:
-        super().__init__(images, smoothed(labels, recipe.smoothing), device)
-        self.recipe, self.seed, self.small, self.epoch = recipe, seed, small, 0
+        super().__init__(images, smoothed(labels, recipe.smoothing), ranks.device)
+        self.recipe, self.seed, self.small, self.ranks, self.epoch = recipe, seed, small, ranks, 0
 
     def _indices(self) -> list[npt.NDArray[np.intp]]:
-        return shuffled_batches(len(self.dataset), self.recipe.batch_size, self.seed, self.epoch)
+        batches = shuffled_batches(len(self.dataset), self.recipe.batch_size, self.seed, self.epoch)
+        return [self.ranks.share(batch) for batch in batches]
 
     def _prepared(self, number: int, images: Images) -> Images:
-        images = augment(images, self.recipe.variation, np.random.default_rng((self.seed, self.epoch, number)))
+        # The first rank's cells vary as they would without others.
+        chance = (self.seed, self.epoch, number) + ((self.ranks.rank,) if self.ranks.rank else ())
+        images = augment(images, self.recipe.variation, np.random.default_rng(chance))
         return shrunk(images, self.recipe.small_size) if self.epoch < self.small else images
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
@@ -241,9 +244,8 @@ def _save(model: Any, temperature: float, path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     # float64, so that it scores as the model file does.
-    save_file({**state, "temperature": torch.tensor(temperature, dtype=torch.float64)}, path)
+    save_file({**state_of(model), "temperature": torch.tensor(temperature, dtype=torch.float64)}, path)
 
 
 def _export(model: Any, temperature: float, side: int, path: Path) -> None:
@@ -294,16 +296,20 @@ def _seeded_device(seed: int) -> Any:
     from fastai.torch_core import set_seed
 
     set_seed(seed, reproducible=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
     # Costs nothing on a CPU. On a GPU a few kernels have no deterministic twin: there it is best effort.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     return device
 
 
-def _describe(device: Any) -> str:
+def _describe(device: Any, devices: int) -> str:
     import torch
 
-    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
+    name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
+    return name if devices == 1 else f"{devices} x {name}"
 
 
 def _optimiser() -> Any:

@@ -39,10 +39,19 @@ def accuracy(labels: Any, logits: Any) -> Any:
 
 
 def callbacks(
-    patience: int, progress: Progress, valid: tuple[Images, Labels], on_epoch: Callable[[EpochRecord], None]
+    patience: int,
+    progress: Progress,
+    valid: tuple[Images, Labels],
+    on_epoch: Callable[[EpochRecord], None],
+    devices: int,
 ) -> tuple[Any, list[Any]]:
     """Return Keras's early stopping, and all callbacks in their order: the journal, then early stopping."""
     from keras.callbacks import Callback, EarlyStopping
+
+    images, labels = valid[0], valid[1] > 0.5
+    if short := -len(images) % devices:
+        images = np.concatenate([images, images[:short]])  # no device may find its part of a batch empty
+    scoring_batch = SCORING_BATCH // devices * devices
 
     class StopEarly(EarlyStopping):  # type: ignore[misc]
         """Keras's own, with what was before a kill in mind, and a checkpoint once it has made up its mind."""
@@ -84,9 +93,9 @@ def callbacks(
                 raise DeadlinePassed
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            logits = self.model.predict(valid[0], batch_size=SCORING_BATCH, verbose=0, callbacks=[Clock()])[:, 0]
+            logits = self.model.predict(images, batch_size=scoring_batch, verbose=0, callbacks=[Clock()])
+            logits = logits[: len(labels), 0]
             _finite("validation", float(np.sum(logits)))
-            labels = valid[1] > 0.5
             logs["val_loss"], temperature = calibrated_loss(logits, labels)
             record = EpochRecord(
                 epoch=epoch + 1,

@@ -26,7 +26,6 @@ from . import Deadline, FitResult, Images, Recipe, TrainingData
 from ._common import (
     INPUT,
     OUTPUT,
-    Variation,
     augment,
     batch_count,
     check_data,
@@ -42,6 +41,8 @@ from .keras_callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks,
 __all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
 
 RECIPE_VERSION = 2
+# TensorFlow trains on all devices of a machine from one process.
+PROCESS_PER_DEVICE = False
 OPSET = 18
 
 log = logging.getLogger(__name__)
@@ -64,24 +65,12 @@ class DefaultRecipe(Recipe):
     weight_decay: float = Field(default=0.01, ge=0)
     # Before the only dense layer. The only value tried.
     dropout: float = Field(default=0.3, ge=0, lt=1)
-    # Some of the labels are wrong. The only value tried.
-    smoothing: float = Field(default=0.05, ge=0, lt=1)
     # Channels of the first stage, doubled by each of the next two: 60% of XResNet34's arithmetic.
     width: int = Field(default=64, ge=8)
-    # About a tenth in strength and hue, as between slides.
-    stain: float = Field(default=0.1, ge=0, le=1)
-    # About a tenth in size, as between cells; and a little out of the middle.
-    zoom: float = Field(default=0.1, ge=0, le=1)
-    shift: float = Field(default=1.5, ge=0)
     # Validation loss swings until the rate has fallen.
     patience: int = Field(default=6, gt=0)
     # Twice what it takes on two quiet cores.
     deadline_seconds: float = Field(default=1200, gt=0)
-
-    @property
-    def variation(self) -> Variation:
-        """How much cells are varied."""
-        return Variation(self.zoom, self.shift, self.stain)
 
 
 def fit(
@@ -91,6 +80,7 @@ def fit(
     seed: int,
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
+    devices: int = 1,
 ) -> FitResult:
     """Train under a cosine schedule, stop early on the calibrated validation loss, and export the best epoch.
 
@@ -98,29 +88,34 @@ def fit(
         TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
     """
     deadline = Deadline(recipe.deadline_seconds)
-    check_data(data, "keras")
+    check_data(data, "keras", recipe.batch_size, devices)
     keras = _framework()
-    device = _seeded_device(seed)
+    device, together = _seeded_device(seed, devices)
     cells, side = len(data.train_images), data.train_images.shape[1]
     epochs = planned_epochs(recipe.epochs, recipe.min_steps, cells, recipe.batch_size)
     steps = epochs * batch_count(cells, recipe.batch_size)
     folder.mkdir(parents=True, exist_ok=True)
 
-    keras.config.set_dtype_policy("mixed_float16" if device != "cpu" else "float32")
-    network = _network(side, recipe)
-    network.compile(
-        optimizer=keras.optimizers.AdamW(_schedule(recipe, steps), weight_decay=recipe.weight_decay),
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
-        metrics=[accuracy],
-        jit_compile=False,  # batches come in two sizes, and XLA would compile everything for each
+    keras.config.set_dtype_policy("float32" if device.endswith("cpu") else "mixed_float16")
+    with together():
+        network = _network(side, recipe, synchronized=devices > 1)
+        network.compile(
+            optimizer=keras.optimizers.AdamW(_schedule(recipe, steps), weight_decay=recipe.weight_decay),
+            loss=keras.losses.BinaryCrossentropy(from_logits=True),
+            metrics=[accuracy],
+            jit_compile=False,  # batches come in two sizes, and XLA would compile everything for each
+        )
+    versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
+    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, versions), deadline)
+    stop_early, watchers = callbacks(
+        recipe.patience, progress, (data.valid_images, data.valid_labels), on_epoch, devices
     )
-    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, _versions()), deadline)
-    stop_early, watchers = callbacks(recipe.patience, progress, (data.valid_images, data.valid_labels), on_epoch)
-    go_on(network, stop_early, progress)
+    with together():
+        go_on(network, stop_early, progress)
     if not progress.over(recipe.patience):
         with contextlib.suppress(DeadlinePassed):
             network.fit(
-                _batches(data, recipe, seed, progress.before),
+                _batches(data, recipe, seed, progress.before, devices),
                 initial_epoch=progress.before,
                 epochs=epochs,
                 shuffle=False,  # the batches are shuffled by our own seed
@@ -166,8 +161,8 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     return scores
 
 
-def _network(side: int, recipe: DefaultRecipe) -> Any:
-    """Return uint8 [n, side, side, 3] -> logit [n, 1].
+def _network(side: int, recipe: DefaultRecipe, *, synchronized: bool = False) -> Any:
+    """Return uint8 [n, side, side, 3] -> logit [n, 1]; ``synchronized``: normalised by the batches of all devices.
 
     Two convolutions halve the cell, three residual blocks (He et al. 2016) look at it at a half, a quarter and an
     eighth of its size. Each channel is pooled by its mean and by its maximum: a parasite is a small thing, which a
@@ -177,7 +172,7 @@ def _network(side: int, recipe: DefaultRecipe) -> Any:
 
     def convolve(x: Any, width: int, size: int, name: str, *, stride: int = 1, relu: bool = True) -> Any:
         x = layers.Conv2D(width, size, strides=stride, padding="same", use_bias=False, name=f"conv{name}")(x)
-        x = layers.BatchNormalization(momentum=0.9, name=f"norm{name}")(x)
+        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"norm{name}")(x)
         return layers.Activation("relu", name=f"relu{name}")(x) if relu else x
 
     images = Input((side, side, 3), dtype="uint8", name=INPUT)
@@ -221,8 +216,11 @@ def _schedule(recipe: DefaultRecipe, steps: int) -> Any:
     )
 
 
-def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int, before: int) -> Any:
-    """Return the training cells as whole batches, augmented, each decided by seed, epoch and number alone."""
+def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int, before: int, devices: int) -> Any:
+    """Return the training cells as whole batches, augmented, each decided by seed, epoch and number alone.
+
+    Every device must get as many: a batch that cannot be dealt out evenly shows a cell or two a second time.
+    """
     from keras.utils import PyDataset
 
     images, labels = data.train_images, smoothed(data.train_labels.astype(np.float32), recipe.smoothing)
@@ -235,6 +233,7 @@ def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int, before: int) 
 
         def __getitem__(self, number: int) -> tuple[Images, npt.NDArray[np.float32]]:
             chosen = shuffled_batches(len(images), recipe.batch_size, seed, self.epoch)[number]
+            chosen = np.resize(chosen, -(-len(chosen) // devices) * devices)
             rng = np.random.default_rng((seed, self.epoch, number))
             return augment(images[chosen], recipe.variation, rng), labels[chosen]
 
@@ -269,21 +268,30 @@ def _framework() -> Any:
     return keras
 
 
-def _seeded_device(seed: int) -> str:
-    """Return the device that this machine has, with everything on it seeded."""
+def _seeded_device(seed: int, devices: int) -> tuple[str, Callable[[], Any]]:
+    """Return the device that this machine has, with everything on it seeded, and the scope of a network on it."""
     import keras
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        with contextlib.suppress(RuntimeError):  # an earlier fit in this process has initialised the GPU already
+    with contextlib.suppress(RuntimeError):  # an earlier fit in this process has initialised the devices already
+        for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
+        if devices > 1 and not gpus:
+            parts = [tf.config.LogicalDeviceConfiguration()] * devices
+            tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    if not gpus:
-        return "cpu"
-    return f"cuda: {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
+    name = "cpu"
+    if gpus:
+        name = f"cuda: {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
+    if devices == 1:
+        return name, contextlib.nullcontext
+    found = [device.name for device in tf.config.list_logical_devices("GPU" if gpus else "CPU")]
+    if len(found) < devices:
+        raise TrainingFailed(f"keras: expected {devices} devices, found {', '.join(found)}")
+    return f"{devices} x {name}", tf.distribute.MirroredStrategy(found[:devices]).scope
 
 
 @contextlib.contextmanager

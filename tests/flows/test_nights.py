@@ -80,7 +80,7 @@ class Machine:
 
 
 def surroundings(home: Path, server: str) -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("RETRAIN_")}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("RETRAIN_", "MLFLOW_"))}
     return ours | SETTINGS | {"RETRAIN_HOME": str(home), "PREFECT_API_URL": server}
 
 

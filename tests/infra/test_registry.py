@@ -69,6 +69,19 @@ def test_the_alias_moves_and_old_versions_stay(registry: Registry) -> None:
     assert registry.model_bytes(second) == RED_MODEL
 
 
+@pytest.mark.parametrize("before", [None, "http://127.0.0.1:9"])
+def test_other_processes_are_not_told_which_registry_is_meant(
+    before: str | None, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+        if before is not None:
+            monkeypatch.setenv(name, before)
+    register(registry)
+    assert [os.environ.get(name) for name in names] == [before, before]
+
+
 def test_the_same_decision_registers_once(registry: Registry) -> None:
     assert register(registry) == register(registry)
     assert register(registry, decision="b" * 24).version == "2"

@@ -14,7 +14,6 @@ import pytest
 
 from tasks import models
 from tasks.models import _common
-from tasks.models._common import Variation
 from tests.ahead import Lane
 
 ROOT = Path(__file__).parents[2]
@@ -294,7 +293,7 @@ class TestCommon:
         cell = np.zeros((1, 33, 33, 3), np.uint8)
         cell[0, 4:9, 14:19] = (100, 150, 200)
         cell[0, 16:19, 26:29] = (100, 150, 200)
-        many = _common.augment(np.repeat(cell, 400, axis=0), Variation(0, 0, 0.2), np.random.default_rng(0))
+        many = _common.augment(np.repeat(cell, 400, axis=0), models.Variation(0, 0, 0.2), np.random.default_rng(0))
         lit = many.any(axis=-1)
         assert (lit.sum(axis=(1, 2)) < 80).all()
         # The large spot is everywhere around the middle, the small one on either side of it.
@@ -306,7 +305,7 @@ class TestCommon:
 
     def test_without_variation_a_cell_keeps_size_and_colour(self) -> None:
         images, _ = synthetic_cells(16, 5)
-        turned = _common.augment(images, Variation(0, 0, 0), np.random.default_rng(0))
+        turned = _common.augment(images, models.Variation(0, 0, 0), np.random.default_rng(0))
         before, after = images.astype(np.float64), turned.astype(np.float64)
         np.testing.assert_allclose(after.mean(axis=(1, 2, 3)), before.mean(axis=(1, 2, 3)), rtol=0.03)
 
@@ -321,8 +320,8 @@ class TestCommon:
             return float(area.std() / area.mean()), float(middles.std(axis=0).mean())
 
         rng = np.random.default_rng(0)
-        still, zoomed = (_common.augment(images, Variation(zoom, 0, 0), rng) for zoom in (0.0, 0.1))
-        moved = _common.augment(images, Variation(0, 2, 0), rng)
+        still, zoomed = (_common.augment(images, models.Variation(zoom, 0, 0), rng) for zoom in (0.0, 0.1))
+        moved = _common.augment(images, models.Variation(0, 2, 0), rng)
         assert spreads(zoomed)[0] > spreads(still)[0] + 0.05
         assert spreads(moved)[1] > spreads(still)[1] + 0.5
 

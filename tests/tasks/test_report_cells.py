@@ -19,8 +19,8 @@ from infra.store import MemoryStore
 from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
-from tasks.models import TrainingData
-from tasks.models._common import Variation, augment, draw_batch, shuffled_batches
+from tasks.models import TrainingData, Variation
+from tasks.models._common import augment, draw_batch, shuffled_batches
 from tasks.report import report
 from tasks.report_cells import gather_cells
 from tasks.report_heat import draw_heat, occlusion
