@@ -55,6 +55,23 @@ def prepare_environment(settings: Settings) -> None:
         logging.getLogger(floor).setLevel(logging.INFO)
     # It logs whole addresses, and a presigned one is a key to what it names.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    _outlive_the_reader()
+
+
+def _outlive_the_reader() -> None:
+    """Go on in silence when whoever read this process's output is gone: a worker that was killed, a closed terminal.
+
+    Prefect writes its log through rich, which ends the process then (exit code 1, a night that is Crashed).
+    """
+    from rich.console import Console
+
+    def go_silent(console: Console) -> None:
+        console.quiet = True
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, console.file.fileno())
+        os.close(nothing)
+
+    Console.on_broken_pipe = go_silent  # type: ignore[assignment, method-assign]
 
 
 @contextmanager

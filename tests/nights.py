@@ -11,6 +11,7 @@ import atexit
 import importlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -45,13 +46,15 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a night: at its ``at``-th moment the processes ``kill`` end (0: itself).
+    """What happens to a night: at its ``at``-th moment the processes ``kill`` end (by default itself).
 
-    ``patience``: seconds that a training may take beyond its deadline.
+    ``full``: these find their disk full then, and none ends. ``patience``: seconds that a training may take beyond its
+    deadline.
     """
 
     at: int = 0
     kill: tuple[int, ...] = ()
+    full: tuple[int, ...] = ()
     patience: float = 300.0
 
 
@@ -191,10 +194,22 @@ def _command(arguments: list[str]) -> int:
     return 0
 
 
+def fill_disk(pid: int) -> None:
+    """Let nothing that a process writes to a file find room (EFBIG: SQLite takes it for a full disk)."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+
+
+def free_disk(pid: int) -> None:
+    """Let it find room again."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
 def _arm(fault: dict[str, Any]) -> list[int]:
     """Prepare the fault; return the count of moments, which goes on."""
     count = [0]
-    victims = fault["kill"] or [os.getpid()]
+    victims = fault["kill"] or ([] if fault["full"] else [os.getpid()])
     import tasks.train
 
     tasks.train.GRACE_SECONDS = fault["patience"]
@@ -210,6 +225,8 @@ def _arm(fault: dict[str, Any]) -> list[int]:
         if count[0] == fault["at"]:
             for pid in victims:
                 os.kill(pid, signal.SIGKILL)
+            for pid in fault["full"]:
+                fill_disk(pid)
 
     sys.addaudithook(watch)
     return count

@@ -49,6 +49,38 @@ def test_libraries_keep_to_the_home_folder_and_call_nobody(settings: Settings) -
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
+def test_a_process_goes_on_when_nobody_reads_what_it_logs_any_more(home: Path) -> None:
+    code = """
+import logging, sys
+from pathlib import Path
+from infra.runtime import prepare_environment
+from infra.settings import Settings
+settings = Settings()
+prepare_environment(settings)
+from prefect.logging import get_logger
+from prefect.logging.configuration import setup_logging
+setup_logging()
+log = get_logger("night")
+sys.stdin.readline()
+for _ in range(3):
+    log.error("is anybody there?")
+(settings.home / "went-on").touch()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "RETRAIN_HOME": str(home)}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as child:  # fmt: skip
+        assert child.stdin
+        assert child.stdout
+        assert child.stderr
+        child.stdout.close()
+        child.stderr.close()
+        child.stdin.write("go\n")
+        child.stdin.close()
+        child.wait()
+    assert (home / "went-on").exists()
+
+
 def test_what_is_set_already_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", "/elsewhere")
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")

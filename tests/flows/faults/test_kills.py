@@ -11,7 +11,7 @@ import pytest
 
 from infra.store import FolderStore
 from tests.flows.faults.conftest import Prefect
-from tests.nights import Fault, Nights, Told, bring
+from tests.nights import Fault, Nights, Told, bring, free_disk
 from tests.sound import check_sound, inputs, last_night
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -64,6 +64,27 @@ def test_the_prefect_server_killed_at_a_random_moment_costs_no_night(
     prefect.start_again()
     night = nights.run(home).night
     assert night["decision"] == undisturbed.night["decision"]
+    assert check_sound(home) == ["1"]
+    assert inputs(home) == before
+
+
+def test_a_full_disk_under_prefects_database_ends_a_night_that_goes_on_when_there_is_room(
+    nights: Nights, prefect: Prefect, undisturbed: Told
+) -> None:
+    home = nights.home("prefect-full")
+    before = inputs(home)
+    moment = random.Random(12).randint(1, undisturbed.moments)
+    try:
+        for at in (moment, 1):  # in the middle, and from the beginning
+            told = nights.run(home, fault=Fault(at=at, full=(prefect.pid,)))
+            assert told.code == 4, (at, told.err)
+            assert "Prefect's server did not answer in the middle of the night" in told.err
+            assert "has its disk room" in told.err
+            assert "unexpected" not in told.err
+            check_sound(home)
+    finally:
+        free_disk(prefect.pid)
+    assert nights.run(home).night["decision"] == undisturbed.night["decision"]
     assert check_sound(home) == ["1"]
     assert inputs(home) == before
 
