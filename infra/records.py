@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from infra.keys import OURS, latest_key, record_key, table_key
 from infra.store import Store
-from validation.errors import ObjectMissing, RetrainError
+from validation.errors import ObjectMissing, RetrainError, UsageError
 from validation.records import Record
 
 if TYPE_CHECKING:
@@ -48,6 +48,20 @@ class Records:
         prefix = f"{OURS}{record.kind}/"
         keys = (info.key.removeprefix(prefix) for info in self.store.list(prefix))
         return sorted(key.removesuffix(".json") for key in keys if key.endswith(".json") and "/" not in key)
+
+    def one_beginning(self, record: type[Record], beginning: str) -> str:
+        """Return the id of the one stored record of a kind whose id begins like that; people do not type 24 digits.
+
+        Raises:
+            UsageError: when there is none, or more than one.
+        """
+        found = [id_ for id_ in self.ids(record) if beginning and id_.startswith(beginning)]
+        if len(found) != 1:
+            raise UsageError(
+                f"{len(found) or 'no'} {record.kind} begin with {beginning!r} in {self.store.uri}",
+                "`retrain history` and the reports name them, `retrain report latest` shows the newest",
+            )
+        return found[0]
 
     def save_table(self, record: type[Record], id_: str, name: str, table: pd.DataFrame) -> str:
         """Store a table of a record and return its key. Same table, same bytes."""

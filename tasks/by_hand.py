@@ -83,13 +83,7 @@ def find_decision(context: Context, text: str) -> Decision:
         if night is None or night.decision is None:
             raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
         return context.records.load(Decision, night.decision)
-    found = [id_ for id_ in context.records.ids(Decision) if text and id_.startswith(text)]
-    if len(found) != 1:
-        raise UsageError(
-            f"{len(found) or 'no'} decisions begin with {text!r} in {context.settings.store}",
-            "`retrain history` and the reports name them",
-        )
-    return context.records.load(Decision, found[0])
+    return context.records.load(Decision, context.records.one_beginning(Decision, text))
 
 
 def _before(line: list[str]) -> str:

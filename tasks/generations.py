@@ -7,14 +7,13 @@ worn-out holdout too, can only be trained on or, if they were before, chosen on.
 from __future__ import annotations
 
 import math
-import os
-import pwd
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pandas as pd
 
 from infra.keys import record_key
+from infra.origin import person
 from tasks.context import Context
 from tasks.ledger import read_ledger
 from tasks.memory import COLUMNS, Memory
@@ -80,7 +79,7 @@ def rotate(context: Context, facts: pd.DataFrame, why: str = "", who: str = "") 
         previous=current.name,
         since=datetime.now(UTC),
         why=why,
-        who=who or _who(),
+        who=who or person(),
         sides=context.records.save_table(Generation, f"{name}/{own}", "sides", table),
         pixels=context.records.save_table(Generation, f"{name}/{own}", "pixels", _met_pixels(used, sides)),
         holdout=SideCount(
@@ -179,10 +178,3 @@ def _met_pixels(used: Memory, sides: dict[str, SideName]) -> pd.DataFrame:
     rows = used.rows.assign(side=[sides.get(patient, "train") for patient in used.rows["patient"]])
     # "train" sorts before "validation": a cell that two patients had was trained on if either was.
     return rows.sort_values(["pixels", "side", "patient"]).drop_duplicates("pixels", ignore_index=True)[COLUMNS]
-
-
-def _who() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user without a name
-        return f"user {os.getuid()}"

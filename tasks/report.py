@@ -103,20 +103,15 @@ def find_night(context: Context, decision: str) -> Night:
         if night is None:
             raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
         return night
-    found = [id_ for id_ in context.records.ids(Decision) if id_.startswith(decision)]
-    if len(found) != 1:
-        raise UsageError(
-            f"{len(found) or 'no'} decisions begin with {decision!r} in {context.settings.store}",
-            "`retrain report latest` shows the newest",
-        )
+    found = context.records.one_beginning(Decision, decision)
     try:
         return next(
             night
             for night in (context.records.load(Night, id_) for id_ in context.records.ids(Night))
-            if night.decision == found[0]
+            if night.decision == found
         )
     except StopIteration:
-        raise ObjectMissing(f"the night of decision {found[0]} was not finished", "run `retrain run` again") from None
+        raise ObjectMissing(f"the night of decision {found} was not finished", "run `retrain run` again") from None
 
 
 def _inputs(context: Context, night: Night) -> ReportInputs:
