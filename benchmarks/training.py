@@ -1,6 +1,7 @@
 """Training: how good each CNN is on patients it has not seen, in how many seconds, over seeds and over patients.
 
     python -m benchmarks.training CELLS --folder WORK [--models fastai,keras] [--seeds 5] [--folds 5] [--threads N]
+    python -m benchmarks.training CELLS --folder WORK --references   also the notebook's two recipes, on our patients
     python -m benchmarks.training CELLS --folder WORK --table        only print what was measured so far
 
 CELLS holds <Class>/<name>.png. They are pulled, validated, split by patient and packed by the stages of a night, with
@@ -10,6 +11,10 @@ default settings. Two questions:
 scored on the holdout patients; once a seed. Nothing is chosen by these figures.
 ``folds``: the training and validation patients dealt into N parts; each part is scored by a CNN that was trained on
 the others but one, on which its epoch, temperature and threshold were chosen. Recipes are compared by these.
+
+``--references`` trains the notebook's recipes (benchmarks/references.py) for the holdout question; theirs is the
+threshold of a half. XResNet34 at 224 pixels takes more than an hour: ``--reference-share 0.05`` trains it on so many
+of the cells, one epoch frozen and one not, and extrapolates its seconds.
 
 Each training is a process of its own, one after the other, and is written to WORK/results as it ends: the benchmark
 can be ended at any time and goes on where it was. A result belongs to its recipe: another recipe is measured anew.
@@ -34,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks import references
 from infra.files import Workspace, write_atomic
 from infra.records import Records
 from infra.scoring import ModelFile
@@ -65,7 +71,9 @@ class Job:
 
     def path(self, folder: Path) -> Path:
         """Where its result lies; named by the recipe too."""
-        recipe = get_model(self.model).DefaultRecipe().model_dump(mode="json")  # type: ignore[call-arg]
+        recipe = references.RECIPES.get(self.model)
+        if recipe is None:
+            recipe = get_model(self.model).DefaultRecipe().model_dump(mode="json")  # type: ignore[call-arg]
         kind = "holdout" if self.fold < 0 else f"fold{self.fold}"
         return folder / "results" / f"{self.model}-{digest(recipe)[:8]}-{kind}-seed{self.seed}.json"
 
@@ -84,6 +92,7 @@ def prepare(cells: Path, folder: Path) -> None:
     for name in SIDES:
         side = load_side(context, divided, packed, name)
         arrays |= {f"{name}_x": side.images, f"{name}_y": side.labels, f"{name}_p": np.array(side.patients)}
+        arrays[f"{name}_k"] = np.array(side.keys)
     temporary = folder / ".cells.npz"
     np.savez(temporary, **arrays)
     temporary.replace(folder / "cells.npz")
@@ -111,6 +120,57 @@ def divide(arrays: dict[str, Any], job: Job, folds: int) -> list[tuple[Any, Any,
     return [(images[mask], labels[mask], patients[mask]) for mask in masks]
 
 
+def run_reference(job: Job, folder: Path, share: float) -> None:
+    """Train one of the notebook's recipes, score the holdout, and write the result."""
+    with np.load(folder / "cells.npz") as file:
+        arrays = dict(file)
+    train, valid, test = (
+        references.Side(tuple(folder / "store" / key for key in arrays[f"{name}_k"]), arrays[f"{name}_y"])
+        for name in SIDES
+    )
+    cpu = _cpu_seconds()
+    ran = references.run(job.model, train, valid, test, seed=job.seed, share=share)
+    codes, _ = pd.factorize(arrays["holdout_p"], sort=True)
+    found: dict[str, float] = {}
+    calibration: float | None = None
+    log_loss: float | None = None
+    if ran.probabilities is not None:
+        scored = Scored(test.labels, ran.probabilities, codes.astype(np.int64), 0.5)
+        found, calibration, log_loss = _figures(scored)
+    result = {
+        **asdict(job),
+        "recipe": references.RECIPES[job.model],
+        "metrics": found | {"log_loss": log_loss},
+        "calibration_error": calibration,
+        "threshold": 0.5,
+        "epochs": ran.epochs,
+        "extrapolated": ran.extrapolated,
+        "share": share if ran.extrapolated else 1,
+        "seconds": ran.seconds,
+        "cpu_seconds": None if ran.extrapolated else _cpu_seconds() - cpu,
+        "images_per_second": len(train.files) * ran.epochs / ran.seconds,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "cells": [len(train.files), len(valid.files), len(test.files)],
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+    }
+    write_atomic(job.path(folder), json.dumps(result).encode())
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _figures(scored: Scored) -> tuple[dict[str, float], float | None, float | None]:
+    """Return the metrics, the calibration error and the log loss of scored cells."""
+    summary = summarise(scored, resamples=RESAMPLES)
+    found = {name: interval.value for name in NAMES if (interval := getattr(summary, name)) is not None}
+    calibration = extra_metrics(scored, resamples=100)["calibration_error"]
+    return found, calibration.value if calibration else None, summary.log_loss
+
+
 def run(job: Job, folder: Path, folds: int) -> None:
     """Train, score the patients that were left out, and write the result."""
     with np.load(folder / "cells.npz") as file:
@@ -118,7 +178,7 @@ def run(job: Job, folder: Path, folds: int) -> None:
     model = get_model(job.model)
     recipe = model.DefaultRecipe()  # type: ignore[call-arg]
     data = TrainingData(train_x, train_y.astype(np.float32), valid_x, valid_y.astype(np.float32))
-    began, cpu = time.perf_counter(), time.process_time()
+    began, cpu = time.perf_counter(), _cpu_seconds()
     fit = model.fit(
         data,
         recipe,
@@ -126,21 +186,19 @@ def run(job: Job, folder: Path, folds: int) -> None:
         folder=folder / "work" / job.path(folder).stem,
         on_epoch=lambda epoch: print(epoch.model_dump_json(), file=sys.stderr, flush=True),
     )
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
     file_ = ModelFile.open(fit.onnx)
     threshold = choose_threshold(valid_y, file_.score(valid_x).astype(np.float64))
     codes, _ = pd.factorize(test_p, sort=True)
     began = time.perf_counter()
     probabilities = file_.score(test_x).astype(np.float64)
     scored = Scored(test_y, probabilities, codes.astype(np.int64), threshold)
-    summary = summarise(scored, resamples=RESAMPLES)
-    found = {name: interval.value for name in NAMES if (interval := getattr(summary, name)) is not None}
-    calibration = extra_metrics(scored, resamples=100)["calibration_error"]
+    found, calibration, log_loss = _figures(scored)
     result = {
         **asdict(job),
         "recipe": recipe.model_dump(mode="json"),
-        "metrics": found | {"log_loss": summary.log_loss},
-        "calibration_error": calibration.value if calibration else None,
+        "metrics": found | {"log_loss": log_loss},
+        "calibration_error": calibration,
         "threshold": threshold,
         "temperature": fit.history[fit.best_epoch - 1].temperature,
         "epochs": len(fit.history),
@@ -201,22 +259,31 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(model_names()))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folds", type=int, default=5, help="0: only the holdout question")
+    parser.add_argument("--references", action="store_true", help="also the notebook's two recipes")
+    parser.add_argument("--reference-share", type=float, default=1.0, help="of the cells, for fastai's; 1: whole")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     if given.job:
-        run(Job(**given.job), given.folder, given.folds)
+        job = Job(**given.job)
+        if job.model in references.RECIPES:
+            run_reference(job, given.folder, given.reference_share)
+        else:
+            run(job, given.folder, given.folds)
         return
     names = given.models.split(",")
     jobs = [Job(name, seed, -1) for seed in range(1, given.seeds + 1) for name in names]
     jobs += [Job(name, 1, fold) for fold in range(given.folds) for name in names]
+    if given.references:
+        jobs += [Job(name, 1, -1) for name in references.RECIPES]
     if not given.table:
         prepare(given.cells, given.folder)
         for number, job in enumerate(jobs, 1):
             if not job.path(given.folder).exists():
                 print(f"{number} of {len(jobs)}: {job}", file=sys.stderr, flush=True)
                 arguments = ["--folder", given.folder, "--folds", str(given.folds), "--job", json.dumps(asdict(job))]
+                arguments += ["--reference-share", str(given.reference_share)]
                 subprocess.run([sys.executable, "-m", __spec__.name, given.cells, *arguments], check=True)
     print(table(measured(given.folder, jobs)))
 
