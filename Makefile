@@ -33,8 +33,9 @@ $(INSTALLED): requirements.txt pyproject.toml
 run: install
 	@$(BIN)/retrain demo $${CELLS:+--cells "$$CELLS"}
 
+# Two at a time: half of what tests do is to wait for servers. A module's tests stay together, they share what they start.
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

@@ -118,7 +118,8 @@ def lane(
 ) -> Iterator[Lane]:
     """What is done beside the fast tests; see tests.ahead."""
     made = Lane(tmp_path_factory.mktemp("ahead"))
-    for item in request.session.items:
+    # Of several processes each has all tests in its list, and runs some: there a module begins when it is its turn.
+    for item in request.session.items if "PYTEST_XDIST_WORKER" not in os.environ else ():
         if "ahead" in getattr(item, "fixturenames", ()):
             assert isinstance(item, pytest.Function)
             made.begin(item.module)
@@ -129,6 +130,7 @@ def lane(
 @pytest.fixture(scope="module")
 def ahead(request: pytest.FixtureRequest, lane: Lane) -> Any:
     """What the module's own function ``ahead`` has returned."""
+    lane.begin(request.module)
     return lane.result(request.module.__name__)
 
 
