@@ -1,8 +1,8 @@
 """What takes a minute and needs no test to wait for it: begun when the session begins, done while fast tests run.
 
 A module of tests asks for it with a function ``ahead(lane)`` of its own; its tests get what that returned, or raised,
-from the fixture of the same name. All of them stand in one lane: one process at a time runs beside the tests. Where tests
-themselves run in several processes a module begins when it is its turn.
+from the fixture of the same name. All of them stand in one lane: one process at a time runs beside the tests. Where
+tests themselves run in several processes a module begins when it is its turn.
 """
 
 from __future__ import annotations
