@@ -97,8 +97,9 @@ def _fastai(train: Side, valid: Side, test: Side, seed: int, share: float) -> Ra
         ],
     )
     loaders = block.dataloaders(frame, bs=recipe["batch"])
-    # Asked for pretrained weights, which XResNet34 has none of: the body stays random, and frozen for one epoch.
-    learn = vision_learner(loaders, xresnet34, metrics=[accuracy])
+    # The notebook left fastai's default, pretrained weights, which XResNet34 had none of: the body was random, and as
+    # fine_tune does it, frozen for one epoch. Today's fastai would fetch those of an XResNet50, which do not fit.
+    learn = vision_learner(loaders, xresnet34, pretrained=False, metrics=[accuracy])
 
     class Clock(Callback):  # type: ignore[misc]
         """The seconds of each epoch."""
