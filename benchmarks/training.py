@@ -10,7 +10,8 @@ default settings. Two questions:
 ``holdout``: trained on the training patients, epoch, temperature and threshold chosen on the validation patients,
 scored on the holdout patients; once a seed. Nothing is chosen by these figures.
 ``folds``: the training and validation patients dealt into N parts; each part is scored by a CNN that was trained on
-the others but one, on which its epoch, temperature and threshold were chosen. Recipes are compared by these.
+the others, but for a seventh of their cells (by patient; about as much as a night's validation), on which its epoch,
+temperature and threshold were chosen. Recipes are compared by these.
 
 ``--references`` trains the notebook's recipes (benchmarks/references.py) for the holdout question; theirs is the
 threshold of a half. XResNet34 at 224 pixels takes more than an hour: ``--reference-share 0.05`` trains it on so many
@@ -58,6 +59,7 @@ from validation.records import SideName
 from validation.report_metrics import extra_metrics
 
 RESAMPLES = 2_000
+VALIDATION_PARTS = 7
 SIDES: tuple[SideName, ...] = ("train", "validation", "holdout")
 
 
@@ -115,9 +117,10 @@ def divide(arrays: dict[str, Any], job: Job, folds: int) -> list[tuple[Any, Any,
     if job.fold < 0:
         return [tuple(arrays[f"{name}_{what}"] for what in "xyp") for name in SIDES]
     images, labels, patients = (np.concatenate([arrays[f"{name}_{w}"] for name in SIDES[:2]]) for w in "xyp")
-    part = folds_of(patients, folds)
-    masks = [(part != job.fold) & (part != (job.fold + 1) % folds), part == (job.fold + 1) % folds, part == job.fold]
-    return [(images[mask], labels[mask], patients[mask]) for mask in masks]
+    scored = folds_of(patients, folds) == job.fold
+    chosen_on = np.zeros_like(scored)
+    chosen_on[~scored] = folds_of(patients[~scored], VALIDATION_PARTS) == job.fold % VALIDATION_PARTS
+    return [(images[mask], labels[mask], patients[mask]) for mask in (~scored & ~chosen_on, chosen_on, scored)]
 
 
 def run_reference(job: Job, folder: Path, share: float) -> None:
@@ -200,7 +203,7 @@ def run(job: Job, folder: Path, folds: int) -> None:
         "metrics": found | {"log_loss": log_loss},
         "calibration_error": calibration,
         "threshold": threshold,
-        "temperature": fit.history[fit.best_epoch - 1].temperature,
+        "temperature": fit.temperature,
         "epochs": len(fit.history),
         "best_epoch": fit.best_epoch,
         "stopped": fit.stopped,

@@ -21,6 +21,8 @@ INPUT, OUTPUT = "images", "probability"
 # fastai's XResNet halves a cell five times; below this nothing would be left to convolve.
 SMALLEST_SIDE = 32
 BATCH_COLUMNS = 8
+# Axes of [n, side, side, 3]: along each a model file adds the mirror images of all the views so far.
+MIRRORED = {1: (), 2: (2,), 4: (2, 1)}
 
 log = logging.getLogger(__name__)
 

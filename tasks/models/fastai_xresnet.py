@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from validation.calibration import temperature_of
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
 from . import Deadline, FitResult, Images, Labels, Recipe, TrainingData
 from ._common import (
     INPUT,
+    MIRRORED,
     OUTPUT,
     augment,
     check_data,
@@ -39,7 +41,7 @@ from .fastai_ranks import Ranks
 
 __all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 # torch wants a process for each device that it trains on.
 PROCESS_PER_DEVICE = True
 OPSET = 20
@@ -135,9 +137,10 @@ def fit(
         )
     ended: Literal["early", "finished"] = "early" if len(history) < epochs else "finished"
     onnx = folder / "model.onnx"
-    temperature = best.temperature or 1.0
-    _export(learn.model, temperature, data.train_images.shape[1], onnx)
-    _save(learn.model, temperature, weights_of(progress))
+    model = learn.model.cpu().float().to(memory_format=_frameworks().contiguous_format)
+    temperature = temperature_of(_scores(_averaged(model, recipe.views), data.valid_images), data.valid_labels > 0.5)
+    _export(_scorer(model, recipe.views, temperature), data.train_images.shape[1], onnx)
+    _save(model, temperature, weights_of(progress))
     progress.checkpoints.forget()
     return FitResult(
         onnx=onnx,
@@ -147,6 +150,7 @@ def fit(
         stopped="deadline" if ended == "early" and deadline.passed else ended,
         device=_describe(device, devices),
         versions=_versions(),
+        temperature=temperature,
         batch=draw_batch(data, recipe.batch_size, recipe.variation, seed, folder),
         epochs_before=progress.before,
         seconds_before=progress.seconds_before,
@@ -155,16 +159,13 @@ def fit(
 
 def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.NDArray[np.float32]:
     """Return the probability of Parasitized for each cell, float32 [n], computed by torch from the weights file."""
-    torch = _frameworks()
+    _frameworks()
     from safetensors.torch import load_file
 
     state = load_file(weights)
     model, temperature = _network(recipe.architecture), float(state.pop("temperature"))
     model.load_state_dict(state)
-    scorer = _scorer(model, temperature)
-    with torch.inference_mode():
-        scores = [scorer(torch.from_numpy(chunk)) for chunk in _chunks(images)]
-    return np.concatenate([s.numpy() for s in scores]) if scores else np.empty(0, np.float32)
+    return _scores(_scorer(model, recipe.views, temperature), images)
 
 
 class _Batches:
@@ -229,15 +230,40 @@ def _network(architecture: str) -> Any:
     return torch.nn.Sequential(Cells(), getattr(xresnet, architecture)(n_out=1))
 
 
-def _scorer(model: Any, temperature: float) -> Any:
+def _averaged(model: Any, views: int) -> Any:
+    """Return uint8 [n, side, side, 3] -> logit [n], the mean over a cell and its mirror images."""
+    import torch
+
+    class Mirrored(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, images: Any) -> Any:
+            for axis in MIRRORED[views]:
+                images = torch.cat([images, images.flip(axis)])
+            return images
+
+    class Mean(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, logits: Any) -> Any:
+            return logits.reshape(views, -1).mean(dim=0)
+
+    return torch.nn.Sequential(Mirrored(), model, Mean()).eval()
+
+
+def _scorer(model: Any, views: int, temperature: float) -> Any:
     """Return uint8 [n, side, side, 3] -> probability [n], calibrated."""
     import torch
 
     class Calibrated(torch.nn.Module):  # type: ignore[misc]
         def forward(self, logits: Any) -> Any:
-            return torch.sigmoid(logits / temperature).flatten()
+            return torch.sigmoid(logits / temperature)
 
-    return torch.nn.Sequential(model, Calibrated()).eval()
+    return torch.nn.Sequential(_averaged(model, views), Calibrated()).eval()
+
+
+def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
+    import torch
+
+    with torch.inference_mode():
+        scores = [scorer(torch.from_numpy(chunk)).numpy() for chunk in _chunks(images)]
+    return np.concatenate(scores) if scores else np.empty(0, np.float32)
 
 
 def _save(model: Any, temperature: float, path: Path) -> None:
@@ -248,17 +274,16 @@ def _save(model: Any, temperature: float, path: Path) -> None:
     save_file({**state_of(model), "temperature": torch.tensor(temperature, dtype=torch.float64)}, path)
 
 
-def _export(model: Any, temperature: float, side: int, path: Path) -> None:
+def _export(scorer: Any, side: int, path: Path) -> None:
     import onnx
     import torch
 
-    scorer = _scorer(model.cpu().float(), temperature)
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     raw = path.with_name(".exported.onnx")
     with warnings.catch_warnings(), printing_to_log():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            scorer.to(memory_format=torch.contiguous_format),
+            scorer,
             (example,),
             raw,
             input_names=[INPUT],

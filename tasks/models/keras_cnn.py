@@ -19,12 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from validation.calibration import temperature_of
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
 from . import Deadline, FitResult, Images, Recipe, TrainingData
 from ._common import (
     INPUT,
+    MIRRORED,
     OUTPUT,
     augment,
     batch_count,
@@ -40,7 +42,7 @@ from .keras_callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks,
 
 __all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 # TensorFlow trains on all devices of a machine from one process.
 PROCESS_PER_DEVICE = False
 OPSET = 18
@@ -132,8 +134,11 @@ def fit(
 
     # Whatever precision it was trained in, it is kept and exported in float32, which every machine can score.
     keras.config.set_dtype_policy("float32")
-    scorer = _scorer(side, recipe, best.temperature or 1.0)
-    scorer.set_weights(stop_early.best_weights)
+    averaged = _averaged(side, recipe)
+    averaged.set_weights(stop_early.best_weights)
+    logits = averaged.predict(data.valid_images, batch_size=SCORING_BATCH, verbose=0)
+    temperature = temperature_of(logits, data.valid_labels > 0.5)
+    scorer = _scorer(averaged, temperature)
     weights, onnx = folder / "weights.keras", folder / "model.onnx"
     scorer.save(weights)
     _export(scorer, onnx)
@@ -146,6 +151,7 @@ def fit(
         stopped="deadline" if ended == "early" and deadline.passed else ended,
         device=device,
         versions=_versions(),
+        temperature=temperature,
         batch=draw_batch(data, recipe.batch_size, recipe.variation, seed, folder),
         epochs_before=progress.before,
         seconds_before=progress.seconds_before,
@@ -193,14 +199,28 @@ def _network(side: int, recipe: DefaultRecipe, *, synchronized: bool = False) ->
     return Model(images, logit, name="cells")
 
 
-def _scorer(side: int, recipe: DefaultRecipe, temperature: float) -> Any:
-    """Return uint8 [n, side, side, 3] -> probability [n], with the network's weights in the network's order."""
+def _averaged(side: int, recipe: DefaultRecipe) -> Any:
+    """Return uint8 [n, side, side, 3] -> logit [n], the mean over a cell and its mirror images.
+
+    Its weights are the network's, in the network's order.
+    """
+    from keras import Input, Model, ops
+
+    cells = images = Input((side, side, 3), dtype="uint8", name=INPUT)
+    for axis in MIRRORED[recipe.views]:
+        # ops.flip would become a dozen nodes in the model file, in another order each time.
+        mirrored = images[:, ::-1] if axis == 1 else images[:, :, ::-1]
+        images = ops.concatenate([images, mirrored])
+    logits = _network(side, recipe)(images)
+    return Model(cells, ops.mean(ops.reshape(logits, (recipe.views, -1)), axis=0), name="averaged")
+
+
+def _scorer(averaged: Any, temperature: float) -> Any:
+    """Return uint8 [n, side, side, 3] -> probability [n], calibrated."""
     from keras import Model, layers
 
-    network = _network(side, recipe)
-    flat = layers.Reshape((), name="flat")(network.output)
-    calibrated = layers.Rescaling(1 / temperature, name="temperature")(flat)
-    return Model(network.input, layers.Activation("sigmoid", name=OUTPUT)(calibrated), name="scorer")
+    calibrated = layers.Rescaling(1 / temperature, name="temperature")(averaged.output)
+    return Model(averaged.input, layers.Activation("sigmoid", name=OUTPUT)(calibrated), name="scorer")
 
 
 def _schedule(recipe: DefaultRecipe, steps: int) -> Any:

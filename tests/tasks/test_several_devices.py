@@ -69,7 +69,7 @@ def train(lane: Lane, name: str, job: str, *, harm: str = "", **recipe: Any) -> 
     request = {
         "model": name, "seed": 1, "devices": 2, "pack": str(folder / "pack.npy"), "train": [0, TRAIN],
         "validation": [TRAIN, TRAIN + VALID],
-        "recipe": {"epochs": 4, "batch_size": 16, "min_steps": 0} | RECIPES[name] | recipe,
+        "recipe": {"epochs": 4, "batch_size": 16, "min_steps": 0, "views": 1} | RECIPES[name] | recipe,
     }  # fmt: skip
     (folder / "request.json").write_text(json.dumps(request))
     mark = f"{name} {job} {harm}"
