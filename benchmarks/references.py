@@ -47,12 +47,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a reference went: seconds of its training, whether they were extrapolated, and the holdout's scores."""
+    """How a reference went: seconds of its training, whether they were extrapolated, and how good it was.
+
+    ``valid_accuracy`` is that of its last epoch, which is the one that the notebook kept.
+    """
 
     seconds: float
     extrapolated: bool
     epochs: int
     images: int
+    valid_accuracy: float | None
     probabilities: npt.NDArray[np.float64] | None
 
 
@@ -120,9 +124,10 @@ def _fastai(train: Side, valid: Side, test: Side, seed: int, share: float) -> Ra
     seconds, epochs = time.perf_counter() - began, recipe["fine_tune"] + 1
     if not whole:
         frozen, other = clock.seconds
-        return Ran((frozen + recipe["fine_tune"] * other) / share, True, epochs, len(train.files), None)
+        return Ran((frozen + recipe["fine_tune"] * other) / share, True, epochs, len(train.files), None, None)
+    reached = float(learn.recorder.values[-1][-1])
     scores, _ = learn.get_preds(dl=loaders.test_dl(test.frame()))
-    return Ran(seconds, False, epochs, len(train.files), scores[:, 1].numpy().astype(np.float64))
+    return Ran(seconds, False, epochs, len(train.files), reached, scores[:, 1].numpy().astype(np.float64))
 
 
 def _keras(train: Side, valid: Side, test: Side, seed: int) -> Ran:
@@ -130,14 +135,14 @@ def _keras(train: Side, valid: Side, test: Side, seed: int) -> Ran:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
+    import tensorflow as tf
     from keras import layers
-    from keras._legacy.preprocessing.image import ImageDataGenerator
 
     recipe = RECIPES["notebook-keras"]
     keras.utils.set_random_seed(seed)
 
     def flow(side: Side, *, shuffle: bool) -> Any:
-        return ImageDataGenerator(rescale=1 / 255.0).flow_from_dataframe(
+        return tf.keras.preprocessing.image.ImageDataGenerator(rescale=1 / 255.0).flow_from_dataframe(
             side.frame(), x_col="path", y_col="label", target_size=(recipe["side"],) * 2, class_mode="binary",
             classes=CLASSES, batch_size=recipe["batch"], shuffle=shuffle, seed=seed,
         )  # fmt: skip
@@ -165,4 +170,5 @@ def _keras(train: Side, valid: Side, test: Side, seed: int) -> Ran:
     )
     seconds = time.perf_counter() - began
     scores = network.predict(flow(test, shuffle=False), verbose=0)[:, 0]
-    return Ran(seconds, False, len(history.epoch), len(train.files), scores.astype(np.float64))
+    reached = float(history.history["val_accuracy"][-1])
+    return Ran(seconds, False, len(history.epoch), len(train.files), reached, scores.astype(np.float64))
