@@ -2,6 +2,7 @@
 
     python -m benchmarks.training CELLS --folder WORK [--models fastai,keras] [--seeds 5] [--folds 5]
     python -m benchmarks.training CELLS --folder WORK --references   also the notebook's two recipes, on our patients
+    python -m benchmarks.training CELLS --folder WORK --models keras --seeds 0 --recipe '{"smoothing": 0}'
     python -m benchmarks.training CELLS --folder WORK --table        only print what was measured so far
 
 CELLS holds <Class>/<name>.png. They are pulled, validated, split by patient and packed by the stages of a night, with
@@ -49,7 +50,7 @@ from infra.settings import Settings
 from infra.store import FolderStore
 from tasks.context import Context
 from tasks.holdings import load_side
-from tasks.models import TrainingData, get_model, model_names
+from tasks.models import Recipe, TrainingData, get_model, model_names
 from tasks.pack import pack
 from tasks.pull import pull
 from tasks.split import split
@@ -66,17 +67,24 @@ SIDES: tuple[SideName, ...] = ("train", "validation", "holdout")
 
 @dataclass(frozen=True)
 class Job:
-    """One training: which CNN, with which seed, and which part is left out (-1: the holdout question)."""
+    """One training: which CNN, with which seed, and which part is left out (-1: the holdout question).
+
+    ``changes``: what its recipe has other than the default.
+    """
 
     model: str
     seed: int
     fold: int
+    changes: dict[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return get_model(self.model).DefaultRecipe(**self.changes)
 
     def path(self, folder: Path) -> Path:
         """Where its result lies; named by the recipe too."""
-        recipe = references.RECIPES.get(self.model)
-        if recipe is None:
-            recipe = get_model(self.model).DefaultRecipe().model_dump(mode="json")  # type: ignore[call-arg]
+        recipe = references.RECIPES.get(self.model) or self.recipe.model_dump(mode="json")
         kind = "holdout" if self.fold < 0 else f"fold{self.fold}"
         return folder / "results" / f"{self.model}-{digest(recipe)[:8]}-{kind}-seed{self.seed}.json"
 
@@ -180,8 +188,7 @@ def run(job: Job, folder: Path, folds: int) -> None:
     """Train, score the patients that were left out, and write the result."""
     with np.load(folder / "cells.npz") as file:
         (train_x, train_y, _), (valid_x, valid_y, _), (test_x, test_y, test_p) = divide(dict(file), job, folds)
-    model = get_model(job.model)
-    recipe = model.DefaultRecipe()  # type: ignore[call-arg]
+    model, recipe = get_model(job.model), job.recipe
     data = TrainingData(train_x, train_y.astype(np.float32), valid_x, valid_y.astype(np.float32))
     began, cpu = time.perf_counter(), _cpu_seconds()
     fit = model.fit(
@@ -292,6 +299,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(model_names()))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folds", type=int, default=5, help="0: only the holdout question")
+    parser.add_argument("--recipe", type=json.loads, default={}, help='recipe settings, as in {"smoothing": 0}')
     parser.add_argument("--references", action="store_true", help="also the notebook's two recipes")
     parser.add_argument("--reference-share", type=float, default=1.0, help="of the cells, for fastai's; 1: whole")
     parser.add_argument("--table", action="store_true")
@@ -306,10 +314,10 @@ def main() -> None:
             run(job, given.folder, given.folds)
         return
     names = given.models.split(",")
-    jobs = [Job(name, seed, -1) for seed in range(1, given.seeds + 1) for name in names]
-    jobs += [Job(name, 1, fold) for fold in range(given.folds) for name in names]
+    jobs = [Job(name, seed, -1, given.recipe) for seed in range(1, given.seeds + 1) for name in names]
+    jobs += [Job(name, 1, fold, given.recipe) for fold in range(given.folds) for name in names]
     if given.references:
-        jobs += [Job(name, 1, -1) for name in references.RECIPES]
+        jobs += [Job(name, 1, -1, {}) for name in references.RECIPES]
     if not given.table:
         prepare(given.cells, given.folder)
         for number, job in enumerate(jobs, 1):

@@ -136,7 +136,7 @@ def fit(
     keras.config.set_dtype_policy("float32")
     averaged = _averaged(side, recipe)
     averaged.set_weights(stop_early.best_weights)
-    logits = averaged.predict(data.valid_images, batch_size=SCORING_BATCH, verbose=0)
+    logits = averaged.predict(data.valid_images, batch_size=SCORING_BATCH // recipe.views, verbose=0)
     temperature = temperature_of(logits, data.valid_labels > 0.5)
     scorer = _scorer(averaged, temperature)
     weights, onnx = folder / "weights.keras", folder / "model.onnx"
@@ -163,7 +163,7 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     if not len(images):
         return np.empty(0, np.float32)
     scorer = _framework().saving.load_model(weights, compile=False, safe_mode=True)
-    scores: npt.NDArray[np.float32] = scorer.predict(images, batch_size=SCORING_BATCH, verbose=0)
+    scores: npt.NDArray[np.float32] = scorer.predict(images, batch_size=SCORING_BATCH // recipe.views, verbose=0)
     return scores
 
 
