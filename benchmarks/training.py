@@ -34,7 +34,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,15 @@ SIDES: tuple[SideName, ...] = ("train", "validation", "holdout")
 class Job:
     """One training: which CNN, with which seed, and which part is left out (-1: the holdout question).
 
-    ``changes``: what its recipe has other than the default.
+    ``changes``: what its recipe has other than the default. ``begin``: "cold"; "warm", with the weights of a CNN that
+    was trained when a third of the training patients had not come yet; or "earlier", which is that one.
     """
 
     model: str
     seed: int
     fold: int
     changes: dict[str, Any]
+    begin: str = "cold"
 
     @property
     def recipe(self) -> Recipe:
@@ -84,8 +86,9 @@ class Job:
 
     def path(self, folder: Path) -> Path:
         """Where its result lies; named by the recipe too."""
-        recipe = references.RECIPES.get(self.model) or self.recipe.model_dump(mode="json")
-        kind = "holdout" if self.fold < 0 else f"fold{self.fold}"
+        unused = set() if self.begin == "warm" else {"warm_epochs", "warm_share"}
+        recipe = references.RECIPES.get(self.model) or self.recipe.model_dump(mode="json", exclude=unused)
+        kind = ("holdout" if self.fold < 0 else f"fold{self.fold}") + ("" if self.begin == "cold" else f"-{self.begin}")
         return folder / "results" / f"{self.model}-{digest(recipe)[:8]}-{kind}-seed{self.seed}.json"
 
 
@@ -187,8 +190,14 @@ def _figures(scored: Scored) -> tuple[dict[str, float], float | None, float | No
 def run(job: Job, folder: Path, folds: int) -> None:
     """Train, score the patients that were left out, and write the result."""
     with np.load(folder / "cells.npz") as file:
-        (train_x, train_y, _), (valid_x, valid_y, _), (test_x, test_y, test_p) = divide(dict(file), job, folds)
-    model, recipe = get_model(job.model), job.recipe
+        (train_x, train_y, train_p), (valid_x, valid_y, _), (test_x, test_y, test_p) = divide(dict(file), job, folds)
+    if job.begin == "earlier":
+        come = folds_of(train_p, 3) != 0
+        train_x, train_y = train_x[come], train_y[come]
+    model, recipe, start = get_model(job.model), job.recipe, None
+    if job.begin == "warm":
+        earlier = replace(job, begin="earlier", changes={}).path(folder).stem
+        start = next((folder / "work" / earlier).glob("weights.*"))
     data = TrainingData(train_x, train_y.astype(np.float32), valid_x, valid_y.astype(np.float32))
     began, cpu = time.perf_counter(), _cpu_seconds()
     fit = model.fit(
@@ -197,6 +206,7 @@ def run(job: Job, folder: Path, folds: int) -> None:
         seed=job.seed,
         folder=folder / "work" / job.path(folder).stem,
         on_epoch=lambda epoch: print(epoch.model_dump_json(), file=sys.stderr, flush=True),
+        start=start,
     )
     seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
     file_ = ModelFile.open(fit.onnx)
@@ -265,7 +275,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     frame = pd.DataFrame(
         {
             "model": r["model"],
-            "question": "holdout" if r["fold"] < 0 else "folds",
+            "question": ("holdout" if r["fold"] < 0 else "folds") + f" {r.get('begin', 'cold')}",
             **{name: r["metrics"].get(name) for name in NAMES},
             "calibration": r["calibration_error"],
             "seconds": r["seconds"],
@@ -300,6 +310,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folds", type=int, default=5, help="0: only the holdout question")
     parser.add_argument("--recipe", type=json.loads, default={}, help='recipe settings, as in {"smoothing": 0}')
+    parser.add_argument("--warm", action="store_true", help="also the folds, begun with an earlier CNN's weights")
     parser.add_argument("--references", action="store_true", help="also the notebook's two recipes")
     parser.add_argument("--reference-share", type=float, default=1.0, help="of the cells, for fastai's; 1: whole")
     parser.add_argument("--table", action="store_true")
@@ -316,6 +327,13 @@ def main() -> None:
     names = given.models.split(",")
     jobs = [Job(name, seed, -1, given.recipe) for seed in range(1, given.seeds + 1) for name in names]
     jobs += [Job(name, 1, fold, given.recipe) for fold in range(given.folds) for name in names]
+    if given.warm:
+        jobs += [
+            Job(name, 1, fold, given.recipe if begin == "warm" else {}, begin)
+            for fold in range(given.folds)
+            for name in names
+            for begin in ("earlier", "warm")
+        ]
     if given.references:
         jobs += [Job(name, 1, -1, {}) for name in references.RECIPES]
     if not given.table:

@@ -35,6 +35,7 @@ class DefaultRecipe(Recipe):
     model: str = ""
     behaviour: Literal["good", "chatty", "diverges", "crashes", "killed", "hangs", "silent", "large"] = "good"
     epochs: int = 2
+    warm_epochs: int = 1
     batch_size: int = 8
     learning_rate: float = 1e-3
     patience: int = 1

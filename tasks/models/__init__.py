@@ -35,6 +35,10 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(gt=0, description="most epochs; early stopping usually ends sooner")
+    warm_epochs: int = Field(gt=0, description="the same, of a training that begins with the weights of an earlier one")
+    # The rest is new, or a network that knows the old cells learns less from new ones (Ash & Adams 2020,
+    # arXiv:1910.08475).
+    warm_share: float = Field(default=0.6, ge=0, le=1, description="share of the earlier weights that is kept")
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     patience: int = Field(gt=0, description="epochs without a better validation loss before stopping")
@@ -124,11 +128,12 @@ class CNN(Protocol):
 
     ``fit`` trains with early stopping on validation loss, restores the best weights, and writes the one model file:
     ONNX, input ``images`` uint8 [n, side, side, 3], output ``probability`` float32 [n]. It calls ``on_epoch`` after
-    every epoch. A fit that was killed goes on after the last epoch that ``folder`` holds a checkpoint of. The same
-    data, recipe and seed give the same file on the same machine and versions, and number of devices. Each batch is
-    dealt out over ``devices`` GPUs, or parts of the CPU where there is none. Where ``PROCESS_PER_DEVICE`` is true,
-    as many processes have been launched to call ``fit`` together (``tasks.models.fastai_ranks``); it returns in the
-    first of them.
+    every epoch. With ``start``, the weights file of an earlier fit of the same recipe, it begins with a share of those
+    weights and takes fewer epochs. A fit that was killed goes on after the last epoch that ``folder`` holds a
+    checkpoint of. The same data, recipe and seed give the same file on the same machine and versions, and number of
+    devices. Each batch is dealt out over ``devices`` GPUs, or parts of the CPU where there is none. Where
+    ``PROCESS_PER_DEVICE`` is true, as many processes have been launched to call ``fit`` together
+    (``tasks.models.fastai_ranks``); it returns in the first of them.
     ``predict_native`` scores with the framework itself, from the weights file, to show that both agree.
     """
 
@@ -145,6 +150,7 @@ class CNN(Protocol):
         folder: Path,
         on_epoch: Callable[[EpochRecord], None],
         devices: int = 1,
+        start: Path | None = None,
     ) -> FitResult: ...
 
     def predict_native(self, weights: Path, recipe: Any, images: Images) -> npt.NDArray[np.float32]: ...

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from validation.errors import TrainingFailed
 
-from . import Images, Labels, TrainingData, Variation
+from . import Images, Labels, Recipe, TrainingData, Variation
 
 INPUT, OUTPUT = "images", "probability"
 # fastai's XResNet halves a cell five times; below this nothing would be left to convolve.
@@ -63,9 +63,14 @@ def batch_count(cells: int, batch_size: int) -> int:
     return max(1, cells // batch_size)
 
 
-def planned_epochs(epochs: int, min_steps: int, cells: int, batch_size: int) -> int:
-    """Return ``epochs``, or as many more as it takes a small set to reach ``min_steps`` optimiser steps."""
-    return max(epochs, math.ceil(min_steps / batch_count(cells, batch_size)))
+def planned_epochs(recipe: Recipe, min_steps: int, cells: int, *, warm: bool = False) -> int:
+    """Return the recipe's epochs, or as many more as it takes a small set to reach ``min_steps`` optimiser steps.
+
+    A ``warm`` training needs fewer of both.
+    """
+    share = recipe.warm_epochs / recipe.epochs if warm else 1.0
+    epochs = recipe.warm_epochs if warm else recipe.epochs
+    return max(epochs, math.ceil(share * min_steps / batch_count(cells, recipe.batch_size)))
 
 
 def shuffled_batches(cells: int, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.intp]]:

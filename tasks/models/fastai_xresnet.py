@@ -55,6 +55,7 @@ class DefaultRecipe(Recipe):
 
     # The schedule ends with them; about 50 s each on two quiet cores, those of smaller cells 34 s.
     epochs: int = Field(default=8, gt=0)
+    warm_epochs: int = Field(default=4, gt=0)
     # A small set takes few steps an epoch: it gets more epochs, eighteen for 1,100 cells.
     min_steps: int = Field(default=300, ge=0)
     # 72 steps an epoch: large enough for batch normalisation, small enough to converge in a few epochs.
@@ -81,6 +82,7 @@ def fit(
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
     devices: int = 1,
+    start: Path | None = None,
 ) -> FitResult:
     """Train with a one-cycle schedule, stop early on validation loss, and export the best epoch.
 
@@ -100,11 +102,14 @@ def fit(
     ranks = Ranks.join(device)
     if ranks.count != devices:
         raise TrainingFailed(f"fastai: expected {devices} processes, found {ranks.count}: see fastai_ranks.launch")
-    epochs = planned_epochs(recipe.epochs, recipe.min_steps, len(data.train_images), recipe.batch_size)
+    epochs = planned_epochs(recipe, recipe.min_steps, len(data.train_images), warm=start is not None)
     small = round(epochs * recipe.small_share)
     train = _Training(data.train_images, data.train_labels, recipe, seed, small, ranks)
     valid = _Batches(ranks.share(data.valid_images), ranks.share(data.valid_labels), device)
-    model = _network(recipe.architecture).to(device)
+    model = _network(recipe.architecture)
+    if start:
+        _begin_with(model, start, recipe.warm_share)
+    model = model.to(device)
     folder.mkdir(parents=True, exist_ok=True)
 
     versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
@@ -245,6 +250,21 @@ def _averaged(model: Any, views: int) -> Any:
             return logits.reshape(views, -1).mean(dim=0)
 
     return torch.nn.Sequential(Mirrored(), model, Mean()).eval()
+
+
+def _begin_with(model: Any, weights: Path, share: float) -> None:
+    """Blend the weights and statistics of an earlier fit into those that chance has drawn."""
+    import torch
+    from safetensors.torch import load_file
+
+    earlier, fresh = load_file(weights), model.state_dict()
+    del earlier["temperature"]
+    model.load_state_dict(
+        {
+            name: torch.lerp(drawn, earlier[name], share) if drawn.is_floating_point() else drawn
+            for name, drawn in fresh.items()
+        }
+    )
 
 
 def _scorer(model: Any, views: int, temperature: float) -> Any:

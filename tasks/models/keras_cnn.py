@@ -55,6 +55,7 @@ class DefaultRecipe(Recipe):
 
     # The schedule ends with them, and unseen patients are called better until its end; about 27 s each.
     epochs: int = Field(default=14, gt=0)
+    warm_epochs: int = Field(default=7, gt=0)
     # A small set takes few steps an epoch: it gets more epochs, fifteen for 1,100 cells.
     min_steps: int = Field(default=500, ge=0)
     # 145 steps an epoch.
@@ -83,6 +84,7 @@ def fit(
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
     devices: int = 1,
+    start: Path | None = None,
 ) -> FitResult:
     """Train under a cosine schedule, stop early on the calibrated validation loss, and export the best epoch.
 
@@ -94,13 +96,15 @@ def fit(
     keras = _framework()
     device, together = _seeded_device(seed, devices)
     cells, side = len(data.train_images), data.train_images.shape[1]
-    epochs = planned_epochs(recipe.epochs, recipe.min_steps, cells, recipe.batch_size)
+    epochs = planned_epochs(recipe, recipe.min_steps, cells, warm=start is not None)
     steps = epochs * batch_count(cells, recipe.batch_size)
     folder.mkdir(parents=True, exist_ok=True)
 
     keras.config.set_dtype_policy("float32" if device.endswith("cpu") else "mixed_float16")
     with together():
         network = _network(side, recipe, synchronized=devices > 1)
+        if start:
+            _begin_with(network, start, recipe.warm_share)
         network.compile(
             optimizer=keras.optimizers.AdamW(_schedule(recipe, steps), weight_decay=recipe.weight_decay),
             loss=keras.losses.BinaryCrossentropy(from_logits=True),
@@ -213,6 +217,13 @@ def _averaged(side: int, recipe: DefaultRecipe) -> Any:
         images = ops.concatenate([images, mirrored])
     logits = _network(side, recipe)(images)
     return Model(cells, ops.mean(ops.reshape(logits, (recipe.views, -1)), axis=0), name="averaged")
+
+
+def _begin_with(network: Any, weights: Path, share: float) -> None:
+    """Blend the weights and statistics of an earlier fit into those that chance has drawn."""
+    earlier = _framework().saving.load_model(weights, compile=False, safe_mode=True).get_weights()
+    drawn = network.get_weights()
+    network.set_weights([share * old + (1 - share) * new for old, new in zip(earlier, drawn, strict=True)])
 
 
 def _scorer(averaged: Any, temperature: float) -> Any:

@@ -15,6 +15,7 @@ import pytest
 from tasks import models
 from tasks.models import _common
 from tests.ahead import Lane
+from tests.fake_cnn import DefaultRecipe
 from validation.calibration import temperature_of
 
 ROOT = Path(__file__).parents[2]
@@ -302,8 +303,11 @@ class TestCommon:
         assert len(dealt) == _common.batch_count(cells, batch_size)
 
     def test_small_sets_get_more_epochs(self) -> None:
-        assert _common.planned_epochs(epochs=6, min_steps=300, cells=4641, batch_size=32) == 6
-        assert _common.planned_epochs(epochs=6, min_steps=300, cells=640, batch_size=32) == 15
+        recipe = DefaultRecipe(epochs=6, warm_epochs=3, batch_size=32)
+        assert _common.planned_epochs(recipe, min_steps=300, cells=4641) == 6
+        assert _common.planned_epochs(recipe, min_steps=300, cells=640) == 15
+        assert _common.planned_epochs(recipe, min_steps=300, cells=4641, warm=True) == 3
+        assert _common.planned_epochs(recipe, min_steps=300, cells=640, warm=True) == 8
 
     def test_variation_turns_by_any_angle_and_mirrors_and_keeps_black_black(self) -> None:
         cell = np.zeros((1, 33, 33, 3), np.uint8)
