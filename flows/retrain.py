@@ -35,6 +35,7 @@ from tasks.specs import train_spec
 from tasks.split import split_task
 from tasks.train import train_task
 from tasks.validate import validate_task
+from tasks.warm import earlier_candidates
 from validation.errors import ChampionUnusable, LedgerSpent, TrainingFailed
 from validation.records import Candidate, Night, Pack, Snapshot, Split, Start, ValidationResult
 
@@ -121,18 +122,21 @@ def _compete(
     """Train both CNNs, choose the challenger on validation, and let it look at the holdout if it is worth it."""
     split = clock.time("split", split_task, context, validation)
     pack = clock.time("pack", pack_task, context, split)
-    candidates, failed = _train_all(context, split, pack, clock)
+    candidates, failed = _train_all(context, start, split, pack, clock)
     contest = clock.time("choose", prepare_contest_task, context, candidates, start, registry, split, pack)
     evidence = Evidence(snapshot, validation, split, candidates, failed, contest)
     return _look(context, evidence, contest, split, pack, clock)
 
 
-def _train_all(context: Context, split: Split, pack: Pack, clock: Clock) -> tuple[list[Candidate], dict[str, str]]:
+def _train_all(
+    context: Context, start: Start, split: Split, pack: Pack, clock: Clock
+) -> tuple[list[Candidate], dict[str, str]]:
     """Train every CNN of the settings; one that fails costs itself, not the night."""
     settings = context.settings
+    earlier = earlier_candidates(context, start.champion, split) if settings.training.warm else {}
     candidates: list[Candidate] = []
     failed: dict[str, str] = {}
-    specs = [train_spec(settings, model, split.id) for model in settings.training.models]
+    specs = [train_spec(settings, model, split.id, earlier.get(model)) for model in settings.training.models]
     elsewhere = specs if settings.training.where == "deployment" else []
     with trainings_elsewhere(context, elsewhere) as sent:
         for spec in specs:

@@ -50,6 +50,9 @@ class TrainingSettings(Rules):
     target_sensitivity: float | None = Field(
         None, gt=0, le=1, description="share of infected validation cells that the threshold must find; none: balanced"
     )
+    warm: bool = Field(
+        False, description="trainings begin with the weights of the champion's night, and take fewer epochs"
+    )
     devices: int = Field(
         1, ge=1, le=64, description="GPUs that one training uses at the same time; without a GPU, parts of the CPU"
     )

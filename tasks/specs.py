@@ -12,8 +12,10 @@ from validation.errors import SettingsError
 from validation.records import Candidate, TrainSpec
 
 
-def train_spec(settings: Settings, model: str, split_id: str) -> TrainSpec:
+def train_spec(settings: Settings, model: str, split_id: str, earlier: Candidate | None = None) -> TrainSpec:
     """Return all that decides what a training of ``model`` on a split makes.
+
+    It begins with the weights of ``earlier`` where they fit: the same network, for cells of the same size.
 
     Raises:
         SettingsError: for an unknown model, or a recipe setting that is unknown or impossible.
@@ -25,6 +27,11 @@ def train_spec(settings: Settings, model: str, split_id: str) -> TrainSpec:
         lines = [f"setting training.{model}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         known = ", ".join(module.DefaultRecipe.model_fields)
         raise SettingsError("\n".join(lines), f"recipe settings of {model}: {known}") from None
+    fits = earlier is not None and (
+        (earlier.spec.model, earlier.spec.side, earlier.spec.recipe_version)
+        == (model, settings.training.side, module.RECIPE_VERSION)
+        and all(earlier.spec.recipe.get(name) == getattr(recipe, name) for name in module.SHAPE)
+    )
     return TrainSpec(
         model=model,
         split=split_id,
@@ -33,6 +40,7 @@ def train_spec(settings: Settings, model: str, split_id: str) -> TrainSpec:
         recipe=recipe.model_dump(mode="json"),
         recipe_version=module.RECIPE_VERSION,
         target_sensitivity=settings.training.target_sensitivity,
+        start=earlier.id if earlier and fits else None,
     )
 
 

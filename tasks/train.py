@@ -81,9 +81,24 @@ def _write_request(context: Context, folder: Path, spec: TrainSpec, pack: Pack, 
         "seed": spec.seed,
         "pack": str(context.workspace.pack_path(pack.id)),
         "devices": devices_of_a_training(context.settings.training.devices),
+        "start": _fetch_start(context, folder, spec.start) if spec.start else None,
     }
     request.update({name: [side.start, side.stop] for name, side in sides.items()})
     (folder / "request.json").write_text(json.dumps(request))
+
+
+def _fetch_start(context: Context, folder: Path, candidate: str) -> str:
+    """Put the weights of an earlier candidate into the folder and return their name there."""
+    earlier = context.records.load(Candidate, candidate)
+    weights = context.store.get(earlier.weights_key)
+    if sha256(weights) != earlier.weights_sha256:
+        raise TrainingFailed(
+            f"the weights of candidate {candidate}, to begin with, are not those that were recorded",
+            "run the night again with RETRAIN_TRAINING__WARM=false",
+        )
+    name = f"start{Path(earlier.weights_key).suffix}"
+    (folder / name).write_bytes(weights)
+    return name
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

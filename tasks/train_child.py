@@ -1,6 +1,7 @@
 """The process in which one CNN is trained: ``python -m tasks.train_child PARENT FOLDER``.
 
-FOLDER holds request.json, labels.npy and is given model.onnx, the native weights and, last and whole, result.json.
+FOLDER holds request.json, labels.npy and the weights to begin with, if any; it is given model.onnx, the native weights
+and, last and whole, result.json.
 Standard output is one JSON object a line: ``{"epoch": ...}``, ``{"warning": ...}``, or ``{"error": ..., "hint": ...}``
 before exit 1.
 The process of a training on several devices may launch one for each, as ``... PARENT FOLDER BATCH_SIZE``.
@@ -55,6 +56,7 @@ def main(folder: Path, batch_size: str | None = None) -> None:
             folder=folder,
             on_epoch=lambda epoch: tell({"epoch": epoch.model_dump()}),
             devices=devices,
+            start=folder / request["start"] if request["start"] else None,
         )
         _keep(folder, fitted, recipe, time.monotonic() - started)
 

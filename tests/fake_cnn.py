@@ -22,6 +22,7 @@ from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
 RECIPE_VERSION = 1
+SHAPE: tuple[str, ...] = ()
 PROCESS_PER_DEVICE = False
 
 

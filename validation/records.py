@@ -192,6 +192,8 @@ class TrainSpec(Record):
     recipe_version: int
     # The threshold's aim on the validation patients; without one, the best balanced accuracy.
     target_sensitivity: float | None = Field(default=None, gt=0, le=1)
+    # The candidate whose weights it begins with; without one, all are drawn by chance.
+    start: str | None = None
 
 
 class EpochRecord(Record):

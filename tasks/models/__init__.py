@@ -134,10 +134,12 @@ class CNN(Protocol):
     devices. Each batch is dealt out over ``devices`` GPUs, or parts of the CPU where there is none. Where
     ``PROCESS_PER_DEVICE`` is true, as many processes have been launched to call ``fit`` together
     (``tasks.models.fastai_ranks``); it returns in the first of them.
+    ``SHAPE`` names the recipe's settings on which the shapes of the weights depend.
     ``predict_native`` scores with the framework itself, from the weights file, to show that both agree.
     """
 
     RECIPE_VERSION: int
+    SHAPE: tuple[str, ...]
     PROCESS_PER_DEVICE: bool
     DefaultRecipe: type[Recipe]
 

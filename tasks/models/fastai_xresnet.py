@@ -39,9 +39,10 @@ from .checkpoint import Checkpoints, Progress
 from .fastai_callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
 from .fastai_ranks import Ranks
 
-__all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
+__all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
 
 RECIPE_VERSION = 3
+SHAPE = ("architecture",)
 # torch wants a process for each device that it trains on.
 PROCESS_PER_DEVICE = True
 OPSET = 20

@@ -40,9 +40,10 @@ from ._common import (
 from .checkpoint import Checkpoints, Progress
 from .keras_callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks, go_on
 
-__all__ = ["RECIPE_VERSION", "DefaultRecipe", "fit", "predict_native"]
+__all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
 
 RECIPE_VERSION = 3
+SHAPE = ("width",)
 # TensorFlow trains on all devices of a machine from one process.
 PROCESS_PER_DEVICE = False
 OPSET = 18
