@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.models import FitResult, Images, Recipe, TrainingData
+from validation.digest import sha256
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
@@ -51,6 +52,7 @@ def fit(
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
     devices: int = 1,
+    start: Path | None = None,
 ) -> FitResult:
     """Report two epochs, do what the recipe says, and write down what was given as the weights."""
     history = tuple(
@@ -78,6 +80,7 @@ def fit(
     onnx.write_bytes(Path(recipe.model).read_bytes())
     given = {
         "seed": seed,
+        "start": sha256(start.read_bytes()) if start else None,
         "train": [list(data.train_images.shape), int(data.train_images.sum()), data.train_labels.tolist()],
         "validation": [list(data.valid_images.shape), int(data.valid_images.sum()), data.valid_labels.tolist()],
     }

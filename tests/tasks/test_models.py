@@ -60,7 +60,10 @@ for job in jobs:
     )
     recipe = model.DefaultRecipe(**json.loads(sys.argv[4]) | job["recipe"])
     try:
-        fitted = model.fit(data, recipe, seed=job["seed"], folder=folder / job["name"], on_epoch=on_epoch)
+        start = Path(results[job["start"]]["weights"]) if "start" in job else None
+        fitted = model.fit(
+            data, recipe, seed=job["seed"], folder=folder / job["name"], on_epoch=on_epoch, start=start
+        )
     except TrainingFailed as error:
         results[job["name"]] = {"failed": str(error)}
         continue
@@ -85,6 +88,7 @@ JOBS: list[dict[str, Any]] = [
     # Better on training cells is worse on these: the best epoch is an early one, and patience runs out.
     {"name": "early", "seed": 3, "valid_labels": "inverted", "recipe": {"epochs": 30, "patience": 3, "views": 1}},
     {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30, "views": 1}},
+    {"name": "warm", "seed": 4, "start": "plain", "recipe": {"epochs": 4, "warm_epochs": 2, "warm_share": 1}},
     {"name": "hopeless", "seed": 3, "recipe": {"epochs": 2, "deadline_seconds": 1e-3}},
     {"name": "diverging", "seed": 3, "recipe": {"epochs": 2, "learning_rate": 1e30}},
     {"name": "tiny", "seed": 3, "train": 17, "valid": 3, "recipe": {"epochs": 1, "batch_size": 64}},
@@ -276,6 +280,11 @@ class TestFit:
 
     def test_a_diverging_loss_is_a_failed_training(self, fits: Fits) -> None:
         assert "loss became" in fits.jobs["diverging"]["failed"]
+
+    def test_begun_with_earlier_weights_it_takes_fewer_epochs_and_knows_what_they_knew(self, fits: Fits) -> None:
+        cold, warm = fits.jobs["plain"]["history"], fits.jobs["warm"]["history"]
+        assert len(warm) == 2
+        assert warm[0]["train_loss"] < 0.8 * cold[0]["train_loss"]
 
     def test_a_handful_of_cells_is_enough_to_run(self, fits: Fits) -> None:
         assert fits.jobs["tiny"]["stopped"] == "finished"

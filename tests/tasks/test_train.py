@@ -178,6 +178,24 @@ def test_it_is_fitted_on_the_training_side_and_never_sees_the_holdout(
     assert candidate.train_patients_digest == digest(sorted(set(train_side.patients)))
 
 
+def test_it_begins_with_the_weights_that_it_is_told_to(context: Context, prepared: Prepared, red_model: Path) -> None:
+    cold = run(context, prepared, spec_of(prepared, red_model))
+    spec = spec_of(prepared, red_model).model_copy(update={"start": cold.id})
+    warm = run(context, prepared, spec)
+    assert warm.id == digest(spec.model_dump(mode="json")) != cold.id
+    started = [json.loads(context.store.get(candidate.weights_key))["start"] for candidate in (cold, warm)]
+    assert started == [None, cold.weights_sha256]
+
+
+def test_it_does_not_begin_with_other_weights_than_were_recorded(
+    context: Context, prepared: Prepared, red_model: Path
+) -> None:
+    cold = run(context, prepared, spec_of(prepared, red_model))
+    context.store.put(cold.weights_key, b"others")
+    with pytest.raises(TrainingFailed, match="are not those that were recorded"):
+        run(context, prepared, spec_of(prepared, red_model).model_copy(update={"start": cold.id}))
+
+
 def test_the_threshold_is_frozen_on_validation_patients_as_the_model_file_scores_them(
     context: Context, prepared: Prepared, red_model: Path
 ) -> None:
