@@ -56,9 +56,10 @@ from tasks.pull import pull
 from tasks.split import split
 from tasks.validate import validate
 from validation.digest import digest
-from validation.metrics import NAMES, Scored, choose_threshold, summarise
+from validation.metrics import NAMES, Scored, summarise
 from validation.records import SideName
 from validation.report_metrics import extra_metrics
+from validation.threshold import choose_threshold
 
 RESAMPLES = 2_000
 VALIDATION_PARTS = 7
@@ -190,7 +191,9 @@ def _figures(scored: Scored) -> tuple[dict[str, float], float | None, float | No
 def run(job: Job, folder: Path, folds: int) -> None:
     """Train, score the patients that were left out, and write the result."""
     with np.load(folder / "cells.npz") as file:
-        (train_x, train_y, train_p), (valid_x, valid_y, _), (test_x, test_y, test_p) = divide(dict(file), job, folds)
+        (train_x, train_y, train_p), (valid_x, valid_y, valid_p), (test_x, test_y, test_p) = divide(
+            dict(file), job, folds
+        )
     if job.begin == "earlier":
         come = folds_of(train_p, 3) != 0
         train_x, train_y = train_x[come], train_y[come]
@@ -210,18 +213,13 @@ def run(job: Job, folder: Path, folds: int) -> None:
     )
     seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
     file_ = ModelFile.open(fit.onnx)
-    threshold = choose_threshold(valid_y, file_.score(valid_x).astype(np.float64))
-    codes, _ = pd.factorize(test_p, sort=True)
-    began = time.perf_counter()
+    chosen_on = file_.score(valid_x).astype(np.float64)
+    began_scoring = time.perf_counter()
     probabilities = file_.score(test_x).astype(np.float64)
-    scored = Scored(test_y, probabilities, codes.astype(np.int64), threshold)
-    found, calibration, log_loss = _figures(scored)
+    score_seconds = time.perf_counter() - began_scoring
     result = {
         **asdict(job),
         "recipe": recipe.model_dump(mode="json"),
-        "metrics": found | {"log_loss": log_loss},
-        "calibration_error": calibration,
-        "threshold": threshold,
         "temperature": fit.temperature,
         "epochs": len(fit.history),
         "best_epoch": fit.best_epoch,
@@ -232,16 +230,41 @@ def run(job: Job, folder: Path, folds: int) -> None:
         "seconds": seconds,
         "cpu_seconds": cpu,
         "images_per_second": len(train_x) * len(fit.history) / sum(epoch.seconds for epoch in fit.history),
-        "score_ms": 1000 * (time.perf_counter() - began) / len(test_x),
+        "score_ms": 1000 * score_seconds / len(test_x),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "cells": [len(train_x), len(valid_x), len(test_x)],
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "device": fit.device,
         "versions": fit.versions,
+        "prevalence": float(train_y.mean()),
+        "chosen_on": {"patient": valid_p.tolist(), "label": valid_y.tolist(), "probability": chosen_on.tolist()},
         "predictions": {"patient": test_p.tolist(), "label": test_y.tolist(), "probability": probabilities.tolist()},
     }
-    write_atomic(job.path(folder), json.dumps(result).encode())
+    write_atomic(job.path(folder), json.dumps(result | judged(result)).encode())
+
+
+def judged(result: dict[str, Any]) -> dict[str, Any]:
+    """Return threshold and figures of a result by today's rules, from the predictions that it holds."""
+    sides = []
+    for name in ("chosen_on", "predictions"):
+        side = result[name]
+        codes, _ = pd.factorize(np.array(side["patient"]), sort=True)
+        sides.append((np.array(side["label"], bool), np.array(side["probability"]), codes.astype(np.int64)))
+    threshold = choose_threshold(*sides[0], prevalence=result["prevalence"])
+    found, calibration, log_loss = _figures(Scored(*sides[1], threshold))
+    return {
+        "metrics": found | {"log_loss": log_loss},
+        "calibration_error": calibration,
+        "threshold": threshold,
+    }
+
+
+def judge_again(folder: Path, jobs: Sequence[Job]) -> None:
+    """Put today's threshold and figures into the results that are there; nothing is trained."""
+    for job in jobs:
+        if (path := job.path(folder)).exists() and "chosen_on" in (result := json.loads(path.read_text())):
+            write_atomic(path, json.dumps(result | judged(result)).encode())
 
 
 def seconds_until(accuracy: float, result: dict[str, Any]) -> float:
@@ -313,7 +336,8 @@ def main() -> None:
     parser.add_argument("--warm", action="store_true", help="also the folds, begun with an earlier CNN's weights")
     parser.add_argument("--references", action="store_true", help="also the notebook's two recipes")
     parser.add_argument("--reference-share", type=float, default=1.0, help="of the cells, for fastai's; 1: whole")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--judge-again", action="store_true", help="choose the thresholds of what is trained anew")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -336,6 +360,8 @@ def main() -> None:
         ]
     if given.references:
         jobs += [Job(name, 1, -1, {}) for name in references.RECIPES]
+    if given.judge_again:
+        judge_again(given.folder, jobs)
     if not given.table:
         prepare(given.cells, given.folder)
         for number, job in enumerate(jobs, 1):

@@ -36,6 +36,12 @@ class SideData:
         """Number of patients, the unknown ones not counted."""
         return len(set(self.patients) - {""})
 
+    @cached_property
+    def codes(self) -> npt.NDArray[np.int64]:
+        """The patient of each cell by number, int [n]; all unknown ones are one."""
+        codes, _ = pd.factorize(np.array(self.patients, dtype=object), sort=True)
+        return codes.astype(np.int64)
+
     @property
     def digest(self) -> str:
         """Name of exactly these cells with exactly these labels."""
@@ -43,8 +49,7 @@ class SideData:
 
     def scored(self, probabilities: npt.NDArray[np.float64], threshold: float) -> Scored:
         """Put a model's probabilities, float [n], beside the truth."""
-        codes, _ = pd.factorize(np.array(self.patients, dtype=object), sort=True)
-        return Scored(self.labels, probabilities, codes.astype(np.int64), threshold)
+        return Scored(self.labels, probabilities, self.codes, threshold)
 
 
 def load_side(context: Context, split: Split, pack: Pack, side: SideName) -> SideData:

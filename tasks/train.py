@@ -27,8 +27,9 @@ from tasks.specs import find_candidate
 from tasks.stage import stage
 from validation.digest import digest, sha256
 from validation.errors import ModelFileInvalid, TrainingFailed
-from validation.metrics import choose_threshold, summarise
+from validation.metrics import summarise
 from validation.records import Candidate, EpochRecord, Pack, SideName, Split, TrainSpec
+from validation.threshold import choose_threshold
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,13 @@ def _keep(
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
     valid, fitted = sides["validation"], sides["train"]
     probabilities = _score(onnx, spec, folder, valid)
-    threshold = choose_threshold(valid.labels, probabilities, target_sensitivity=spec.target_sensitivity)
+    threshold = choose_threshold(
+        valid.labels,
+        probabilities,
+        valid.codes,
+        prevalence=float(fitted.labels.mean()),
+        target_sensitivity=spec.target_sensitivity,
+    )
     model_key, weights_key = candidate_key(id_, "model.onnx"), candidate_key(id_, result["weights"])
     context.store.put(model_key, onnx)
     context.store.put(weights_key, weights)

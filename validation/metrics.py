@@ -214,34 +214,6 @@ def _widened(interval: Interval, factor: float, limits: tuple[float, float]) -> 
     return interval.model_copy(update={"low": moved(interval.low, limits[0]), "high": moved(interval.high, limits[1])})
 
 
-def choose_threshold(
-    labels: npt.NDArray[np.bool_], probabilities: Floats, *, target_sensitivity: float | None = None
-) -> float:
-    """Return the threshold with the best balanced accuracy (Youden's J), the middle of the best gap.
-
-    With ``target_sensitivity``, the best among those that find at least this share of the infected cells instead. With
-    one class only there is nothing to balance: 0.5.
-    """
-    if labels.all() or not labels.any():
-        return 0.5
-    order = np.argsort(probabilities, kind="stable")
-    scores, truth = probabilities[order], labels[order]
-    # Calling everything from position k on positive: what is lost below, what is spared above.
-    sensitivity = 1 - np.concatenate([[0], np.cumsum(truth)]) / truth.sum()
-    specificity = np.concatenate([[0], np.cumsum(~truth)]) / (~truth).sum()
-    middle = (scores[1:] + scores[:-1]) / 2
-    # Between two neighbouring floats there is no middle: it rounds to one of them, and only the upper one parts them.
-    edges = np.concatenate([[0.0], np.where(middle > scores[:-1], middle, scores[1:]), [1.0]])
-    # A cut inside a run of equal scores cannot be made, nor one above a score of 1.
-    possible = np.concatenate([[True], scores[1:] > scores[:-1], [scores[-1] < 1]])
-    if target_sensitivity is not None:
-        # Position 0 calls every cell positive, so there is always one.
-        possible &= sensitivity >= target_sensitivity - 1e-12
-    balanced = np.where(possible, sensitivity + specificity, -1)
-    best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
-    return float(edges[best[len(best) // 2]])
-
-
 def _interval(value: float, spread: Floats, level: float) -> Interval | None:
     if np.isnan(value):
         return None

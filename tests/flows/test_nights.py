@@ -274,9 +274,11 @@ def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(
     machine = other_machine
     deliver(machine.store, PLAN)
     done: list[str] = []
+    log: list[str] = []
     for stage in KILLS:
         process = machine.start("run", "--json")
         told = _kill_after(process, stage)
+        log += [f"--- until {stage}\n", *told]
         # A stage that an earlier attempt finished takes no time; a training that it finished reports no epoch.
         trained = {model for model in ("fastai", "keras") if any(f"{model} epoch" in line for line in told)}
         assert not [model for model in trained if f"train {model}" in done], told
@@ -287,7 +289,7 @@ def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(
             _wait_for_the_end_of_all(machine.home)
     night = machine.retrain("run")
     assert night["verdict"] == "nothing new"
-    assert night["decision"] == first_night["decision"]
+    assert night["decision"] == first_night["decision"], "".join([*log, _evidence(machine.home)])
     assert (night["champion_after"], first_night["champion_after"]) == ("1", "1")
     history = list((machine.home / "store" / "retraining" / "history").iterdir())
     looks = list((machine.home / "store" / "retraining" / "looks").rglob("*.json"))
@@ -308,6 +310,21 @@ def _kill_after(process: Forked, text: str | None) -> list[str]:
             break
     process.finish()
     return told
+
+
+def _evidence(home: Path) -> str:
+    """What the decisions of a home folder rest on, for who has to find out why they are others than expected."""
+    stored = home / "store" / "retraining"
+    decisions = [json.loads(path.read_text()) for path in sorted((stored / "decisions").glob("*.json"))]
+    candidates = [json.loads(path.read_text()) for path in sorted((stored / "candidates").glob("*.json"))]
+    names = ("id", "snapshot", "validation", "split", "candidates", "failed_trainings", "challenger", "champion_before")
+    return "\n".join(
+        json.dumps(one)
+        for one in (
+            *[{name: decision[name] for name in names} for decision in decisions],
+            *[{name: one[name] for name in ("id", "model_sha256", "batch_size", "device")} for one in candidates],
+        )
+    )
 
 
 def _wait_for_the_end_of_all(home: Path) -> None:

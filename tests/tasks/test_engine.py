@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.engine import open_engine
+from infra.engine import environment_kept, open_engine
 from infra.files import Workspace
 from infra.keys import LABELED
 from infra.settings import Settings
@@ -29,7 +29,9 @@ def scheduler() -> Iterator[str]:
     pytest.importorskip("prefect_dask", reason="the extra dask is not installed: pip install '.[dask]'")
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, protocol="tcp") as cluster:
+    with environment_kept():  # of which other tests of this process train with all threads
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", protocol="tcp")
+    with cluster:
         yield cluster.scheduler_address
 
 
@@ -131,6 +133,25 @@ def test_workers_with_other_versions_are_refused(scheduler: str, monkeypatch: py
         assert versions()["facts"] == "99"
         with pytest.raises(RetrainError, match=r"facts \d+ instead of 99"):
             refuse_others(engine)
+
+
+def test_a_cluster_of_this_machine_leaves_the_trainings_after_it_all_their_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dask has its workers compute with one thread each, and tells them in our own environment variables."""
+    pytest.importorskip("prefect_dask", reason="the extra dask is not installed: pip install '.[dask]'")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    before = dict(os.environ)
+    with open_engine("dask") as engine:
+        ((threads, process),) = engine.map(_threads_and_place, [()])
+        assert threads == "1"
+        assert process != os.getpid()
+    assert dict(os.environ) == before
+
+
+def _threads_and_place() -> tuple[str | None, int]:
+    return os.environ.get("OMP_NUM_THREADS"), os.getpid()
 
 
 def test_an_engine_that_is_not_there_is_told_soon(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:

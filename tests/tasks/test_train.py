@@ -33,8 +33,8 @@ from tests.builders import (
 from tests.fake_cnn import DefaultRecipe
 from validation.digest import digest, sha256
 from validation.errors import SettingsError, TrainingFailed
-from validation.metrics import choose_threshold
 from validation.records import Candidate, TrainSpec
+from validation.threshold import choose_threshold
 
 pytestmark = pytest.mark.usefixtures("no_expectations")
 
@@ -202,7 +202,9 @@ def test_the_threshold_is_frozen_on_validation_patients_as_the_model_file_scores
     candidate = run(context, prepared, spec_of(prepared, red_model))
     side = load_side(context, prepared.split, prepared.pack, "validation")
     scores = ModelFile(red_model.read_bytes()).score(side.images).astype(np.float64)
-    assert candidate.threshold == candidate.validation.threshold == choose_threshold(side.labels, scores)
+    trained = load_side(context, prepared.split, prepared.pack, "train")
+    chosen = choose_threshold(side.labels, scores, side.codes, prevalence=float(trained.labels.mean()))
+    assert candidate.threshold == candidate.validation.threshold == chosen
     calls = scores >= candidate.threshold
     assert candidate.validation.tp == (calls & side.labels).sum()
     assert candidate.validation.fp == (calls & ~side.labels).sum()

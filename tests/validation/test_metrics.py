@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score, roc_auc_score
 from sklearn.metrics import log_loss as reference_log_loss
 
 from validation.metrics import (
     NAMES,
     Scored,
-    choose_threshold,
     compare,
     differences,
     draws,
@@ -329,74 +327,3 @@ def test_pairing_makes_the_interval_narrower() -> None:
     for name in NAMES:
         unpaired = math.hypot(width(of(ours, name)), width(of(theirs, name)))
         assert 0 < width(paired[name]) < 0.7 * unpaired
-
-
-# --- thresholds --------------------------------------------------------------------------------------------------
-
-NEIGHBOURS = {
-    np.dtype(kind): [
-        *(kind(x) for x in (0.0, 1e-30, 0.1, 0.25, 0.3, 0.5, 0.7, 0.999, 1.0)),
-        *(np.nextafter(kind(x), kind(1)) for x in (0.0, 0.1, 0.25, 0.5)),
-        np.nextafter(kind(1), kind(0)),
-    ]
-    for kind in (np.float32, np.float64)
-}
-
-
-def balanced(labels: Any, called: Any) -> float:
-    return float((called[labels].mean() + (~called[~labels]).mean()) / 2)
-
-
-@steady
-@given(st.sampled_from(list(NEIGHBOURS)), st.lists(st.tuples(st.booleans(), st.integers(0, 13)), min_size=2))
-@example(np.dtype(np.float32), [(False, 2), (True, 10)])  # two neighbouring floats: nothing lies between them
-@example(np.dtype(np.float64), [(False, 11), (False, 3), (True, 11), (True, 3)])
-@example(np.dtype(np.float64), [(True, 0), (False, 8), (True, 0), (False, 8)])  # upside down, with scores of 1
-def test_no_cut_is_better_than_the_chosen_one(kind: np.dtype[Any], drawn: list[tuple[bool, int]]) -> None:
-    labels = np.array([label for label, _ in drawn])
-    scores = np.array([NEIGHBOURS[kind][i] for _, i in drawn], dtype=kind)
-    threshold = choose_threshold(labels, scores)
-    assert 0 <= threshold <= 1
-    if labels.all() or not labels.any():
-        assert threshold == 0.5
-        return
-    best = max(balanced(labels, scores >= cut) for cut in scores)
-    for called in (scores >= threshold, scores.astype(np.float64) >= threshold):
-        assert balanced(labels, called) == pytest.approx(best, abs=1e-12)
-
-
-def test_the_threshold_lies_in_the_middle_of_the_gap() -> None:
-    labels = np.array([False, False, True, True])
-    assert choose_threshold(labels, np.array([0.1, 0.2, 0.8, 0.9])) == pytest.approx(0.5)
-    assert choose_threshold(labels[::-1].copy(), np.array([0.9, 0.8, 0.4, 0.1])) == pytest.approx(0.6)
-
-
-def test_the_chosen_threshold_is_as_good_on_many_real_looking_scores() -> None:
-    for seed in range(5):
-        scored = cells(seed=seed, digits=9)
-        for kind in (np.float64, np.float32):
-            scores: Any = scored.probabilities.astype(kind)
-            best = max(balanced(scored.labels, scores >= cut) for cut in np.unique(scores))
-            chosen = choose_threshold(scored.labels, scores)
-            assert balanced(scored.labels, scores.astype(np.float64) >= chosen) == pytest.approx(best, abs=1e-12)
-
-
-@pytest.mark.parametrize("target", [0.5, 0.9, 0.99, 1.0])
-def test_a_target_sensitivity_is_reached_and_the_rest_goes_to_specificity(target: float) -> None:
-    for seed in range(5):
-        scored = cells(seed=seed)
-        labels, scores = scored.labels, scored.probabilities
-        chosen = choose_threshold(labels, scores, target_sensitivity=target)
-        called = scores >= chosen
-        assert called[labels].mean() >= target
-        reached = [cut for cut in np.unique(scores) if (scores >= cut)[labels].mean() >= target]
-        best = max(balanced(labels, scores >= cut) for cut in reached)
-        assert balanced(labels, called) == pytest.approx(best, abs=1e-12)
-
-
-def test_the_threshold_does_not_depend_on_the_order_of_cells() -> None:
-    scored = cells(digits=2)
-    order = np.random.default_rng(1).permutation(len(scored.labels))
-    assert choose_threshold(scored.labels[order], scored.probabilities[order]) == choose_threshold(
-        scored.labels, scored.probabilities
-    )
