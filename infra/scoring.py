@@ -15,8 +15,9 @@ from validation.digest import sha256
 from validation.errors import ModelFileInvalid
 
 INPUT, OUTPUT = "images", "probability"
-# Large enough to keep the cores busy, small enough that activations of 64-96 px cells stay within a few hundred MB.
-BATCH = 64
+# Each cell is four images in the file. One of XResNet34 at 64 px takes 23.5 ms of a core in batches of 16 and of 64,
+# 24.6 ms in batches of 4; 64 need 200 MB more than the model, 16 need 22. The scores are the same to the last bit.
+BATCH = 16
 
 
 class ModelFile:
@@ -38,7 +39,7 @@ class ModelFile:
                 "it was damaged or tampered with: roll back to another version",
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
