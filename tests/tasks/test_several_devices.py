@@ -68,7 +68,7 @@ def train(lane: Lane, name: str, job: str, *, harm: str = "", **recipe: Any) -> 
     np.save(folder / "labels.npy", labels)
     request = {
         "model": name, "seed": 1, "devices": 2, "pack": str(folder / "pack.npy"), "train": [0, TRAIN],
-        "validation": [TRAIN, TRAIN + VALID],
+        "validation": [TRAIN, TRAIN + VALID], "start": None,
         "recipe": {"epochs": 4, "batch_size": 16, "min_steps": 0, "views": 1} | RECIPES[name] | recipe,
     }  # fmt: skip
     (folder / "request.json").write_text(json.dumps(request))
