@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from infra.environment import environment_kept
 from infra.settings import visible_gpus
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -56,18 +57,11 @@ def own_gpus(folder: Path, wanted: int = 1) -> Iterator[list[str]]:
         yield []
         return
     folder.mkdir(parents=True, exist_ok=True)
-    before = visible_gpus()
-    with ExitStack() as stack:
+    with ExitStack() as stack, environment_kept([VISIBLE]):
         files = {name: stack.enter_context((folder / f"gpu-{name}.lock").open("a")) for name in names}
         own = _first_free(files, min(wanted, len(names)))
         os.environ[VISIBLE] = ",".join(own)
-        try:
-            yield own
-        finally:
-            if before is None:
-                del os.environ[VISIBLE]
-            else:
-                os.environ[VISIBLE] = before
+        yield own
 
 
 def _first_free(files: Mapping[str, IO[str]], count: int) -> list[str]:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
+from infra.environment import environment_kept
 from validation.errors import RetrainError, SettingsError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -72,23 +73,6 @@ class Engine:
 
 
 @contextmanager
-def environment_kept() -> Iterator[None]:
-    """Put back the environment variables that are changed within.
-
-    A cluster of this machine tells its workers to compute with one thread each (OMP_NUM_THREADS and the like), and
-    does so in the variables of the process that starts them: a training that this one starts later would have one
-    core of many, and make another model than a night without the engine.
-    """
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
-@contextmanager
 def open_engine(name: str) -> Iterator[Engine]:
     """Yield the engine that the setting ``engine`` names: ``dask``, or ``dask+tcp://HOST:PORT``, a scheduler's address.
 
@@ -111,6 +95,9 @@ def open_engine(name: str) -> Iterator[Engine]:
     # Dask's web page is for this machine alone, on any free port: two nights may run side by side.
     own = {"n_workers": len(os.sched_getaffinity(0)), "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=own)
+    # A cluster of this machine tells its workers to compute with one thread each (OMP_NUM_THREADS and the like), and
+    # does so in our own environment: a training that is started later would have one core of many, and make another
+    # model than a night without the engine.
     with environment_kept(), ExitStack() as opened:
         try:
             client = opened.enter_context(runner).client

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from infra.environment import environment_kept
 from infra.keys import CHAMPION_ALIAS, MODEL_NAME
 from infra.mlflow_calls import answered, flush_files, is_database, knock, none_if_missing, quieten, unless_there
 from infra.registry_night import log_night
@@ -273,14 +274,10 @@ class Registry:
         """Return MLflow set to this registry: parts of it know no other way to be told which one is meant."""
         import mlflow
 
-        before = {name: os.environ.get(name) for name in _SELECTING}
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
         # MLflow tells it to all processes that are started from here on; what they are to use is not ours to say.
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        with environment_kept(_SELECTING):
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_registry_uri(self.uri)
         return mlflow
 
     def _experiment(self, name: str = EXPERIMENT) -> str:

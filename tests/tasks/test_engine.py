@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.engine import environment_kept, open_engine
+from infra.engine import open_engine
+from infra.environment import environment_kept
 from infra.files import Workspace
 from infra.keys import LABELED
 from infra.settings import Settings

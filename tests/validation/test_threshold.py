@@ -28,11 +28,10 @@ NEIGHBOURS = {
 
 def balanced(labels: Any, called: Any, weights: Any = None) -> float:
     weights = np.ones(len(labels)) if weights is None else weights
-    return float((np.average(called[labels], weights=weights[labels]) + _spared(labels, called, weights)) / 2)
-
-
-def _spared(labels: Any, called: Any, weights: Any) -> float:
-    return float(np.average(~called[~labels], weights=weights[~labels]))
+    found, spared = (
+        np.average(right[side], weights=weights[side]) for right, side in ((called, labels), (~called, ~labels))
+    )
+    return float((found + spared) / 2)
 
 
 def one_patient(labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
