@@ -1,7 +1,7 @@
-"""The real training process, which keeps every epoch and comes to the harm that the environment names.
+"""The real training process with a small XResNet18; it keeps every epoch, and comes to the harm that is named.
 
-``HARM=killed@1`` kills the second of the processes once there is a checkpoint; ``HARM=no memory@0`` leaves the first
-none for batches of more than eight.
+The environment names it. ``HARM=killed@1`` kills the second of the processes once there is a checkpoint; ``HARM=no
+memory@0`` leaves the first none for batches of more than eight.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from infra.processes import die_with_parent
 from tasks import train_child
 from tasks.models import checkpoint, get_model
+from tests.small_xresnet import shrink
 
 
 def harmed(name: str) -> Any:
@@ -47,6 +48,8 @@ if __name__ == "__main__":
     harm, _, rank = os.environ.get("HARM", "").partition("@")
     # The launcher of several has no rank, and trains nothing itself.
     here = rank == os.environ.get("RANK", "0") and ("RANK" in os.environ or "fastai" not in sys.argv[2])
+    if "fastai" in sys.argv[2]:
+        shrink()
     if here and harm == "killed":
         threading.Thread(target=die_after_an_epoch, args=[Path(sys.argv[2])], daemon=True).start()
     elif here and harm == "no memory":

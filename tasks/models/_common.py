@@ -174,10 +174,14 @@ def finish_onnx(model: Any, path: Path) -> None:
 
 
 def _number_tensors(graph: Any) -> None:
-    """Name the inner tensors by their place in the graph, and put the weights in the order of their use.
+    """Order the nodes as the output asks for them, name tensors by their place, put weights in the order of their use.
 
-    tf2onnx numbers its names as its optimisers happen to walk the graph, so that equal trainings gave unequal files.
+    tf2onnx orders branches and attributes, and numbers its names, as its optimisers happen to walk the graph, so that
+    equal trainings gave unequal files.
     """
+    nodes = _in_order(graph)
+    del graph.node[:]
+    graph.node.extend(nodes)
     names: dict[str, str] = {"": "", INPUT: INPUT, OUTPUT: OUTPUT}
     for index, node in enumerate(graph.node):
         node.name = f"node{index}"
@@ -194,6 +198,26 @@ def _number_tensors(graph: Any) -> None:
         weights.append(copy)
     del graph.initializer[:]
     graph.initializer.extend(weights)
+
+
+def _in_order(graph: Any) -> list[Any]:
+    """Return copies of the nodes, each after those whose outputs it takes, first input first."""
+    makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
+    order: dict[int, None] = {}
+    waiting = [(makers[output.name], False) for output in reversed(graph.output)]
+    while waiting:
+        index, is_ready = waiting.pop()
+        if is_ready:
+            order[index] = None
+        elif index not in order:
+            waiting.append((index, True))
+            waiting += [(makers[name], False) for name in reversed(graph.node[index].input) if name in makers]
+    nodes = []
+    for index in order:
+        node = type(graph.node[index]).FromString(graph.node[index].SerializeToString())
+        node.attribute.sort(key=lambda attribute: attribute.name)
+        nodes.append(node)
+    return nodes
 
 
 def _rename(graph: Any, old: str, new: str) -> None:

@@ -120,7 +120,6 @@ def go_on(network: Any, stop_early: Any, progress: Progress) -> None:
     saved = progress.checkpoints.find()
     if saved is None:
         return
-    network.optimizer.build(network.trainable_variables)
     for variable, array in zip(_state(network), _in_order(saved.part("state")), strict=True):
         variable.assign(array)
     stop_early.kept = stop_early.best_weights = _in_order(saved.part("best")) or network.get_weights()

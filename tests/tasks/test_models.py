@@ -35,11 +35,14 @@ from types import SimpleNamespace
 import numpy as np
 import tasks.models as models
 from tasks.models import checkpoint
+from tests.small_xresnet import shrink
 from validation.errors import TrainingFailed
 
 name, folder, jobs = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 cells = np.load(folder.parent / "cells.npz")
 model = models.get_model(name)
+if name == "fastai":
+    shrink()
 results = {}
 checkpoint.SECONDS_BETWEEN = 0.0
 for job in jobs:
@@ -180,6 +183,39 @@ def cross_entropy(scores: npt.NDArray[np.float32], labels: models.Labels) -> flo
     return float(-np.mean(np.where(labels > 0.5, np.log(p), np.log(1 - p))))
 
 
+def two_branches(order: tuple[int, ...]) -> Any:
+    """Return a graph with the model file's input and output: the sum of all bytes by 0.04 and by 0.05, added up.
+
+    ``order``: of its four nodes; the third node's attributes go with it the other way round.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    turn = 1 if order[1] == 1 else -1
+    sums = helper.make_node("ReduceSum", ["cast", "axes"], ["sums"], keepdims=0, noop_with_empty_axes=0)
+    attributes = sorted(sums.attribute, key=lambda attribute: attribute.name)[::turn]
+    del sums.attribute[:]
+    sums.attribute.extend(attributes)
+    nodes = [
+        sums,
+        helper.make_node("Mul", ["sums", "fourth"], ["left"], name=f"branch_{turn}"),
+        helper.make_node("Mul", ["sums", "fifth"], ["right"]),
+        helper.make_node("Add", ["left", "right"], ["out"]),
+    ]
+    weights = {
+        "axes": np.array([1, 2, 3]),
+        "fourth": np.array([0.04], np.float32),
+        "fifth": np.array([0.05], np.float32),
+    }
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["in"], ["cast"], to=TensorProto.FLOAT), *(nodes[index] for index in order)],
+        "graph",
+        [helper.make_tensor_value_info("in", TensorProto.UINT8, ["n", 2, 2, 3])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n"])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
 def test_importing_the_models_loads_no_framework() -> None:
     code = (
         "import sys, tasks.models as m; [m.get_model(n) for n in m.model_names()]; "
@@ -304,6 +340,15 @@ class TestFit:
 
 
 class TestCommon:
+    def test_the_same_graph_told_in_another_order_is_the_same_file(self, tmp_path: Path) -> None:
+        files = []
+        for number, order in enumerate([(0, 1, 2, 3), (0, 2, 1, 3)]):
+            _common.finish_onnx(two_branches(order), tmp_path / f"{number}.onnx")
+            files.append((tmp_path / f"{number}.onnx").read_bytes())
+        assert files[0] == files[1]
+        image = np.full((1, 2, 2, 3), 3, np.uint8)
+        assert score(str(tmp_path / "0.onnx"), image) == pytest.approx([0.09 * 3 * 12])
+
     @pytest.mark.parametrize(("cells", "batch_size"), [(17, 64), (33, 16), (150, 16), (64, 64), (65, 64)])
     def test_batches_hold_every_cell_once_and_are_never_short(self, cells: int, batch_size: int) -> None:
         dealt = _common.shuffled_batches(cells, batch_size, seed=1, epoch=2)
