@@ -47,17 +47,17 @@ class Side:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a reference went: seconds of its training, whether they were extrapolated, and how good it was.
+    """How a reference went: seconds of its training, whether they were extrapolated, and what it says of the cells.
 
-    ``valid_accuracy`` is that of its last epoch, which is the one that the notebook kept.
+    ``valid`` and ``test``: probabilities of Parasitized by its last epoch, which is the one that the notebook kept.
     """
 
     seconds: float
     extrapolated: bool
     epochs: int
     images: int
-    valid_accuracy: float | None
-    probabilities: npt.NDArray[np.float64] | None
+    valid: npt.NDArray[np.float64] | None
+    test: npt.NDArray[np.float64] | None
 
 
 def run(name: str, train: Side, valid: Side, test: Side, *, seed: int, share: float) -> Ran:
@@ -125,9 +125,10 @@ def _fastai(train: Side, valid: Side, test: Side, seed: int, share: float) -> Ra
     if not whole:
         frozen, other = clock.seconds
         return Ran((frozen + recipe["fine_tune"] * other) / share, True, epochs, len(train.files), None, None)
-    reached = float(learn.recorder.values[-1][-1])
-    scores, _ = learn.get_preds(dl=loaders.test_dl(test.frame()))
-    return Ran(seconds, False, epochs, len(train.files), reached, scores[:, 1].numpy().astype(np.float64))
+    valid_scores, test_scores = (
+        learn.get_preds(dl=loaders.test_dl(side.frame()))[0][:, 1].numpy().astype(np.float64) for side in (valid, test)
+    )
+    return Ran(seconds, False, epochs, len(train.files), valid_scores, test_scores)
 
 
 def _keras(train: Side, valid: Side, test: Side, seed: int) -> Ran:
@@ -169,6 +170,7 @@ def _keras(train: Side, valid: Side, test: Side, seed: int) -> Ran:
         verbose=2,
     )
     seconds = time.perf_counter() - began
-    scores = network.predict(flow(test, shuffle=False), verbose=0)[:, 0]
-    reached = float(history.history["val_accuracy"][-1])
-    return Ran(seconds, False, len(history.epoch), len(train.files), reached, scores.astype(np.float64))
+    valid_scores, test_scores = (
+        network.predict(flow(side, shuffle=False), verbose=0)[:, 0].astype(np.float64) for side in (valid, test)
+    )
+    return Ran(seconds, False, len(history.epoch), len(train.files), valid_scores, test_scores)

@@ -15,7 +15,7 @@ the others, but for a seventh of their cells (by patient; about as much as a nig
 temperature and threshold were chosen. Recipes are compared by these.
 
 ``--references`` trains the notebook's recipes (benchmarks/references.py) for the holdout question; theirs is the
-threshold of a half. How long each took is set against when ours was as accurate on the validation patients.
+threshold of a half. How long each took is set against when ours was as good on the validation patients.
 XResNet34 at 224 pixels takes more than an hour: ``--reference-share 0.05`` trains it on so many of the cells, one epoch
 frozen and one not, and extrapolates its seconds.
 
@@ -55,6 +55,7 @@ from tasks.pack import pack
 from tasks.pull import pull
 from tasks.split import split
 from tasks.validate import validate
+from validation.calibration import calibrated_loss
 from validation.digest import digest
 from validation.metrics import NAMES, Scored, summarise
 from validation.records import SideName
@@ -148,11 +149,12 @@ def run_reference(job: Job, folder: Path, share: float) -> None:
     ran = references.run(job.model, train, valid, test, seed=job.seed, share=share)
     codes, _ = pd.factorize(arrays["holdout_p"], sort=True)
     found: dict[str, float] = {}
-    calibration: float | None = None
-    log_loss: float | None = None
-    if ran.probabilities is not None:
-        scored = Scored(test.labels, ran.probabilities, codes.astype(np.int64), 0.5)
-        found, calibration, log_loss = _figures(scored)
+    calibration = log_loss = valid_accuracy = valid_loss = None
+    if ran.valid is not None and ran.test is not None:
+        found, calibration, log_loss = _figures(Scored(test.labels, ran.test, codes.astype(np.int64), 0.5))
+        valid_accuracy = float(np.mean((ran.valid > 0.5) == valid.labels))
+        p = np.clip(ran.valid, 1e-7, 1 - 1e-7)
+        valid_loss, _ = calibrated_loss(np.log(p / (1 - p)), valid.labels)
     result = {
         **asdict(job),
         "recipe": references.RECIPES[job.model],
@@ -162,7 +164,8 @@ def run_reference(job: Job, folder: Path, share: float) -> None:
         "epochs": ran.epochs,
         "extrapolated": ran.extrapolated,
         "share": share if ran.extrapolated else 1,
-        "valid_accuracy": ran.valid_accuracy,
+        "valid_accuracy": valid_accuracy,
+        "valid_loss": valid_loss,
         "seconds": ran.seconds,
         "cpu_seconds": None if ran.extrapolated else _cpu_seconds() - cpu,
         "images_per_second": len(train.files) * ran.epochs / ran.seconds,
@@ -267,29 +270,34 @@ def judge_again(folder: Path, jobs: Sequence[Job]) -> None:
             write_atomic(path, json.dumps(result | judged(result)).encode())
 
 
-def seconds_until(accuracy: float, result: dict[str, Any]) -> float:
-    """Return the seconds of training until an epoch had this accuracy on validation patients; inf if none had."""
+def seconds_until(result: dict[str, Any], *, accuracy: float | None = None, loss: float = 0) -> float:
+    """Return the seconds of training until an epoch was as good on validation patients; inf if none was."""
     spent = 0.0
-    for reached, seconds in zip(result["valid_accuracies"], result["epoch_seconds"], strict=True):
+    for called, lost, seconds in zip(
+        result["valid_accuracies"], result["valid_losses"], result["epoch_seconds"], strict=True
+    ):
         spent += seconds
-        if reached >= accuracy:
+        if (lost <= loss) if accuracy is None else (called >= accuracy):
             return float(spent)
     return float("inf")
 
 
 def against_references(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return how long each reference took for its validation accuracy, and how much sooner ours had it."""
+    """Return how long each reference took, and how much sooner ours was as good on the same validation patients.
+
+    As good by the share of cells called right, which is coarse, and by the calibrated loss.
+    """
     lines = []
     for reference in results:
         ours = [r for r in results if f"notebook-{r['model']}" == reference["model"] and r["fold"] < 0]
-        reached = reference.get("valid_accuracy")
-        if reached is None or not ours:
-            continue
-        ratios = [reference["seconds"] / seconds_until(reached, result) for result in ours]
-        lines.append(
-            f"{reference['model']}: validation accuracy {reached:.4f} after {reference['seconds']:.0f} s;"
-            f" ours is there {float(np.median(ratios)):.1f} times sooner ({min(ratios):.1f} to {max(ratios):.1f})"
-        )
+        for name in ("accuracy", "loss"):
+            if (reached := reference.get(f"valid_{name}")) is None or not ours:
+                continue
+            ratios = [reference["seconds"] / seconds_until(result, **{name: reached}) for result in ours]
+            lines.append(
+                f"{reference['model']}: validation {name} {reached:.4f} after {reference['seconds']:.0f} s;"
+                f" ours is there {float(np.median(ratios)):.1f} times sooner ({min(ratios):.1f} to {max(ratios):.1f})"
+            )
     return lines
 
 
