@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
-from threading import Event, Lock, Semaphore, Thread
+from threading import Event, Lock, Thread
 
 from infra.store import Fetched, ObjectInfo
 from tasks.context import Context
@@ -21,9 +21,7 @@ from validation.errors import ObjectMissing, StoreUnreachable
 log = logging.getLogger(__name__)
 
 # A unit of work: small, so that one slow object holds up few others; more than one, since handing over costs too.
-BATCH = 8
-# More threads that make files at the same time only wait for each other (measured on ext4 and in memory).
-WRITERS = 2
+BATCH = 16
 WRITE_BYTES = 1_000_000
 # An object that was overwritten while it was fetched is fetched again, so often.
 CHANGES = 4
@@ -49,7 +47,8 @@ class Fetcher:
 
     def __init__(self, context: Context, journal: Journal) -> None:
         self._context, self._journal = context, journal
-        self._writing = Semaphore(WRITERS)
+        # Threads that make files at the same time only wait for each other (measured on ext4 and in memory).
+        self._writing = Lock()
         self._stopping = Event()
         self._lock = Lock()
         self._failed_in_a_row = 0
