@@ -105,6 +105,7 @@ def test_prefect_shows_an_artifact_that_grows(context: Context, monkeypatch: pyt
             id = "run"
 
     monkeypatch.setattr("tasks.stage.TaskRunContext.get", lambda: Run)
+    monkeypatch.setattr("tasks.fetch.BATCH", 4)  # of 16 cells
     with watched_by(pages, 0.0):
         pull_task.fn(context)
     assert told[0][0] == "make"
