@@ -90,7 +90,7 @@ def _fastai(train: Side, valid: Side, test: Side, seed: int, share: float) -> Ra
     frame = pd.concat([train.frame().assign(valid=False), valid.frame().assign(valid=True)])
     set_seed(seed)
     block = DataBlock(
-        blocks=[ImageBlock, CategoryBlock(vocab=CLASSES)],
+        blocks=[ImageBlock, CategoryBlock(vocab=CLASSES, sort=False)],
         get_x=ColReader("path"),
         get_y=ColReader("label"),
         splitter=ColSplitter("valid"),
