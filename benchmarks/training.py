@@ -28,12 +28,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import operator
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import logit
 
 from benchmarks import references
 from infra.files import Workspace, write_atomic
@@ -153,8 +155,8 @@ def run_reference(job: Job, folder: Path, share: float) -> None:
     if ran.valid is not None and ran.test is not None:
         found, calibration, log_loss = _figures(Scored(test.labels, ran.test, codes.astype(np.int64), 0.5))
         valid_accuracy = float(np.mean((ran.valid > 0.5) == valid.labels))
-        p = np.clip(ran.valid, 1e-7, 1 - 1e-7)
-        valid_loss, _ = calibrated_loss(np.log(p / (1 - p)), valid.labels)
+        logits = logit(np.clip(ran.valid, 1e-7, 1 - 1e-7))
+        valid_loss, _ = calibrated_loss(logits, valid.labels)
     result = {
         **asdict(job),
         "recipe": references.RECIPES[job.model],
@@ -270,14 +272,14 @@ def judge_again(folder: Path, jobs: Sequence[Job]) -> None:
             write_atomic(path, json.dumps(result | judged(result)).encode())
 
 
-def seconds_until(result: dict[str, Any], *, accuracy: float | None = None, loss: float = 0) -> float:
+def seconds_until(
+    result: dict[str, Any], values: str, is_as_good: Callable[[float, float], bool], goal: float
+) -> float:
     """Return the seconds of training until an epoch was as good on validation patients; inf if none was."""
     spent = 0.0
-    for called, lost, seconds in zip(
-        result["valid_accuracies"], result["valid_losses"], result["epoch_seconds"], strict=True
-    ):
+    for value, seconds in zip(result[values], result["epoch_seconds"], strict=True):
         spent += seconds
-        if (lost <= loss) if accuracy is None else (called >= accuracy):
+        if is_as_good(value, goal):
             return float(spent)
     return float("inf")
 
@@ -290,10 +292,13 @@ def against_references(results: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for reference in results:
         ours = [r for r in results if f"notebook-{r['model']}" == reference["model"] and r["fold"] < 0]
-        for name in ("accuracy", "loss"):
+        for name, values, is_as_good in (
+            ("accuracy", "valid_accuracies", operator.ge),
+            ("loss", "valid_losses", operator.le),
+        ):
             if (reached := reference.get(f"valid_{name}")) is None or not ours:
                 continue
-            ratios = [reference["seconds"] / seconds_until(result, **{name: reached}) for result in ours]
+            ratios = [reference["seconds"] / seconds_until(result, values, is_as_good, reached) for result in ours]
             lines.append(
                 f"{reference['model']}: validation {name} {reached:.4f} after {reference['seconds']:.0f} s;"
                 f" ours is there {float(np.median(ratios)):.1f} times sooner ({min(ratios):.1f} to {max(ratios):.1f})"

@@ -48,7 +48,7 @@ if __name__ == "__main__":
     harm, _, rank = os.environ.get("HARM", "").partition("@")
     # The launcher of several has no rank, and trains nothing itself.
     here = rank == os.environ.get("RANK", "0") and ("RANK" in os.environ or "fastai" not in sys.argv[2])
-    if "fastai" in sys.argv[2]:
+    if "RANK" in os.environ:  # only fastai trains in several processes, and its launcher needs no framework
         shrink()
     if here and harm == "killed":
         threading.Thread(target=die_after_an_epoch, args=[Path(sys.argv[2])], daemon=True).start()

@@ -186,7 +186,7 @@ def cross_entropy(scores: npt.NDArray[np.float32], labels: models.Labels) -> flo
 def two_branches(order: tuple[int, ...]) -> Any:
     """Return a graph with the model file's input and output: the sum of all bytes by 0.04 and by 0.05, added up.
 
-    ``order``: of its four nodes; the third node's attributes go with it the other way round.
+    ``order``: of its last four nodes; the other one of the branches first, the sum's attributes turned round too.
     """
     from onnx import TensorProto, helper, numpy_helper
 
