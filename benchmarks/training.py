@@ -28,13 +28,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import operator
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ import pandas as pd
 from scipy.special import logit
 
 from benchmarks import references
+from benchmarks.training_table import figures, judged, table
 from infra.files import Workspace, write_atomic
 from infra.records import Records
 from infra.scoring import ModelFile
@@ -59,12 +59,9 @@ from tasks.split import split
 from tasks.validate import validate
 from validation.calibration import calibrated_loss
 from validation.digest import digest
-from validation.metrics import NAMES, Scored, summarise
+from validation.metrics import Scored
 from validation.records import SideName
-from validation.report_metrics import extra_metrics
-from validation.threshold import choose_threshold
 
-RESAMPLES = 2_000
 VALIDATION_PARTS = 7
 SIDES: tuple[SideName, ...] = ("train", "validation", "holdout")
 
@@ -150,19 +147,16 @@ def run_reference(job: Job, folder: Path, share: float) -> None:
     cpu = _cpu_seconds()
     ran = references.run(job.model, train, valid, test, seed=job.seed, share=share)
     codes, _ = pd.factorize(arrays["holdout_p"], sort=True)
-    found: dict[str, float] = {}
-    calibration = log_loss = valid_accuracy = valid_loss = None
+    found: dict[str, Any] = {"metrics": {}, "calibration_error": None, "threshold": 0.5}
+    valid_accuracy = valid_loss = None
     if ran.valid is not None and ran.test is not None:
-        found, calibration, log_loss = _figures(Scored(test.labels, ran.test, codes.astype(np.int64), 0.5))
+        found = figures(Scored(test.labels, ran.test, codes.astype(np.int64), 0.5))
         valid_accuracy = float(np.mean((ran.valid > 0.5) == valid.labels))
         logits = logit(np.clip(ran.valid, 1e-7, 1 - 1e-7))
         valid_loss, _ = calibrated_loss(logits, valid.labels)
     result = {
         **asdict(job),
         "recipe": references.RECIPES[job.model],
-        "metrics": found | {"log_loss": log_loss},
-        "calibration_error": calibration,
-        "threshold": 0.5,
         "epochs": ran.epochs,
         "extrapolated": ran.extrapolated,
         "share": share if ran.extrapolated else 1,
@@ -176,21 +170,13 @@ def run_reference(job: Job, folder: Path, share: float) -> None:
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
     }
-    write_atomic(job.path(folder), json.dumps(result).encode())
+    write_atomic(job.path(folder), json.dumps(result | found).encode())
 
 
 def _cpu_seconds() -> float:
     """Return the CPU seconds of this process and of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def _figures(scored: Scored) -> tuple[dict[str, float], float | None, float | None]:
-    """Return the metrics, the calibration error and the log loss of scored cells."""
-    summary = summarise(scored, resamples=RESAMPLES)
-    found = {name: interval.value for name in NAMES if (interval := getattr(summary, name)) is not None}
-    calibration = extra_metrics(scored, resamples=100)["calibration_error"]
-    return found, calibration.value if calibration else None, summary.log_loss
 
 
 def run(job: Job, folder: Path, folds: int) -> None:
@@ -249,87 +235,11 @@ def run(job: Job, folder: Path, folds: int) -> None:
     write_atomic(job.path(folder), json.dumps(result | judged(result)).encode())
 
 
-def judged(result: dict[str, Any]) -> dict[str, Any]:
-    """Return threshold and figures of a result by today's rules, from the predictions that it holds."""
-    sides = []
-    for name in ("chosen_on", "predictions"):
-        side = result[name]
-        codes, _ = pd.factorize(np.array(side["patient"]), sort=True)
-        sides.append((np.array(side["label"], bool), np.array(side["probability"]), codes.astype(np.int64)))
-    threshold = choose_threshold(*sides[0], prevalence=result["prevalence"])
-    found, calibration, log_loss = _figures(Scored(*sides[1], threshold))
-    return {
-        "metrics": found | {"log_loss": log_loss},
-        "calibration_error": calibration,
-        "threshold": threshold,
-    }
-
-
 def judge_again(folder: Path, jobs: Sequence[Job]) -> None:
     """Put today's threshold and figures into the results that are there; nothing is trained."""
     for job in jobs:
         if (path := job.path(folder)).exists() and "chosen_on" in (result := json.loads(path.read_text())):
             write_atomic(path, json.dumps(result | judged(result)).encode())
-
-
-def seconds_until(
-    result: dict[str, Any], values: str, is_as_good: Callable[[float, float], bool], goal: float
-) -> float:
-    """Return the seconds of training until an epoch was as good on validation patients; inf if none was."""
-    spent = 0.0
-    for value, seconds in zip(result[values], result["epoch_seconds"], strict=True):
-        spent += seconds
-        if is_as_good(value, goal):
-            return float(spent)
-    return float("inf")
-
-
-def against_references(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return how long each reference took, and how much sooner ours was as good on the same validation patients.
-
-    As good by the share of cells called right, which is coarse, and by the calibrated loss.
-    """
-    lines = []
-    for reference in results:
-        ours = [r for r in results if f"notebook-{r['model']}" == reference["model"] and r["fold"] < 0]
-        for name, values, is_as_good in (
-            ("accuracy", "valid_accuracies", operator.ge),
-            ("loss", "valid_losses", operator.le),
-        ):
-            if (reached := reference.get(f"valid_{name}")) is None or not ours:
-                continue
-            ratios = [reference["seconds"] / seconds_until(result, values, is_as_good, reached) for result in ours]
-            lines.append(
-                f"{reference['model']}: validation {name} {reached:.4f} after {reference['seconds']:.0f} s;"
-                f" ours is there {float(np.median(ratios)):.1f} times sooner ({min(ratios):.1f} to {max(ratios):.1f})"
-            )
-    return lines
-
-
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return the figures of every CNN and question: mean and standard deviation over its trainings."""
-    frame = pd.DataFrame(
-        {
-            "model": r["model"],
-            "question": ("holdout" if r["fold"] < 0 else "folds") + f" {r.get('begin', 'cold')}",
-            **{name: r["metrics"].get(name) for name in NAMES},
-            "calibration": r["calibration_error"],
-            "seconds": r["seconds"],
-            "cpu s": r["cpu_seconds"],
-            "images/s": r["images_per_second"],
-            "MiB": r["peak_mib"],
-            "load": r["load"],
-        }
-        for r in results
-    )
-    lines = []
-    for (model, question), rows in frame.groupby(["model", "question"], sort=True):
-        lines.append(f"{model}, {question}: {len(rows)} trainings")
-        for name in rows.columns[2:]:
-            values = rows[name].astype(float)
-            spread = f" ± {values.std():.4g}" if len(values) > 1 else ""
-            lines.append(f"  {name:20}{values.mean():10.4g}{spread}   ({values.min():.4g} to {values.max():.4g})")
-    return "\n".join(lines + against_references(results))
 
 
 def measured(folder: Path, jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -1,0 +1,115 @@
+"""What the trainings of ``benchmarks.training`` come to: figures of one, a table of many, and how they compare."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from validation.metrics import NAMES, Scored, summarise
+from validation.report_metrics import extra_metrics
+from validation.threshold import choose_threshold
+
+RESAMPLES = 2_000
+# A row of the table: what it is called, where a result holds it, and with how many decimals it is shown.
+ROWS = (
+    *((name.replace("_", " "), ("metrics", name), 4) for name in NAMES),
+    ("log loss", ("metrics", "log_loss"), 4),
+    ("calibration error", ("calibration_error",), 4),
+    ("seconds", ("seconds",), 0),
+    ("CPU seconds", ("cpu_seconds",), 0),
+    ("images/s", ("images_per_second",), 0),
+    ("peak MiB", ("peak_mib",), 0),
+    ("load at its end", ("load",), 1),
+)
+
+
+def figures(scored: Scored) -> dict[str, Any]:
+    """Return what a result says of the cells that were left out: metrics, log loss, calibration error, threshold."""
+    summary = summarise(scored, resamples=RESAMPLES)
+    found = {name: interval.value for name in NAMES if (interval := getattr(summary, name)) is not None}
+    calibration = extra_metrics(scored, resamples=100)["calibration_error"]
+    return {
+        "metrics": found | {"log_loss": summary.log_loss},
+        "calibration_error": calibration.value if calibration else None,
+        "threshold": scored.threshold,
+    }
+
+
+def judged(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a result by today's rules, from the predictions that it holds."""
+    sides = []
+    for name in ("chosen_on", "predictions"):
+        side = result[name]
+        codes, _ = pd.factorize(np.array(side["patient"]), sort=True)
+        sides.append((np.array(side["label"], bool), np.array(side["probability"]), codes.astype(np.int64)))
+    return figures(Scored(*sides[1], choose_threshold(*sides[0], prevalence=result["prevalence"])))
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return a table of every CNN and question, a column each: mean and standard deviation."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        begin = "" if result.get("begin", "cold") == "cold" else f" {result['begin']}"
+        groups.setdefault(f"{result['model']}, {'holdout' if result['fold'] < 0 else 'folds'}{begin}", []).append(
+            result
+        )
+    names = sorted(groups)
+    lines = [["", *names], ["trainings", *(str(len(groups[name])) for name in names)]]
+    for title, path, decimals in ROWS:
+        lines.append([title, *(_cell([_at(result, path) for result in groups[name]], decimals) for name in names)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
+    shown = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*shown, "", *against_references(results)])
+
+
+def _at(result: dict[str, Any], path: Sequence[str]) -> float | None:
+    value: Any = result
+    for name in path:
+        value = value.get(name)
+    return value  # type: ignore[no-any-return]
+
+
+def _cell(values: Sequence[float | None], decimals: int) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {np.std(known, ddof=1):.{decimals}f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.{decimals}f}{spread}"
+
+
+def against_references(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return how long each reference took, and how much sooner ours was as good on the same validation patients.
+
+    As good by the share of cells called right, which is coarse, and by the calibrated loss.
+    """
+    lines = []
+    for reference in results:
+        ours = [r for r in results if f"notebook-{r['model']}" == reference["model"] and r["fold"] < 0]
+        for name, values, is_as_good in (
+            ("accuracy", "valid_accuracies", operator.ge),
+            ("loss", "valid_losses", operator.le),
+        ):
+            if (reached := reference.get(f"valid_{name}")) is None or not ours:
+                continue
+            ratios = [reference["seconds"] / seconds_until(result, values, is_as_good, reached) for result in ours]
+            lines.append(
+                f"{reference['model']}: validation {name} {reached:.4f} after {reference['seconds']:.0f} s;"
+                f" ours is there {float(np.median(ratios)):.1f} times sooner ({min(ratios):.1f} to {max(ratios):.1f})"
+            )
+    return lines
+
+
+def seconds_until(
+    result: dict[str, Any], values: str, is_as_good: Callable[[float, float], bool], goal: float
+) -> float:
+    """Return the seconds of training until an epoch was as good on validation patients; inf if none was."""
+    spent = 0.0
+    for value, seconds in zip(result[values], result["epoch_seconds"], strict=True):
+        spent += seconds
+        if is_as_good(value, goal):
+            return float(spent)
+    return float("inf")
