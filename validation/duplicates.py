@@ -48,16 +48,15 @@ def _frequencies() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     return places, frequency[places].astype(np.float32)
 
 
-def near_duplicates(fingerprints: Sequence[str], *, first_new: int = 0) -> list[tuple[int, int]]:
+def near_duplicates(fingerprints: Sequence[str]) -> list[tuple[int, int]]:
     """Return the pairs (i, j), i < j, of nearly equal fingerprints, sorted; empty fingerprints pair with none.
 
-    Only pairs with j >= ``first_new`` are looked for: the work is the number of new ones times the number of all.
-    Memory is a small multiple of the fingerprints'.
+    Every one is compared with every other: the work grows with the square of their number, memory with the number.
     """
     vectors = _unit_vectors(fingerprints)
     outline = _outlines(vectors)
     pairs: list[tuple[int, int]] = []
-    for start in range(first_new, len(vectors), _ROWS_AT_ONCE):
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, len(vectors))
         later, earlier = np.nonzero(outline[start:stop] @ outline[:stop].T > ALIKE)
         later += start

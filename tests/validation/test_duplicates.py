@@ -58,12 +58,10 @@ def test_a_cell_that_was_turned_is_another_one(kind: str) -> None:
     assert near_duplicates(PRINTS + others) == []
 
 
-def test_only_new_ones_are_looked_for_where_it_is_said() -> None:
+def test_of_three_alike_every_pair_is_named() -> None:
     prints = [*PRINTS, PRINTS[3], PRINTS[3]]
     first, second = len(PRINTS), len(PRINTS) + 1
     assert near_duplicates(prints) == [(3, first), (3, second), (first, second)]
-    assert near_duplicates(prints, first_new=second) == [(3, second), (first, second)]
-    assert near_duplicates(prints, first_new=len(prints)) == []
 
 
 def test_images_without_a_cell_are_not_alike() -> None:
