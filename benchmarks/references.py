@@ -85,6 +85,7 @@ def _fastai(train: Side, valid: Side, test: Side, seed: int, share: float) -> Ra
     from fastai.vision.models.xresnet import xresnet34
 
     recipe, whole = RECIPES["notebook-fastai"], share >= 1
+    steps_of_all = len(train.files) // recipe["batch"]
     if not whole:
         train, valid = train.share(share, seed), valid.share(share, seed)
     frame = pd.concat([train.frame().assign(valid=False), valid.frame().assign(valid=True)])
@@ -123,8 +124,9 @@ def _fastai(train: Side, valid: Side, test: Side, seed: int, share: float) -> Ra
         learn.fine_tune(recipe["fine_tune"] if whole else 1, cbs=clock)
     seconds, epochs = time.perf_counter() - began, recipe["fine_tune"] + 1
     if not whole:
-        frozen, other = clock.seconds
-        return Ran((frozen + recipe["fine_tune"] * other) / share, True, epochs, len(train.files), None, None)
+        # By steps, not by cells: those that fill no batch are left out.
+        frozen, other = (seconds * steps_of_all / len(loaders.train) for seconds in clock.seconds)
+        return Ran(frozen + recipe["fine_tune"] * other, True, epochs, len(train.files), None, None)
     valid_scores, test_scores = (
         learn.get_preds(dl=loaders.test_dl(side.frame()))[0][:, 1].numpy().astype(np.float64) for side in (valid, test)
     )
