@@ -89,7 +89,9 @@ def against_references(results: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for reference in results:
         if reference.get("extrapolated"):
-            lines.append(f"{reference['model']}: {reference['seconds']:.0f} s, extrapolated from {reference['share']:.0%}")
+            lines.append(
+                f"{reference['model']}: {reference['seconds']:.0f} s, extrapolated from {reference['share']:.0%}"
+            )
         ours = [r for r in results if f"notebook-{r['model']}" == reference["model"] and r["fold"] < 0]
         for name, values, is_as_good in (
             ("accuracy", "valid_accuracies", operator.ge),
