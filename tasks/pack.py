@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 
 # Raise it when validation.images.to_square makes other pixels.
 PIXELS_VERSION = 1
-# Decoding and resizing let go of Python's lock: two threads a core keep the cores busy while files are read.
-THREADS = 4
+# Decoding and resizing let go of Python's lock; more threads than cores only wait for it (on 2 cores 2 pack 8% more
+# than 4).
+THREADS = min(8, len(os.sched_getaffinity(0)))
 BATCH = 64
 
 
