@@ -267,18 +267,20 @@ def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int, before: int, 
 
     class Batches(PyDataset):  # type: ignore[misc]
         epoch = before
+        # Kept for the epoch: made anew for each of its batches, the work would grow with the square of the cells.
+        order = shuffled_batches(len(images), recipe.batch_size, seed, before)
 
         def __len__(self) -> int:
             return batch_count(len(images), recipe.batch_size)
 
         def __getitem__(self, number: int) -> tuple[Images, npt.NDArray[np.float32]]:
-            chosen = shuffled_batches(len(images), recipe.batch_size, seed, self.epoch)[number]
-            chosen = np.resize(chosen, -(-len(chosen) // devices) * devices)
+            chosen = np.resize(self.order[number], -(-len(self.order[number]) // devices) * devices)
             rng = np.random.default_rng((seed, self.epoch, number))
             return augment(images[chosen], recipe.variation, rng), labels[chosen]
 
         def on_epoch_end(self) -> None:
             self.epoch += 1
+            self.order = shuffled_batches(len(images), recipe.batch_size, seed, self.epoch)
 
     return Batches()
 
