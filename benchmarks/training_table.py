@@ -14,16 +14,16 @@ from validation.report_metrics import extra_metrics
 from validation.threshold import choose_threshold
 
 RESAMPLES = 2_000
-# A row of the table: what it is called, where a result holds it, and with how many decimals it is shown.
+# A row of the table: what it is called, its name in a result or in the result's metrics, and its decimals.
 ROWS = (
-    *((name.replace("_", " "), ("metrics", name), 4) for name in NAMES),
-    ("log loss", ("metrics", "log_loss"), 4),
-    ("calibration error", ("calibration_error",), 4),
-    ("seconds", ("seconds",), 0),
-    ("CPU seconds", ("cpu_seconds",), 0),
-    ("images/s", ("images_per_second",), 0),
-    ("peak MiB", ("peak_mib",), 0),
-    ("load at its end", ("load",), 1),
+    *((name.replace("_", " "), name, 4) for name in NAMES),
+    ("log loss", "log_loss", 4),
+    ("calibration error", "calibration_error", 4),
+    ("seconds", "seconds", 0),
+    ("CPU seconds", "cpu_seconds", 0),
+    ("images/s", "images_per_second", 0),
+    ("peak MiB", "peak_mib", 0),
+    ("load at its end", "load", 1),
 )
 
 
@@ -54,23 +54,15 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         begin = "" if result.get("begin", "cold") == "cold" else f" {result['begin']}"
-        groups.setdefault(f"{result['model']}, {'holdout' if result['fold'] < 0 else 'folds'}{begin}", []).append(
-            result
-        )
+        question = "holdout" if result["fold"] < 0 else "folds"
+        groups.setdefault(f"{result['model']}, {question}{begin}", []).append(result | result["metrics"])
     names = sorted(groups)
     lines = [["", *names], ["trainings", *(str(len(groups[name])) for name in names)]]
-    for title, path, decimals in ROWS:
-        lines.append([title, *(_cell([_at(result, path) for result in groups[name]], decimals) for name in names)])
+    for title, key, decimals in ROWS:
+        lines.append([title, *(_cell([result.get(key) for result in groups[name]], decimals) for name in names)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
     shown = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([*shown, "", *against_references(results)])
-
-
-def _at(result: dict[str, Any], path: Sequence[str]) -> float | None:
-    value: Any = result
-    for name in path:
-        value = value.get(name)
-    return value  # type: ignore[no-any-return]
 
 
 def _cell(values: Sequence[float | None], decimals: int) -> str:

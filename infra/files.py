@@ -128,7 +128,11 @@ class Workspace:
 
     def object_path(self, digest: str) -> Path:
         """Where the cached bytes with this SHA-256 lie. The name is a digest: no key ever becomes a path."""
-        return self.home / "cache" / "objects" / digest[:2] / digest[2:]
+        return Path(self._object_name(digest))
+
+    def _object_name(self, digest: str) -> str:
+        # As text: thousands of small files are read and written in a row, and a Path takes as long to make as to open.
+        return f"{self.home}/cache/objects/{digest[:2]}/{digest[2:]}"
 
     def pack_path(self, pack: str) -> Path:
         """Where the array of a pack lies (.npy, uint8 [n, side, side, 3])."""
@@ -141,9 +145,11 @@ class Workspace:
         return path
 
     def read_object(self, digest: str) -> bytes | None:
-        """Return the cached bytes with this SHA-256, or None; bytes that rotted are dropped, never believed."""
-        # Not object_path, and plain system calls: thousands of small files are read here in a row.
-        path = f"{self.home}/cache/objects/{digest[:2]}/{digest[2:]}"
+        """Return the cached bytes with this SHA-256, or None; bytes that rotted are dropped, never believed.
+
+        Plain system calls, as in ``write_object``.
+        """
+        path = self._object_name(digest)
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -157,7 +163,7 @@ class Workspace:
                 f"cannot read the cache {path}: {error.strerror or error}", "delete it: it is made again"
             ) from error
         if sha256(data) != digest:
-            self.object_path(digest).unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)
             return None
         return data
 
@@ -167,8 +173,8 @@ class Workspace:
         Plain system calls, since thousands of small files are written here in a row.
         """
         name = sha256(data)
-        folder = f"{self.home}/cache/objects/{name[:2]}"
-        path = f"{folder}/{name[2:]}"
+        path = self._object_name(name)
+        folder = path.rpartition("/")[0]
         try:
             if folder not in self._made:
                 os.makedirs(folder, exist_ok=True)  # noqa: PTH103

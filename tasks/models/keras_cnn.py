@@ -274,7 +274,8 @@ def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int, before: int, 
             return batch_count(len(images), recipe.batch_size)
 
         def __getitem__(self, number: int) -> tuple[Images, npt.NDArray[np.float32]]:
-            chosen = np.resize(self.order[number], -(-len(self.order[number]) // devices) * devices)
+            chosen = self.order[number]
+            chosen = np.resize(chosen, -(-len(chosen) // devices) * devices)
             rng = np.random.default_rng((seed, self.epoch, number))
             return augment(images[chosen], recipe.variation, rng), labels[chosen]
 
