@@ -44,6 +44,7 @@ import pandas as pd
 from scipy.special import logit
 
 from benchmarks import references
+from benchmarks.roofline import peak_flops, training_flops
 from benchmarks.training_table import figures, judged, table
 from infra.files import Workspace, write_atomic
 from infra.records import Records
@@ -208,19 +209,23 @@ def run(job: Job, folder: Path, folds: int) -> None:
     began_scoring = time.perf_counter()
     probabilities = file_.score(test_x).astype(np.float64)
     score_seconds = time.perf_counter() - began_scoring
+    epochs, epoch_seconds = len(fit.history), [epoch.seconds for epoch in fit.history]
+    flops = training_flops(fit.onnx, recipe, epochs, len(train_x), len(valid_x)) / sum(epoch_seconds)
     result = {
         **asdict(job),
         "recipe": recipe.model_dump(mode="json"),
         "temperature": fit.temperature,
-        "epochs": len(fit.history),
+        "epochs": epochs,
         "best_epoch": fit.best_epoch,
         "stopped": fit.stopped,
         "valid_losses": [epoch.valid_loss for epoch in fit.history],
         "valid_accuracies": [epoch.valid_accuracy for epoch in fit.history],
-        "epoch_seconds": [epoch.seconds for epoch in fit.history],
+        "epoch_seconds": epoch_seconds,
         "seconds": seconds,
         "cpu_seconds": cpu,
-        "images_per_second": len(train_x) * len(fit.history) / sum(epoch.seconds for epoch in fit.history),
+        "images_per_second": len(train_x) * epochs / sum(epoch_seconds),
+        "gflops": flops / 1e9,
+        "roofline_share": flops / peak_flops(job.model, fit.device),
         "score_ms": 1000 * score_seconds / len(test_x),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "cells": [len(train_x), len(valid_x), len(test_x)],

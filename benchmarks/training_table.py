@@ -22,6 +22,8 @@ ROWS = (
     ("seconds", "seconds", 0),
     ("CPU seconds", "cpu_seconds", 0),
     ("images/s", "images_per_second", 0),
+    ("GFLOP/s", "gflops", 0),
+    ("share of the roofline", "roofline_share", 2),
     ("peak MiB", "peak_mib", 0),
     ("load at its end", "load", 1),
 )

@@ -1,0 +1,225 @@
+"""What benchmarks/ablation.py changes: the parts of both CNNs' recipes, each without it or in another way.
+
+What no setting of a recipe says is patched, in a process that does nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import training
+
+__all__ = ["CHANGES", "Change"]
+
+SEED = 1
+FLAT = 0.72  # fit_flat_cos's own share of steps at the full rate
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference from the recipe: settings of it, or a patch of a process that does nothing else."""
+
+    says: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    patch: Callable[[], None] | None = None
+    models: Sequence[str] = ("fastai", "keras")
+    seed: int = SEED
+
+
+class _Angles:
+    """A generator whose angles are others; all else that it draws is what it would be."""
+
+    def __init__(self, rng: np.random.Generator, turned: Callable[[npt.NDArray[np.float64]], Any]) -> None:
+        self.rng, self.turned = rng, turned
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rng, name)
+
+    def uniform(self, low: float, high: float, size: Any) -> Any:
+        drawn = self.rng.uniform(low, high, size)
+        return self.turned(drawn) if high == 2 * np.pi else drawn
+
+
+class _Upright(_Angles):
+    def choice(self, values: Sequence[float], size: Any) -> Any:
+        return np.abs(self.rng.choice(values, size))
+
+
+def _put(module: Any, **named: Any) -> None:
+    for name, value in named.items():
+        setattr(module, name, value)
+
+
+def _vary(wrap: Callable[[np.random.Generator], Any], after: Callable[[Any, Any], Any] | None = None) -> None:
+    """Have both CNNs' cells varied with another generator, and changed once more."""
+    from tasks.models import _common, fastai_xresnet, keras_cnn
+
+    own = _common.augment
+
+    def augment(images: Any, variation: Any, rng: np.random.Generator) -> Any:
+        varied = own(images, variation, wrap(rng))
+        return after(varied, rng) if after else varied
+
+    for module in (_common, fastai_xresnet, keras_cnn):
+        _put(module, augment=augment)
+
+
+def _quarter_turns() -> None:
+    _vary(lambda rng: _Angles(rng, lambda angles: np.floor(angles / (np.pi / 2)) * (np.pi / 2)))
+
+
+def _upright() -> None:
+    _vary(lambda rng: _Upright(rng, np.zeros_like))
+
+
+def _cutout() -> None:
+    """Black out a square of a quarter of the side (DeVries & Taylor 2017, arXiv:1708.04552)."""
+
+    def cut(images: Any, rng: np.random.Generator) -> Any:
+        side = images.shape[1]
+        for image, (top, left) in zip(images, rng.integers(0, side - side // 4 + 1, (len(images), 2)), strict=True):
+            image[top : top + side // 4, left : left + side // 4] = 0
+        return images
+
+    _vary(lambda rng: rng, cut)
+
+
+def _mixup() -> None:
+    """Blend each cell, and its label, with another of its batch, by Beta(0.2, 0.2) (Zhang 2018, arXiv:1710.09412)."""
+    from tasks.models import keras_cnn
+
+    own = keras_cnn._batches
+
+    def batches(*given: Any) -> Any:
+        mixed = own(*given)
+
+        class Mixed(type(mixed)):  # type: ignore[misc]
+            def __getitem__(self, number: int) -> Any:
+                images, labels = super().__getitem__(number)
+                rng = np.random.default_rng((SEED, self.epoch, number, 1))
+                share = rng.beta(0.2, 0.2, len(images)).astype(np.float32)
+                other, cell = rng.permutation(len(images)), share[:, None, None, None]
+                blended = cell * images + (1 - cell) * images[other]
+                return blended.astype(np.uint8), share * labels + (1 - share) * labels[other]
+
+        mixed.__class__ = Mixed
+        return mixed
+
+    _put(keras_cnn, _batches=batches)
+
+
+def _half_the_pixels() -> None:
+    """Show, and score, cells of 48 pixels."""
+    from tasks.models._common import shrunk
+
+    own = training.divide
+
+    def divide(*given: Any) -> Any:
+        return [(shrunk(images, 0.75), labels, patients) for images, labels, patients in own(*given)]
+
+    _put(training, divide=divide)
+
+
+def _averaged_weights() -> None:
+    """Validate and keep the moving average of the weights, over some 100 steps (an epoch has 118)."""
+    _frameworks()
+    import keras
+    from keras.callbacks import SwapEMAWeights
+
+    from tasks.models import keras_callbacks, keras_cnn
+
+    own_optimiser, own_callbacks = keras.optimizers.AdamW, keras_callbacks.callbacks
+
+    def callbacks(*given: Any) -> Any:
+        stop_early, watchers = own_callbacks(*given)
+        return stop_early, [SwapEMAWeights(swap_on_epoch=True), *watchers]
+
+    keras.optimizers.AdamW = lambda *given, **named: own_optimiser(*given, use_ema=True, ema_momentum=0.99, **named)
+    _put(keras_cnn, callbacks=callbacks)
+
+
+def _sgd() -> None:
+    """Nesterov's momentum instead of AdamW, at a rate of its own, with L2 of 5e-4."""
+    _frameworks()
+    import keras
+
+    from tasks.models import keras_cnn
+
+    own = keras_cnn._schedule
+    keras_cnn._schedule = lambda recipe, steps: own(recipe.model_copy(update={"learning_rate": 0.05}), steps)
+    keras.optimizers.AdamW = lambda rate, weight_decay: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
+
+
+def _rates(shape: Callable[[float], float]) -> Callable[[], None]:
+    """Return a patch: after the warm-up, the share of the rate at a share of the steps."""
+
+    def patch() -> None:
+        _frameworks()
+        from keras import ops
+        from keras.optimizers.schedules import LearningRateSchedule
+
+        from tasks.models import keras_cnn
+
+        class Shaped(LearningRateSchedule):  # type: ignore[misc]
+            def __init__(self, recipe: Any, steps: int) -> None:
+                warmup = recipe.warmup * steps
+                share = np.arange(steps + 1) / steps
+                rates = np.where(share < recipe.warmup, 0.1 + 0.9 * np.arange(steps + 1) / warmup, 1.0)
+                rates *= np.array([max(0.01, shape(at)) for at in share])
+                self.rates = ops.convert_to_tensor((recipe.learning_rate * rates).astype(np.float32))
+                self.steps = steps
+
+            def __call__(self, step: Any) -> Any:
+                return ops.take(self.rates, ops.minimum(ops.cast(step, "int32"), self.steps))
+
+        keras_cnn._schedule = Shaped
+
+    return patch
+
+
+def _flat_cosine(at: float) -> float:
+    return 1.0 if at < FLAT else float((1 + np.cos(np.pi * (at - FLAT) / (1 - FLAT))) / 2)
+
+
+def _flat_cosine_fastai() -> None:
+    from fastai.callback import schedule
+
+    own = schedule.combine_scheds
+
+    def flat(pct: float, start: Any, middle: Any, end: Any) -> Any:
+        return own([FLAT, 1 - FLAT], [schedule.SchedNo(middle, middle), schedule.SchedCos(middle, end)])
+
+    schedule.combined_cos = flat
+
+
+def _frameworks() -> None:
+    from tasks.models import keras_cnn
+
+    keras_cnn._framework()
+
+
+# As a table in docs/training.md tells them.
+CHANGES: dict[str, Change] = {
+    "seed": Change("nothing but another seed", seed=2),
+    "quarter-turns": Change("turned by quarters only, mirrored", patch=_quarter_turns),
+    "upright": Change("neither turned nor mirrored", patch=_upright),
+    "stain": Change("stain not varied", recipe={"stain": 0}),
+    "zoom": Change("size and place not varied", recipe={"zoom": 0, "shift": 0}),
+    "cutout": Change("a square of 16 px blacked out", patch=_cutout),
+    "mixup": Change("mixup, Beta(0.2, 0.2)", patch=_mixup, models=["keras"]),
+    "smoothing": Change("labels not smoothed", recipe={"smoothing": 0}),
+    "ema": Change("weights averaged over 100 steps", patch=_averaged_weights, models=["keras"]),
+    "flat-cosine": Change("flat, then cosine", patch=_rates(_flat_cosine), models=["keras"]),
+    "constant": Change("a constant rate", patch=_rates(lambda at: 1.0), models=["keras"]),
+    "sgd": Change("SGD with momentum", patch=_sgd, models=["keras"]),
+    "dropout": Change("no dropout", recipe={"dropout": 0}, models=["keras"]),
+    "decay": Change("no weight decay", recipe={"weight_decay": 0}),
+    "pixels": Change("48 px", patch=_half_the_pixels),
+    "large": Change("cells of the full size from the start", recipe={"small_share": 0}, models=["fastai"]),
+    "flat-cosine-fastai": Change("flat, then cosine", patch=_flat_cosine_fastai, models=["fastai"]),
+}

@@ -1,0 +1,93 @@
+"""Roofline: what share of a device's arithmetic a training of each CNN uses.
+
+The roof is what one large matrix product reaches on the same device, in the same process, in the precision that the
+CNN is trained in. The work is counted in the model file: the convolutions and products of a forward pass, three times
+for a training cell (forward, and the gradients of what goes in and of the weights), once for a validation cell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.models import Recipe
+
+__all__ = ["forward_flops", "peak_flops", "training_flops"]
+
+COUNTED = ("Conv", "Gemm", "MatMul")
+SIDES = {"cpu": 2048, "cuda": 8192}
+ROUNDS = 10
+
+
+def forward_flops(onnx_file: Path) -> float:
+    """Return the floating-point operations that a model file takes for a cell, a multiplication and an addition each.
+
+    All its views together. Convolutions and matrix products only: the rest is less than a hundredth.
+    """
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(onnx_file)
+    nodes = [node for node in model.graph.node if node.op_type in COUNTED]
+    model.graph.output.extend(onnx.ValueInfoProto(name=node.output[0]) for node in nodes)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    cells = session.get_inputs()[0]
+    found = session.run([node.output[0] for node in nodes], {cells.name: np.zeros((1, *cells.shape[1:]), np.uint8)})
+    weights = {weight.name: list(weight.dims) for weight in model.graph.initializer}
+    total = 0.0
+    for node, output in zip(nodes, found, strict=True):
+        shape = weights[node.input[1]]
+        # A convolution's weights are [out, in, height, width]; a product's hold out x in, whichever way.
+        outputs = shape[0] if node.op_type == "Conv" else output.shape[-1]
+        total += 2.0 * output.size * np.prod(shape) / outputs
+    return total
+
+
+def training_flops(onnx_file: Path, recipe: Recipe, epochs: int, train: int, valid: int) -> float:
+    """Return the operations of a whole training: so many epochs over so many training and validation cells."""
+    flops = forward_flops(onnx_file) / recipe.views
+    small = round(epochs * getattr(recipe, "small_share", 0.0))
+    # Convolutions cost as much as they have pixels.
+    shown = (epochs - small) + small * getattr(recipe, "small_size", 1.0) ** 2
+    return flops * (3 * train * shown + valid * epochs)
+
+
+def peak_flops(framework: str, device: str) -> float:
+    """Return the operations a second of a large matrix product: the best of ten."""
+    kind = "cuda" if "cuda" in device else "cpu"
+    multiply = (_torch if framework == "fastai" else _tensorflow)(SIDES[kind], kind)
+    multiply()
+    best = np.inf
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        multiply()
+        best = min(best, time.perf_counter() - began)
+    return float(2 * SIDES[kind] ** 3 / best)
+
+
+def _torch(side: int, kind: str) -> Callable[[], Any]:
+    import torch
+
+    dtype = torch.float16 if kind == "cuda" else torch.float32
+    matrix = torch.ones(side, side, dtype=dtype, device=kind)
+
+    def multiply() -> None:
+        # Read back: a GPU answers before it has done anything.
+        float((matrix @ matrix)[0, 0])
+
+    return multiply
+
+
+def _tensorflow(side: int, kind: str) -> Callable[[], Any]:
+    import tensorflow as tf
+
+    matrix = tf.ones((side, side), tf.float16 if kind == "cuda" else tf.float32)
+
+    def multiply() -> None:
+        float(tf.linalg.matmul(matrix, matrix)[0, 0])
+
+    return multiply
