@@ -221,5 +221,6 @@ CHANGES: dict[str, Change] = {
     "decay": Change("no weight decay", recipe={"weight_decay": 0}),
     "pixels": Change("48 px", patch=_half_the_pixels),
     "large": Change("cells of the full size from the start", recipe={"small_share": 0}, models=["fastai"]),
+    "smaller": Change("the first cells half as large", recipe={"small_size": 0.5}, models=["fastai"]),
     "flat-cosine-fastai": Change("flat, then cosine", patch=_flat_cosine_fastai, models=["fastai"]),
 }
