@@ -206,6 +206,7 @@ def _frameworks() -> None:
 # As a table in docs/training.md tells them.
 CHANGES: dict[str, Change] = {
     "seed": Change("nothing but another seed", seed=2),
+    "seed-3": Change("nothing but a third seed", seed=3),
     "quarter-turns": Change("turned by quarters only, mirrored", patch=_quarter_turns),
     "upright": Change("neither turned nor mirrored", patch=_upright),
     "stain": Change("stain not varied", recipe={"stain": 0}),

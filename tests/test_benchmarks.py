@@ -44,15 +44,18 @@ def test_a_change_is_set_against_the_recipe_in_the_folds_that_both_have(tmp_path
 
     for fold, loss in enumerate((0.1, 0.2, 0.9)):
         put(UNCHANGED, fold, loss)
-    put("smoothing", 0, 0.3)
+    put("seed", 0, 0.3)
+    put("smoothing", 0, 0.4)
     put("smoothing", 1, 0.1)
-    rows = table(tmp_path, [UNCHANGED, "smoothing", "cutout"], "keras", [0, 1, 2], {}).splitlines()
-    assert len(rows) == 3, "a change that was not measured has no row"
-    assert "0,1,2" in rows[1]
-    assert "0.4000" in rows[1]
-    assert rows[2].startswith(CHANGES["smoothing"].says)
-    assert "0,1 " in rows[2]
-    assert "+0.0500 (-0.1000 to +0.2000)" in rows[2]
+    _, unchanged, seed, smoothing = table(
+        tmp_path, [UNCHANGED, "seed", "smoothing", "cutout"], "keras", [0, 1, 2], {}
+    ).splitlines()  # a change that was not measured has no row
+    assert "0,1,2" in unchanged
+    assert "0.4000" in unchanged
+    assert "+0.2000 (+0.2000 to +0.2000)" in seed
+    assert smoothing.startswith(CHANGES["smoothing"].says)
+    assert "0,1 " in smoothing
+    assert "+0.0500 (-0.1000 to +0.2000)" in smoothing, "0.4 against the mean of two seeds, 0.1 against one"
 
 
 @pytest.mark.parametrize("name", CHANGES)
