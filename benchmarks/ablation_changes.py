@@ -217,6 +217,8 @@ CHANGES: dict[str, Change] = {
     "ema": Change("weights averaged over 100 steps", patch=_averaged_weights, models=["keras"]),
     "flat-cosine": Change("flat, then cosine", patch=_rates(_flat_cosine), models=["keras"]),
     "constant": Change("a constant rate", patch=_rates(lambda at: 1.0), models=["keras"]),
+    "rate-doubled": Change("twice the rate", recipe={"learning_rate": 4e-3}, models=["keras"]),
+    "rate-halved": Change("half the rate", recipe={"learning_rate": 1e-3}, models=["keras"]),
     "sgd": Change("SGD with momentum", patch=_sgd, models=["keras"]),
     "dropout": Change("no dropout", recipe={"dropout": 0}, models=["keras"]),
     "decay": Change("no weight decay", recipe={"weight_decay": 0}),
