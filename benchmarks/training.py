@@ -193,7 +193,8 @@ def run(job: Job, folder: Path, folds: int) -> None:
     if job.begin == "warm":
         earlier = replace(job, begin="earlier", changes={}).path(folder).stem
         start = next((folder / "work" / earlier).glob("weights.*"))
-    data = TrainingData(train_x, train_y.astype(np.float32), valid_x, valid_y.astype(np.float32))
+    patients = pd.factorize(valid_p)[0].astype(np.int64)
+    data = TrainingData(train_x, train_y.astype(np.float32), valid_x, valid_y.astype(np.float32), patients)
     began, cpu = time.perf_counter(), _cpu_seconds()
     fit = model.fit(
         data,

@@ -25,7 +25,7 @@ def learning_plot(candidate: Candidate, name: str) -> str | None:
     if not epochs:
         return None
     with_accuracy = any(e.valid_accuracy is not None or e.train_accuracy is not None for e in epochs)
-    best = next((e for e in epochs if e.epoch == candidate.best_epoch), None)
+    kept = next((e for e in epochs if e.epoch == candidate.best_epoch), None)
 
     def draw() -> Any:
         drawing, axes = figure(2 if with_accuracy else 1, hspace=0.22)
@@ -37,12 +37,12 @@ def learning_plot(candidate: Candidate, name: str) -> str | None:
             _panel(panels[1], epochs, lambda e: (e.train_accuracy, e.valid_accuracy))
             panels[1].set_ylabel("Accuracy")
         for panel in panels:
-            _mark(panel, candidate, epochs, best)
+            _mark(panel, candidate, epochs, kept)
         panels[-1].set_xlabel("Epoch")
         panels[0].legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), borderaxespad=0.2, ncols=2, columnspacing=1.2)
         return drawing
 
-    said = f"best epoch {best.epoch}, validation loss {best.valid_loss:.3f}" if best else "best epoch not among them"
+    said = f"epoch {kept.epoch} kept, validation loss {kept.valid_loss:.3f}" if kept else "the kept one not among them"
     what = "Loss and accuracy" if with_accuracy else "Loss"
     return render(draw, name, f"{what} by epoch, {len(epochs)} epochs, {_ENDINGS[candidate.stopped]}: {said}.")
 
@@ -63,11 +63,11 @@ def _panel(
     axes.grid(True, axis="y")
 
 
-def _mark(axes: Any, candidate: Candidate, epochs: Sequence[EpochRecord], best: EpochRecord | None) -> None:
+def _mark(axes: Any, candidate: Candidate, epochs: Sequence[EpochRecord], kept: EpochRecord | None) -> None:
     first, last = epochs[0].epoch, epochs[-1].epoch
     axes.set_xlim(first - 0.4, last + 0.6)
-    if best is not None:
-        axes.axvline(best.epoch, color=LINE, linewidth=6, zorder=0, label=f"Kept: epoch {best.epoch}")
+    if kept is not None:
+        axes.axvline(kept.epoch, color=LINE, linewidth=6, zorder=0, label=f"Kept: epoch {kept.epoch}")
     if candidate.stopped != "finished":
         axes.axvline(
             last + 0.3, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label=_ENDINGS[candidate.stopped].capitalize()

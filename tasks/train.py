@@ -73,9 +73,10 @@ def _write_request(context: Context, folder: Path, spec: TrainSpec, pack: Pack, 
     labels = np.zeros(pack.cells, np.float32)
     for side in sides.values():
         labels[side.start : side.stop] = side.labels
-    buffer = io.BytesIO()
-    np.save(buffer, labels)
-    (folder / "labels.npy").write_bytes(buffer.getvalue())
+    for name, array in (("labels", labels), ("patients", sides["validation"].codes)):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        (folder / f"{name}.npy").write_bytes(buffer.getvalue())
     request: dict[str, Any] = {
         "model": spec.model,
         "recipe": spec.recipe,

@@ -1,7 +1,7 @@
 """The process in which one CNN is trained: ``python -m tasks.train_child PARENT FOLDER``.
 
-FOLDER holds request.json, labels.npy and the weights to begin with, if any; it is given model.onnx, the native weights
-and, last and whole, result.json.
+FOLDER holds request.json, labels.npy, patients.npy (those of validation) and the weights to begin with, if any; it is
+given model.onnx, the native weights and, last and whole, result.json.
 Standard output is one JSON object a line: ``{"epoch": ...}``, ``{"warning": ...}``, or ``{"error": ..., "hint": ...}``
 before exit 1.
 The process of a training on several devices may launch one for each, as ``... PARENT FOLDER BATCH_SIZE``.
@@ -105,7 +105,8 @@ def _data(folder: Path, request: dict[str, Any]) -> TrainingData:
     images = np.load(request["pack"], mmap_mode="r", allow_pickle=False)
     labels = np.load(folder / "labels.npy", allow_pickle=False)
     train, valid = slice(*request["train"]), slice(*request["validation"])
-    return TrainingData(images[train], labels[train], images[valid], labels[valid])
+    patients = np.load(folder / "patients.npy", allow_pickle=False)
+    return TrainingData(images[train], labels[train], images[valid], labels[valid], patients)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ def fit(
         "start": sha256(start.read_bytes()) if start else None,
         "train": [list(data.train_images.shape), int(data.train_images.sum()), data.train_labels.tolist()],
         "validation": [list(data.valid_images.shape), int(data.valid_images.sum()), data.valid_labels.tolist()],
+        "patients": None if data.valid_patients is None else data.valid_patients.tolist(),
     }
     weights.write_text(json.dumps(given))
     return FitResult(onnx, weights, history, recipe.epochs, "finished", "cpu", {"fake": "1.0"}, temperature=1.0)

@@ -200,7 +200,8 @@ class EpochRecord(Record):
     """One epoch as the framework's own callbacks saw it. Losses are means of binary cross-entropy (nats).
 
     With a ``temperature``, ``valid_loss`` is that of the calibrated probabilities (validation.calibration), and
-    ``train_loss`` is against smoothed labels, where the recipe smooths them.
+    ``train_loss`` is against smoothed labels, where the recipe smooths them. ``is_kept``: whether its weights were
+    kept, until those of a later epoch were.
     """
 
     epoch: int = Field(ge=1)
@@ -210,6 +211,7 @@ class EpochRecord(Record):
     train_accuracy: float | None = None
     learning_rate: float | None = None
     temperature: float | None = None
+    is_kept: bool | None = None
     seconds: float = Field(ge=0)
 
 

@@ -41,8 +41,10 @@ class Recipe(BaseModel):
     warm_share: float = Field(default=0.6, ge=0, le=1, description="share of the earlier weights that is kept")
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
-    patience: int = Field(gt=0, description="epochs without a better validation loss before stopping")
-    deadline_seconds: float = Field(gt=0, description="wall-clock limit of the fit; the best epoch so far is kept")
+    patience: int = Field(gt=0, description="epochs in a row that are surely worse than the best, before stopping")
+    deadline_seconds: float = Field(
+        gt=0, description="wall-clock limit of the fit, which ends with the epoch kept so far"
+    )
     # Some of the labels are wrong. The only value tried.
     smoothing: float = Field(default=0.05, ge=0, lt=1, description="labels are half of it away from 0 and 1")
     # About a tenth in strength and hue, as between slides.
@@ -74,12 +76,16 @@ class Variation:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a CNN is fitted on: images uint8 [n, side, side, 3] RGB, labels float32 [n], 1 for Parasitized."""
+    """What a CNN is fitted on: images uint8 [n, side, side, 3] RGB, labels float32 [n], 1 for Parasitized.
+
+    ``valid_patients``: the patient of each validation cell by number, int [n]; None: each is of another.
+    """
 
     train_images: Images
     train_labels: Labels
     valid_images: Images
     valid_labels: Labels
+    valid_patients: npt.NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -126,7 +132,8 @@ class FitResult:
 class CNN(Protocol):
     """What a model module offers: it *is* the protocol's object (a module with these names).
 
-    ``fit`` trains with early stopping on validation loss, restores the best weights, and writes the one model file:
+    ``fit`` trains with early stopping on validation loss, restores the weights of the epoch that is kept
+    (``tasks.models.selection``), and writes the one model file:
     ONNX, input ``images`` uint8 [n, side, side, 3], output ``probability`` float32 [n]. It calls ``on_epoch`` after
     every epoch. With ``start``, the weights file of an earlier fit of the same recipe, it begins with a share of those
     weights and takes fewer epochs. A fit that was killed goes on after the last epoch that ``folder`` holds a

@@ -23,6 +23,7 @@ from validation.errors import RetrainError
 from validation.records import EpochRecord
 
 from . import Deadline, Recipe, TrainingData
+from .selection import Selection
 
 __all__ = ["Checkpoints", "Progress", "Saved"]
 
@@ -115,6 +116,7 @@ class Progress:
     epochs: int
     checkpoints: Checkpoints
     deadline: Deadline
+    selection: Selection
     history: list[EpochRecord] = field(default_factory=list)
     # Epochs that an earlier process ended, and its seconds.
     before: int = 0
@@ -122,16 +124,26 @@ class Progress:
 
     @property
     def best(self) -> EpochRecord | None:
-        """The epoch with the lowest validation loss."""
-        return min(self.history, key=lambda record: record.valid_loss, default=None)
+        """The epoch whose weights are kept (tasks.models.selection)."""
+        return next((record for record in reversed(self.history) if record.is_kept), None)
+
+    @property
+    def kept(self) -> int:
+        """Its number; 0 before the first has ended."""
+        return self.best.epoch if self.best else 0
 
     @property
     def waited(self) -> int:
-        """Epochs since the best one."""
-        return len(self.history) - self.best.epoch if self.best else 0
+        """Epochs since."""
+        return len(self.history) - self.kept
+
+    def save(self, arrays: Arrays) -> None:
+        """Keep the state after the last epoch; ``arrays`` are what the framework needs to go on."""
+        self.checkpoints.save({**arrays, "lowest": self.selection.lowest}, self.history, self.deadline.elapsed)
 
     def go_on(self, saved: Saved) -> None:
         """Begin where a killed process left."""
+        self.selection.lowest = saved.arrays["lowest"]
         self.history.extend(saved.history)
         self.before, self.seconds_before = len(saved.history), saved.seconds
         self.deadline.spend(saved.seconds)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from validation.calibration import calibrated_loss
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
@@ -28,7 +27,8 @@ __all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "s
 
 log = logging.getLogger(__name__)
 
-MONITORED = "calibrated_loss"
+# The number of the epoch that is kept: it rises when the newest is.
+MONITORED = "kept_epoch"
 
 
 def weights_of(progress: Progress) -> Path:
@@ -75,36 +75,31 @@ def callbacks(
     from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
     from fastai.learner import Metric
 
-    class CalibratedLoss(Metric):  # type: ignore[misc]
-        """Cross-entropy of all validation cells at their best temperature."""
+    class Kept(Metric):  # type: ignore[misc]
+        """Which epoch is kept, by all validation cells (tasks.models.selection)."""
 
         name = MONITORED
 
         def reset(self) -> None:
             self.logits: list[npt.NDArray[np.float32]] = []
-            self.labels: list[npt.NDArray[np.bool_]] = []
 
         def accumulate(self, learn: Any) -> None:
             self.logits.append(learn.pred.detach().flatten().float().cpu().numpy())
-            self.labels.append(learn.y.detach().flatten().cpu().numpy() > 0.5)
 
         @property
-        def value(self) -> float:
-            logits = ranks.whole(np.concatenate(self.logits), valid_cells)
-            labels = ranks.whole(np.concatenate(self.labels).astype(np.float32), valid_cells) > 0.5
-            loss, self.temperature = calibrated_loss(logits, labels)
-            self.accuracy = float(np.mean((logits > 0) == labels))
-            return loss
+        def value(self) -> int:
+            self.judged = progress.selection.judge(ranks.whole(np.concatenate(self.logits), valid_cells))
+            return len(progress.history) + 1 if self.judged.is_kept else progress.kept
 
-    calibrated = CalibratedLoss()
+    judge = Kept()
 
     class SaveBest(SaveModelCallback):  # type: ignore[misc]
-        """fastai's own choice of the best epoch, kept as safetensors: nothing here is ever unpickled."""
+        """fastai's own, of the epoch that is kept, as safetensors: nothing here is ever unpickled."""
 
         def before_fit(self) -> None:
             super().before_fit()
             if progress.best:
-                self.best = progress.best.valid_loss
+                self.best = progress.best.epoch
 
         def _save(self, name: str) -> None:
             from safetensors.torch import save_file
@@ -126,7 +121,7 @@ def callbacks(
         def before_fit(self) -> None:
             super().before_fit()
             if progress.best:
-                self.best, self.wait = progress.best.valid_loss, progress.waited
+                self.best, self.wait = progress.best.epoch, progress.waited
 
         def after_epoch(self) -> None:
             with printing_to_log():
@@ -157,15 +152,15 @@ def callbacks(
                 raise CancelFitException
 
         def after_epoch(self) -> None:
-            *_, valid_loss = self.learn.recorder.values[-1]
             record = EpochRecord(
                 epoch=self._epoch,
                 train_loss=self.loss_sum / self.seen,
-                valid_loss=self._finite("validation", float(valid_loss)),
-                valid_accuracy=calibrated.accuracy,
+                valid_loss=self._finite("validation", judge.judged.loss),
+                valid_accuracy=judge.judged.accuracy,
                 train_accuracy=self.right / self.seen,
                 learning_rate=float(self.learn.opt.hypers[-1]["lr"]),
-                temperature=calibrated.temperature,
+                temperature=judge.judged.temperature,
+                is_kept=judge.judged.is_kept,
                 seconds=time.monotonic() - self.started,
             )
             progress.history.append(record)
@@ -189,11 +184,11 @@ def callbacks(
                 )
             return loss
 
-    return [calibrated], [
+    return [judge], [
         *([parallel(ranks)] if ranks.count > 1 else []),
-        SaveBest(monitor=MONITORED, comp=np.less),
+        SaveBest(monitor=MONITORED, comp=np.greater),
         Journal(),
-        StopEarly(monitor=MONITORED, comp=np.less, patience=patience),
+        StopEarly(monitor=MONITORED, comp=np.greater, patience=patience),
     ]
 
 
@@ -206,7 +201,7 @@ def _keep(learn: Any, progress: Progress) -> None:
         arrays.update({f"optimiser/{number}/{key}": value.detach().cpu().numpy() for key, value in moments.items()})
     if progress.best and progress.best.epoch != len(progress.history):
         arrays.update({f"best/{key}": value for key, value in load_file(weights_of(progress)).items()})
-    progress.checkpoints.save(arrays, progress.history, progress.deadline.elapsed)
+    progress.save(arrays)
 
 
 def _go_on(learn: Any, progress: Progress, ranks: Ranks) -> None:

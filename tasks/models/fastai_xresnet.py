@@ -38,10 +38,11 @@ from ._common import (
 from .checkpoint import Checkpoints, Progress
 from .fastai_callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
 from .fastai_ranks import Ranks
+from .selection import Selection
 
 __all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 SHAPE = ("architecture",)
 # torch wants a process for each device that it trains on.
 PROCESS_PER_DEVICE = True
@@ -68,7 +69,7 @@ class DefaultRecipe(Recipe):
     # The first epochs see smaller cells, at two thirds of the cost: there is little to be seen yet.
     small_share: float = Field(default=0.4, ge=0, le=1)
     small_size: float = Field(default=0.75, gt=0, le=1)
-    # The loss may rise while the rate is at its peak or cells are small, and falls again in the last third.
+    # The loss may surely rise while the rate is at its peak or cells are small, and falls again in the last third.
     patience: int = Field(default=4, gt=0)
     # Twice what it takes on two quiet cores. A fit cut at the peak rate is poor: AUC 0.972 after one epoch.
     deadline_seconds: float = Field(default=1200, gt=0)
@@ -85,7 +86,7 @@ def fit(
     devices: int = 1,
     start: Path | None = None,
 ) -> FitResult:
-    """Train with a one-cycle schedule, stop early on validation loss, and export the best epoch.
+    """Train with a one-cycle schedule, stop early on validation loss, and export the epoch that is kept.
 
     Raises:
         TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
@@ -114,7 +115,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
 
     versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
-    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, versions), deadline)
+    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
     metrics, watchers = callbacks(recipe.patience, progress, on_epoch, ranks, len(data.valid_labels))
     learn = Learner(
         DataLoaders(train, valid, path=folder, device=device),

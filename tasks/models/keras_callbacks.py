@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from validation.calibration import calibrated_loss
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
-from . import Images, Labels
+from . import Images
 from .checkpoint import Progress
 
 __all__ = ["SCORING_BATCH", "DeadlinePassed", "accuracy", "callbacks", "go_on"]
 
 SCORING_BATCH = 256
+# The number of the epoch that is kept: it rises when the newest is.
+MONITORED = "kept_epoch"
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,18 @@ def accuracy(labels: Any, logits: Any) -> Any:
 def callbacks(
     patience: int,
     progress: Progress,
-    valid: tuple[Images, Labels],
+    images: Images,
     on_epoch: Callable[[EpochRecord], None],
     devices: int,
 ) -> tuple[Any, list[Any]]:
-    """Return Keras's early stopping, and all callbacks in their order: the journal, then early stopping."""
+    """Return Keras's early stopping, and all callbacks in their order: the journal, then early stopping.
+
+    ``images``: the validation cells, uint8 [n, side, side, 3].
+    """
     from keras.callbacks import Callback, EarlyStopping
 
-    images, labels = valid[0], valid[1] > 0.5
-    if short := -len(images) % devices:
+    cells = len(images)
+    if short := -cells % devices:
         images = np.concatenate([images, images[:short]])  # no device may find its part of a batch empty
     scoring_batch = SCORING_BATCH // devices * devices
 
@@ -62,7 +66,7 @@ def callbacks(
         def on_train_begin(self, logs: Any = None) -> None:
             super().on_train_begin(logs)
             if progress.best:
-                self.best, self.wait, self.best_weights = progress.best.valid_loss, progress.waited, self.kept
+                self.best, self.wait, self.best_weights = progress.best.epoch, progress.waited, self.kept
                 self.best_epoch = progress.best.epoch - 1
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -94,24 +98,26 @@ def callbacks(
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             logits = self.model.predict(images, batch_size=scoring_batch, verbose=0, callbacks=[Clock()])
-            logits = logits[: len(labels), 0]
+            logits = logits[:cells, 0]
             _finite("validation", float(np.sum(logits)))
-            logs["val_loss"], temperature = calibrated_loss(logits, labels)
+            judged = progress.selection.judge(logits)
             record = EpochRecord(
                 epoch=epoch + 1,
                 train_loss=float(logs["loss"]),
-                valid_loss=logs["val_loss"],
-                valid_accuracy=float(np.mean((logits > 0) == labels)),
+                valid_loss=judged.loss,
+                valid_accuracy=judged.accuracy,
                 train_accuracy=float(logs["accuracy"]),
                 learning_rate=float(self.model.optimizer.learning_rate),
-                temperature=temperature,
+                temperature=judged.temperature,
+                is_kept=judged.is_kept,
                 seconds=time.monotonic() - self.started,
             )
             progress.history.append(record)
+            logs[MONITORED] = progress.kept
             log.info("keras epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
             on_epoch(record)
 
-    stop_early = StopEarly(monitor="val_loss", mode="min", patience=patience, restore_best_weights=True)
+    stop_early = StopEarly(monitor=MONITORED, mode="max", patience=patience, restore_best_weights=True)
     return stop_early, [Journal(), stop_early]
 
 
@@ -131,7 +137,7 @@ def _keep(network: Any, best: Any, progress: Progress) -> None:
     arrays = {f"state/{number}": variable.numpy() for number, variable in enumerate(_state(network))}
     if progress.waited:
         arrays.update({f"best/{number}": np.asarray(array) for number, array in enumerate(best)})
-    progress.checkpoints.save(arrays, progress.history, progress.deadline.elapsed)
+    progress.save(arrays)
 
 
 def _state(network: Any) -> list[Any]:

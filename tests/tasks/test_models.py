@@ -14,6 +14,7 @@ import pytest
 
 from tasks import models
 from tasks.models import _common
+from tasks.models.selection import Selection, is_surely_higher
 from tests.ahead import Lane
 from tests.fake_cnn import DefaultRecipe
 from validation.calibration import temperature_of
@@ -86,16 +87,19 @@ loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modu
 (folder / "results.json").write_text(json.dumps({"jobs": results, "loaded": loaded}))
 """
 
+# fmt: off
 JOBS: list[dict[str, Any]] = [
     {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4}},
-    # Better on training cells is worse on these: the best epoch is an early one, and patience runs out.
-    {"name": "early", "seed": 3, "valid_labels": "inverted", "recipe": {"epochs": 30, "patience": 3, "views": 1}},
+    # Better on training cells is worse on these: the epoch that is kept is an early one, and patience runs out.
+    {"name": "early", "seed": 3, "valid_labels": "inverted",
+     "recipe": {"epochs": 30, "patience": 3, "views": 1}},
     {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30, "views": 1}},
     {"name": "warm", "seed": 4, "start": "plain", "recipe": {"epochs": 4, "warm_epochs": 2, "warm_share": 1}},
     {"name": "hopeless", "seed": 3, "recipe": {"epochs": 2, "deadline_seconds": 1e-3}},
     {"name": "diverging", "seed": 3, "recipe": {"epochs": 2, "learning_rate": 1e30}},
     {"name": "tiny", "seed": 3, "train": 17, "valid": 3, "recipe": {"epochs": 1, "batch_size": 64}},
 ]
+# fmt: on
 
 
 def synthetic_cells(count: int, seed: int) -> tuple[models.Images, models.Labels]:
@@ -128,7 +132,7 @@ def ahead(lane: Lane) -> dict[str, Fits]:
     for name in models.model_names():
         done[name] = run_child(lane, name, folder / name, JOBS)
         again, (plain, early) = folder / f"{name}-again", JOBS[:2]
-        # Two later, so that the best epoch is not the last one that the checkpoint holds.
+        # Two later, so that the kept epoch is not the last one that the checkpoint holds.
         killed_after = done[name].jobs["early"]["best_epoch"] + 2
         killed = start_child(
             lane, name, again, [plain | {"interrupted_after": 3}, early | {"killed_after": killed_after}]
@@ -280,13 +284,15 @@ class TestFit:
         assert "onnx_opset" in fitted["versions"]
 
     @pytest.mark.parametrize("job", ["early", "late"])
-    def test_the_best_epoch_is_what_is_exported(self, job: str, fits: Fits, cells: models.TrainingData) -> None:
+    def test_the_epoch_that_is_kept_is_what_is_exported(self, job: str, fits: Fits, cells: models.TrainingData) -> None:
         fitted = fits.jobs[job]
-        losses = [record["valid_loss"] for record in fitted["history"]]
+        kept = max((record for record in fitted["history"] if record["is_kept"]), key=lambda record: record["epoch"])
         labels = cells.valid_labels
         scores = score(fitted["onnx"], cells.valid_images)
-        assert fitted["best_epoch"] == 1 + int(np.argmin(losses))
-        assert cross_entropy(scores, 1 - labels if job == "early" else labels) == pytest.approx(min(losses), rel=1e-4)
+        assert fitted["best_epoch"] == kept["epoch"]
+        assert cross_entropy(scores, 1 - labels if job == "early" else labels) == pytest.approx(
+            kept["valid_loss"], rel=1e-4
+        )
 
     def test_a_cell_and_its_mirror_images_score_the_same(self, fits: Fits, cells: models.TrainingData) -> None:
         path, images = fits.jobs["plain"]["onnx"], cells.valid_images
@@ -328,7 +334,7 @@ class TestFit:
     def test_ended_between_two_epochs_and_begun_again_it_comes_to_the_same_model(
         self, name: str, fits: Fits, ahead: dict[str, Fits]
     ) -> None:
-        """Also where the best epoch lies before the kill; and so for every training with the same seed."""
+        """Also where the kept epoch lies before the kill; and so for every training with the same seed."""
         for job in ("plain", "early"):
             first, second = fits.jobs[job], ahead[f"{name} again"].jobs[job]
             assert second["before"] >= 2
@@ -337,6 +343,63 @@ class TestFit:
             assert (second["stopped"], second["best_epoch"]) == (first["stopped"], first["best_epoch"])
             assert Path(second["onnx"]).read_bytes() == Path(first["onnx"]).read_bytes()
             assert not (Path(second["onnx"]).parent / "checkpoint.safetensors").exists()
+
+
+class TestSelection:
+    """Ten patients of twenty cells, a logit of one in favour of the truth unless something else is said."""
+
+    LABELS = np.tile([0.0, 1.0], 100).astype(np.float32)
+    PATIENTS = np.repeat(np.arange(10), 20)
+    TRUTH = np.where(LABELS > 0.5, 1.0, -1.0)
+
+    def selection(self, labels: models.Labels = LABELS, patients: Any = PATIENTS) -> Selection:
+        images = np.zeros((len(labels), 1, 1, 3), np.uint8)
+        return Selection(models.TrainingData(images, labels, images, labels, patients))
+
+    def test_the_first_epoch_is_kept_and_a_better_one_too(self) -> None:
+        selection, noise = self.selection(), np.random.default_rng(1).normal(0, 1, 200)
+        first, second = selection.judge(self.TRUTH + 2 * noise), selection.judge(self.TRUTH + noise)
+        assert first.is_kept
+        assert second.is_kept
+        assert second.loss < first.loss
+        assert second.accuracy > first.accuracy
+
+    def test_an_epoch_that_is_worse_by_chance_is_kept_and_one_that_is_worse_on_all_patients_is_not(self) -> None:
+        rng = np.random.default_rng(1)
+        alike = [self.TRUTH + rng.normal(0, 1, 200) for _ in range(2)]
+        better, worse = sorted(alike, key=lambda logits: self.selection().judge(logits).loss)
+        selection = self.selection()
+        lowest = selection.judge(better).loss
+        assert selection.judge(worse).loss > lowest
+        assert selection.judge(worse).is_kept
+        assert not selection.judge(0.2 * self.TRUTH + rng.normal(0, 2, 200)).is_kept
+
+    def test_one_patient_with_wrong_labels_does_not_decide(self) -> None:
+        before = np.ones(200)
+        after = np.where(self.PATIENTS == 3, before + 2, before - 0.05)
+        assert after.mean() > before.mean()
+        assert not is_surely_higher(after, before, self.PATIENTS)
+        assert is_surely_higher(after, before, np.arange(200)), "twenty cells would"
+
+    def test_judged_twice_it_comes_to_the_same(self) -> None:
+        selection, logits = self.selection(), self.TRUTH + np.random.default_rng(1).normal(0, 1, 200)
+        assert selection.judge(logits) == selection.judge(logits)
+
+    def test_one_patient_alone_is_never_sure(self) -> None:
+        assert not is_surely_higher(np.full(8, 2.0), np.ones(8), np.zeros(8, np.int64))
+        assert is_surely_higher(np.full(8, 2.0), np.ones(8), np.arange(8))
+
+    def test_the_error_is_that_of_drawing_patients(self) -> None:
+        rng = np.random.default_rng(2)
+        patients = np.repeat(np.arange(40), rng.integers(5, 60, 40))
+        difference = rng.normal(0, 1, 40)[patients] + rng.normal(0, 0.3, len(patients))
+        sums, cells = np.bincount(patients, difference), np.bincount(patients)
+        drawn = rng.integers(0, 40, (20_000, 40))
+        error = (sums[drawn].sum(axis=1) / cells[drawn].sum(axis=1)).std()
+        # Moved to 1.8 and 2.2 of the errors that draws of patients find.
+        moved = difference - difference.mean()
+        assert not is_surely_higher(moved + 1.8 * error, np.zeros(len(patients)), patients)
+        assert is_surely_higher(moved + 2.2 * error, np.zeros(len(patients)), patients)
 
 
 class TestCommon:

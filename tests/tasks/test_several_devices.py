@@ -66,6 +66,7 @@ def train(lane: Lane, name: str, job: str, *, harm: str = "", **recipe: Any) -> 
     images, labels = synthetic_cells(TRAIN + VALID, 3)
     np.save(folder / "pack.npy", images)
     np.save(folder / "labels.npy", labels)
+    np.save(folder / "patients.npy", np.arange(VALID))
     request = {
         "model": name, "seed": 1, "devices": 2, "pack": str(folder / "pack.npy"), "train": [0, TRAIN],
         "validation": [TRAIN, TRAIN + VALID], "start": None,

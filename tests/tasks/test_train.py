@@ -173,6 +173,8 @@ def test_it_is_fitted_on_the_training_side_and_never_sees_the_holdout(
     train_side, valid_side = (load_side(context, prepared.split, prepared.pack, s) for s in train_module.SIDES)
     assert given["train"] == told(train_side)
     assert given["validation"] == told(valid_side)
+    assert given["patients"] == valid_side.codes.tolist()
+    assert len(set(given["patients"])) == valid_side.patients_count > 1
     assert candidate.train_cells == len(train_side.keys)
     assert candidate.train_patients == train_side.patients_count
     assert candidate.train_patients_digest == digest(sorted(set(train_side.patients)))

@@ -1,0 +1,79 @@
+"""Which epoch's weights are kept: the last one that is not surely worse on the validation patients than the best.
+
+NumPy only, for both CNNs alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from validation.calibration import temperature_of
+
+from . import TrainingData
+
+__all__ = ["Judged", "Selection", "is_surely_higher"]
+
+# Standard errors by which an epoch has to be worse: one in forty would be by chance.
+SURELY = 2.0
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An epoch on the validation cells: loss (nats) at its best temperature, accuracy at a half, whether it is kept."""
+
+    loss: float
+    temperature: float
+    accuracy: float
+    is_kept: bool
+
+
+class Selection:
+    """Judges one epoch after the other.
+
+    The rate falls until the end of the schedule, and with it the errors on patients that are in nobody's hands; so the
+    later epoch is the better one, unless the validation patients surely say otherwise. The lowest loss does not: a
+    single patient with wrong labels is enough for it to rise from the second epoch on (docs/training.md).
+    """
+
+    def __init__(self, data: TrainingData) -> None:
+        self._labels = data.valid_labels > 0.5
+        cells = np.arange(len(self._labels))
+        self._patients = cells if data.valid_patients is None else data.valid_patients
+        # Each cell's loss after the epoch with the lowest mean; none before the first. A checkpoint holds it.
+        self.lowest: Floats = np.empty(0)
+
+    def judge(self, logits: npt.NDArray[np.floating]) -> Judged:
+        """Judge the epoch that has just ended by its logits, float [n]; twice comes to the same."""
+        temperature = temperature_of(logits, self._labels)
+        scaled = logits.astype(np.float64) / temperature
+        losses: Floats = np.logaddexp(0, scaled) - scaled * self._labels
+        if not len(self.lowest) or losses.mean() < self.lowest.mean():
+            self.lowest = losses
+        return Judged(
+            float(losses.mean()),
+            temperature,
+            float(np.mean((logits > 0) == self._labels)),
+            not is_surely_higher(losses, self.lowest, self._patients),
+        )
+
+
+def is_surely_higher(losses: Floats, others: Floats, patients: npt.NDArray[np.integer]) -> bool:
+    """Return whether the mean of ``losses``, float [n], is above that of ``others`` by more than two standard errors.
+
+    The error is that of the mean difference of the same cells when ``patients``, int [n], are drawn and not cells: of
+    a ratio of sums over clusters (Cochran 1977, Sampling Techniques, eq. 11.10). One patient alone can never be sure.
+    """
+    _, codes, cells = np.unique(patients, return_inverse=True, return_counts=True)
+    count = len(cells)
+    if count < 2:
+        return False
+    difference = losses - others
+    mean = difference.mean()
+    beyond = np.bincount(codes, difference) - cells * mean
+    error = np.sqrt(count / (count - 1) * (beyond**2).sum()) / len(losses)
+    return bool(mean > SURELY * error)
