@@ -125,6 +125,12 @@ def _half_the_pixels() -> None:
     _put(training, divide=divide)
 
 
+def _lowest() -> None:
+    from tasks.models import selection
+
+    selection.SURELY = 0.0
+
+
 def _averaged_weights() -> None:
     """Validate and keep the moving average of the weights, over some 100 steps (an epoch has 118)."""
     _frameworks()
@@ -214,13 +220,16 @@ CHANGES: dict[str, Change] = {
     "cutout": Change("a square of 16 px blacked out", patch=_cutout),
     "mixup": Change("mixup, Beta(0.2, 0.2)", patch=_mixup, models=["keras"]),
     "smoothing": Change("labels not smoothed", recipe={"smoothing": 0}),
+    "lowest": Change("the epoch with the lowest validation loss kept", patch=_lowest),
+    "longer": Change("20 epochs", recipe={"epochs": 20}, models=["keras"]),
+    "shorter": Change("10 epochs", recipe={"epochs": 10}, models=["keras"]),
     "ema": Change("weights averaged over 100 steps", patch=_averaged_weights, models=["keras"]),
     "flat-cosine": Change("flat, then cosine", patch=_rates(_flat_cosine), models=["keras"]),
     "constant": Change("a constant rate", patch=_rates(lambda at: 1.0), models=["keras"]),
     "rate-doubled": Change("twice the rate", recipe={"learning_rate": 4e-3}, models=["keras"]),
     "rate-halved": Change("half the rate", recipe={"learning_rate": 1e-3}, models=["keras"]),
     "sgd": Change("SGD with momentum", patch=_sgd, models=["keras"]),
-    "dropout": Change("no dropout", recipe={"dropout": 0}, models=["keras"]),
+    "dropout": Change("dropout of 0.3", recipe={"dropout": 0.3}, models=["keras"]),
     "decay": Change("no weight decay", recipe={"weight_decay": 0}),
     "pixels": Change("48 px", patch=_half_the_pixels),
     "large": Change("cells of the full size from the start", recipe={"small_share": 0}, models=["fastai"]),
