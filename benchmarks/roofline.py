@@ -1,8 +1,8 @@
 """Roofline: what share of a device's arithmetic a training of each CNN uses.
 
-The roof is what one large matrix product reaches on the same device, in the same process, in the precision that the
-CNN is trained in. The work is counted in the model file: the convolutions and products of a forward pass, three times
-for a training cell (forward, and the gradients of what goes in and of the weights), once for a validation cell.
+The roof is what a large matrix product or convolution reaches on the same device, in the same process, in the precision
+that the CNN is trained in. The work is counted in the model file: the convolutions and products of a forward pass, three
+times for a training cell (forward, and the gradients of what goes in and of the weights), once for a validation cell.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from tasks.models import Recipe
 __all__ = ["forward_flops", "peak_flops", "training_flops"]
 
 COUNTED = ("Conv", "Gemm", "MatMul")
-SIDES = {"cpu": 2048, "cuda": 8192}
+# The side of the matrices, and the cells of the convolution, of 256 channels at 16 x 16.
+SIDES = {"cpu": (2048, 16), "cuda": (8192, 1024)}
+CHANNELS, PIXELS = 256, 16
 ROUNDS = 10
 
 
@@ -57,37 +59,57 @@ def training_flops(onnx_file: Path, recipe: Recipe, epochs: int, train: int, val
 
 
 def peak_flops(framework: str, device: str) -> float:
-    """Return the operations a second of a large matrix product: the best of ten."""
+    """Return the operations a second of the faster of a large matrix product and a large convolution, the best of ten.
+
+    Of both, because a library's matrix product may be the slower one (MKL's on AMD).
+    """
     kind = "cuda" if "cuda" in device else "cpu"
-    multiply = (_torch if framework == "fastai" else _tensorflow)(SIDES[kind], kind)
-    multiply()
-    best = np.inf
+    side, cells = SIDES[kind]
+    multiply, convolve = (_torch if framework == "fastai" else _tensorflow)(side, cells, kind)
+    work = {multiply: 2 * side**3, convolve: 2 * cells * PIXELS**2 * CHANNELS**2 * 9}
+    return max(operations / _shortest(run) for run, operations in work.items())
+
+
+def _shortest(run: Callable[[], None]) -> float:
+    run()
+    seconds = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        multiply()
-        best = min(best, time.perf_counter() - began)
-    return float(2 * SIDES[kind] ** 3 / best)
+        run()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
-def _torch(side: int, kind: str) -> Callable[[], Any]:
+def _torch(side: int, cells: int, kind: str) -> tuple[Callable[[], None], Callable[[], None]]:
     import torch
 
-    dtype = torch.float16 if kind == "cuda" else torch.float32
-    matrix = torch.ones(side, side, dtype=dtype, device=kind)
+    about: dict[str, Any] = {"dtype": torch.float16 if kind == "cuda" else torch.float32, "device": kind}
+    layout = torch.channels_last if kind == "cuda" else torch.contiguous_format
+    matrix = torch.ones(side, side, **about)
+    images = torch.ones(cells, CHANNELS, PIXELS, PIXELS, **about).to(memory_format=layout)
+    weights = torch.ones(CHANNELS, CHANNELS, 3, 3, **about).to(memory_format=layout)
 
+    # Read back: a GPU answers before it has done anything.
     def multiply() -> None:
-        # Read back: a GPU answers before it has done anything.
         float((matrix @ matrix)[0, 0])
 
-    return multiply
+    def convolve() -> None:
+        float(torch.nn.functional.conv2d(images, weights, padding=1)[0, 0, 0, 0])
+
+    return multiply, convolve
 
 
-def _tensorflow(side: int, kind: str) -> Callable[[], Any]:
+def _tensorflow(side: int, cells: int, kind: str) -> tuple[Callable[[], None], Callable[[], None]]:
     import tensorflow as tf
 
-    matrix = tf.ones((side, side), tf.float16 if kind == "cuda" else tf.float32)
+    dtype = tf.float16 if kind == "cuda" else tf.float32
+    matrix = tf.ones((side, side), dtype)
+    images, weights = tf.ones((cells, PIXELS, PIXELS, CHANNELS), dtype), tf.ones((3, 3, CHANNELS, CHANNELS), dtype)
 
     def multiply() -> None:
         float(tf.linalg.matmul(matrix, matrix)[0, 0])
 
-    return multiply
+    def convolve() -> None:
+        float(tf.nn.conv2d(images, weights, 1, "SAME")[0, 0, 0, 0])
+
+    return multiply, convolve
