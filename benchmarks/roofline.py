@@ -1,8 +1,9 @@
 """Roofline: what share of a device's arithmetic a training of each CNN uses.
 
 The roof is what a large matrix product or convolution reaches on the same device, in the same process, in the precision
-that the CNN is trained in. The work is counted in the model file: the convolutions and products of a forward pass, three
-times for a training cell (forward, and the gradients of what goes in and of the weights), once for a validation cell.
+that the CNN is trained in. The work is counted in the model file: the convolutions and products of a forward pass,
+three times for a training cell (forward, and the gradients of what goes in and of the weights), once for a validation
+cell.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A Keras CNN of our own, small enough for a CPU: a stem, three residual blocks, pooled by mean and by maximum.
 
-Measured as docs/training.md tells. The file and Keras agree to 1.2e-7. No figure is from a GPU: that path has not been
-run.
+On patients that it has not seen, from 3,770 real cells, in six CPU minutes: accuracy 0.963, AUC 0.990 (five parts of
+120 patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
+The file and Keras agree to 1.2e-7. No figure is from a GPU: that path has not been run.
 """
 
 from __future__ import annotations
