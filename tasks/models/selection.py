@@ -66,7 +66,7 @@ def is_surely_higher(losses: Floats, others: Floats, patients: npt.NDArray[np.in
     """Return whether the mean of ``losses``, float [n], is above that of ``others`` by more than two standard errors.
 
     The error is that of the mean difference of the same cells when ``patients``, int [n], are drawn and not cells: of
-    a ratio of sums over clusters (Cochran 1977, Sampling Techniques, eq. 11.10). One patient alone can never be sure.
+    a ratio of sums over patients (Cochran 1977, Sampling Techniques, chapter 6). One patient alone can never be sure.
     """
     _, codes, cells = np.unique(patients, return_inverse=True, return_counts=True)
     count = len(cells)
