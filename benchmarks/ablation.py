@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks import training
 from benchmarks.ablation_changes import CHANGES, Change
 from benchmarks.training import Job
+from benchmarks.training_table import aligned
 
 UNCHANGED = "unchanged"
 # The trainings of the recipe as it is.
@@ -70,10 +71,7 @@ def table(folder: Path, names: Sequence[str], model: str, folds: Sequence[int], 
             more = values - own
             row.append(f"{more.mean():+.{decimals}f} ({more.min():+.{decimals}f} to {more.max():+.{decimals}f})")
         lines.append(row)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return "\n".join(aligned(lines))
 
 
 def _figure(results: Sequence[dict[str, Any]], key: str) -> float:

@@ -150,7 +150,7 @@ def _averaged_weights() -> None:
 
 
 def _sgd() -> None:
-    """Nesterov's momentum instead of AdamW, at a rate of its own, with L2 of 5e-4."""
+    """Nesterov's momentum instead of AdamW, at a rate of its own, nothing decayed."""
     _frameworks()
     import keras
 

@@ -62,9 +62,13 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines = [["", *names], ["trainings", *(str(len(groups[name])) for name in names)]]
     for title, key, decimals in ROWS:
         lines.append([title, *(_cell([result.get(key) for result in groups[name]], decimals) for name in names)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-    shown = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*shown, "", *against_references(results)])
+    return "\n".join([*aligned(lines), "", *against_references(results)])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line of text for each line of cells, the columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def _cell(values: Sequence[float | None], decimals: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-__all__ = ["calibrated_loss", "temperature_of"]
+__all__ = ["calibrated_loss", "cross_entropy", "temperature_of"]
 
 # Beyond these a model says nothing, or has seen too few cells to be believed.
 COLDEST, HOTTEST = 0.1, 10.0
@@ -29,7 +30,7 @@ def temperature_of(logits: Floats, labels: npt.NDArray[np.bool_]) -> float:
     values = logits.astype(np.float64)
     targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     found = minimize_scalar(
-        lambda x: _cross_entropy(values / math.exp(x), targets),
+        lambda x: float(np.mean(cross_entropy(values / math.exp(x), targets))),
         bounds=(math.log(COLDEST), math.log(HOTTEST)),
         method="bounded",
         options={"xatol": 1e-6},
@@ -44,8 +45,10 @@ def calibrated_loss(logits: Floats, labels: npt.NDArray[np.bool_]) -> tuple[floa
     temperature in its model file takes back.
     """
     temperature = temperature_of(logits, labels)
-    return _cross_entropy(logits.astype(np.float64) / temperature, labels.astype(np.float64)), temperature
+    return float(np.mean(cross_entropy(logits.astype(np.float64) / temperature, labels))), temperature
 
 
-def _cross_entropy(logits: npt.NDArray[np.float64], targets: npt.NDArray[np.float64]) -> float:
-    return float(np.mean(np.logaddexp(0, logits) - targets * logits))
+def cross_entropy(logits: npt.NDArray[np.float64], targets: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return each cell's binary cross-entropy (nats), float [n]; ``targets`` [n] are probabilities, or bool."""
+    losses: npt.NDArray[np.float64] = np.logaddexp(0, logits) - targets * logits
+    return losses

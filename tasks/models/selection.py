@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from validation.calibration import temperature_of
+from validation.calibration import cross_entropy, temperature_of
 
 from . import TrainingData
 
@@ -50,8 +50,7 @@ class Selection:
     def judge(self, logits: npt.NDArray[np.floating]) -> Judged:
         """Judge the epoch that has just ended by its logits, float [n]; twice comes to the same."""
         temperature = temperature_of(logits, self._labels)
-        scaled = logits.astype(np.float64) / temperature
-        losses: Floats = np.logaddexp(0, scaled) - scaled * self._labels
+        losses = cross_entropy(logits.astype(np.float64) / temperature, self._labels)
         if not len(self.lowest) or losses.mean() < self.lowest.mean():
             self.lowest = losses
         return Judged(
