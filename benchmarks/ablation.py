@@ -1,8 +1,8 @@
 """Ablation: what each part of a CNN's recipe brings, one change at a time, on patients that it has not seen.
 
-    python -m benchmarks.ablation CELLS --folder WORK --model keras --recipe '{"width": 32}' [--folds 0,1,2]
+    python -m benchmarks.ablation CELLS --folder WORK --model keras [--folds 0,1,2]
     python -m benchmarks.ablation CELLS --folder WORK --model keras --changes cutout,ema
-    python -m benchmarks.ablation CELLS --folder WORK --model keras --recipe '{"width": 32}' --table
+    python -m benchmarks.ablation CELLS --folder WORK --model keras --table
 
 The question is ``folds`` of benchmarks/training.py: the holdout has no part in it. Each change of
 benchmarks/ablation_changes.py is set against the recipe without it, in the same folds; ``seed`` changes nothing but
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("fastai", "keras"), default="keras")
     parser.add_argument("--folds", default="0,1,2", help="which of five")
     parser.add_argument("--changes", help=f"of {', '.join(CHANGES)}; default: all of the model's")
-    parser.add_argument("--recipe", type=json.loads, default={}, help='of all trainings, as in {"width": 32}')
+    parser.add_argument("--recipe", type=json.loads, default={}, help='of all trainings, as in {"dropout": 0.3}')
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()

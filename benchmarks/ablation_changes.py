@@ -113,6 +113,75 @@ def _mixup() -> None:
     _put(keras_cnn, _batches=batches)
 
 
+def _centred_otherwise(how: str) -> Callable[[], None]:
+    """Return a patch: the colours of a cell as they are, divided by their mean, or centred and of one spread."""
+
+    def centre(cells: Any, inside: Any, axes: tuple[int, int], add: Callable[..., Any]) -> Any:
+        pixels = add(inside, axes) + 1
+        mean = add(cells * inside, axes) / pixels
+        if how == "divided":
+            return cells / (mean + 0.05) - 1
+        centred = (cells - mean) * inside
+        return centred / ((add(centred**2, axes) / pixels) ** 0.5 + 0.02)
+
+    def patch() -> None:
+        from tasks.models import _common, fastai_xresnet, keras_cnn
+
+        def of_keras(images: Any) -> Any:
+            from keras import ops
+
+            cells = ops.cast(images, "float32") / 255
+            if how == "as it is":
+                return cells * 2 - 1
+            inside = ops.cast(ops.max(cells, axis=-1, keepdims=True) > _common.BLACK, "float32")
+            return centre(cells, inside, (1, 2), lambda x, axes: ops.sum(x, axis=axes, keepdims=True))
+
+        _put(keras_cnn, _centred=of_keras)
+        own = fastai_xresnet._network
+
+        def network(architecture: str) -> Any:
+            import torch
+
+            class Cells(torch.nn.Module):  # type: ignore[misc]
+                def forward(self, images: Any) -> Any:
+                    cells = images.permute(0, 3, 1, 2).float() / 255
+                    if how == "as it is":
+                        return (cells - 0.5) / 0.3
+                    inside = (cells.amax(1, keepdim=True) > _common.BLACK).float()
+                    return centre(cells, inside, (2, 3), lambda x, axes: x.sum(axes, keepdim=True))
+
+            return torch.nn.Sequential(Cells(), own(architecture)[1])
+
+        _put(fastai_xresnet, _network=network)
+
+    return patch
+
+
+def _focus() -> None:
+    """Sharpen some cells and soften others."""
+    import cv2
+
+    def refocus(images: Any, rng: np.random.Generator) -> Any:
+        for image, more in zip(images, np.clip(rng.normal(0, 0.5, len(images)), -1, 1), strict=True):
+            soft = cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32)
+            image[:] = np.clip(image + more * (image - soft), 0, 255).astype(np.uint8)
+        return images
+
+    _vary(lambda rng: rng, refocus)
+
+
+def _contrast() -> None:
+    """Draw the colours of a cell nearer to its mean, or farther away from it."""
+
+    def contrast(images: Any, rng: np.random.Generator) -> Any:
+        inside = images.max(axis=-1, keepdims=True) > 25
+        mean = (images * inside).sum((1, 2), keepdims=True) / (inside.sum((1, 2), keepdims=True) + 1)
+        gain = np.exp(rng.normal(0, 0.25, (len(images), 1, 1, 1)))
+        return np.where(inside, np.clip(mean + gain * (images - mean), 0, 255), images).astype(np.uint8)
+
+    _vary(lambda rng: rng, contrast)
+
+
 def _half_the_pixels() -> None:
     """Show, and score, cells of 48 pixels."""
     from tasks.models._common import shrunk
@@ -213,13 +282,20 @@ def _frameworks() -> None:
 CHANGES: dict[str, Change] = {
     "seed": Change("nothing but another seed", seed=2),
     "seed-3": Change("nothing but a third seed", seed=3),
+    "uncentred": Change("colours as they are, not less the cell's mean", patch=_centred_otherwise("as it is")),
+    "divided": Change("colours divided by the cell's mean", patch=_centred_otherwise("divided")),
+    "standardised": Change("colours less the mean, of one spread", patch=_centred_otherwise("standardised")),
     "quarter-turns": Change("turned by quarters only, mirrored", patch=_quarter_turns),
     "upright": Change("neither turned nor mirrored", patch=_upright),
     "stain": Change("stain not varied", recipe={"stain": 0}),
+    "stain-doubled": Change("stain varied twice as much", recipe={"stain": 0.2}),
+    "focus": Change("focus varied", patch=_focus),
+    "contrast": Change("contrast varied", patch=_contrast),
     "zoom": Change("size and place not varied", recipe={"zoom": 0, "shift": 0}),
     "cutout": Change("a square of 16 px blacked out", patch=_cutout),
     "mixup": Change("mixup, Beta(0.2, 0.2)", patch=_mixup, models=["keras"]),
     "smoothing": Change("labels not smoothed", recipe={"smoothing": 0}),
+    "smoothing-doubled": Change("labels smoothed by 0.1", recipe={"smoothing": 0.1}),
     "lowest": Change("the epoch with the lowest validation loss kept", patch=_lowest),
     "longer": Change("20 epochs", recipe={"epochs": 20}, models=["keras"]),
     "shorter": Change("10 epochs", recipe={"epochs": 10}, models=["keras"]),
@@ -229,6 +305,8 @@ CHANGES: dict[str, Change] = {
     "rate-doubled": Change("twice the rate", recipe={"learning_rate": 4e-3}, models=["keras"]),
     "rate-halved": Change("half the rate", recipe={"learning_rate": 1e-3}, models=["keras"]),
     "sgd": Change("SGD with momentum", patch=_sgd, models=["keras"]),
+    "wide": Change("twice the channels", recipe={"width": 64}, models=["keras"]),
+    "narrow": Change("half the channels", recipe={"width": 16}, models=["keras"]),
     "dropout": Change("dropout of 0.3", recipe={"dropout": 0.3}, models=["keras"]),
     "decay": Change("no weight decay", recipe={"weight_decay": 0}),
     "pixels": Change("48 px", patch=_half_the_pixels),

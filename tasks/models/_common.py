@@ -21,6 +21,10 @@ INPUT, OUTPUT = "images", "probability"
 # fastai's XResNet halves a cell five times; below this nothing would be left to convolve.
 SMALLEST_SIDE = 32
 BATCH_COLUMNS = 8
+# A pixel belongs to the cell if one of its channels is brighter; the rest is padding, or the blur of its edge.
+BLACK = 0.1
+# Brings the colours of a cell, less their mean, to a spread of about one.
+CONTRAST = 4.0
 # Axes of [n, side, side, 3]: along each a model file adds the mirror images of all the views so far.
 MIRRORED = {1: (), 2: (2,), 4: (2, 1)}
 

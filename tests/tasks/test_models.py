@@ -301,6 +301,16 @@ class TestFit:
             np.testing.assert_allclose(score(path, np.flip(images, axes)), scores, atol=1e-5)
         assert np.abs(score(path, np.rot90(images, axes=(1, 2))) - scores).max() > 1e-3
 
+    def test_a_cell_in_another_light_scores_the_same(self, fits: Fits, cells: models.TrainingData) -> None:
+        path, images = fits.jobs["plain"]["onnx"], cells.valid_images
+        lit = np.where(images.any(axis=3, keepdims=True), images + np.array([-20, 5, 9], np.int16), 0)
+        assert 0 <= lit.min() <= lit.max() <= 255
+        np.testing.assert_allclose(score(path, lit.astype(np.uint8)), score(path, images), atol=1e-4)
+
+    def test_a_picture_without_a_cell_has_a_score(self, fits: Fits) -> None:
+        (scored,) = score(fits.jobs["plain"]["onnx"], np.zeros((1, SIDE, SIDE, 3), np.uint8))
+        assert 0 < scored < 1
+
     def test_the_temperature_is_the_best_for_the_averaged_logits(self, fits: Fits, cells: models.TrainingData) -> None:
         scores = score(fits.jobs["plain"]["onnx"], cells.valid_images).astype(np.float64)
         logits = np.log(scores / (1 - scores)) * fits.jobs["plain"]["temperature"]
