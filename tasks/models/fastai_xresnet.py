@@ -1,6 +1,6 @@
 """fastai's XResNet34, trained from scratch on cells in memory: fastai's Learner, one-cycle schedule and callbacks.
 
-On patients that it has not seen, from 3,770 real cells, in six CPU minutes: accuracy 0.959, AUC 0.989 (five parts of
+On patients that it has not seen, from 3,770 real cells, in six CPU minutes: accuracy 0.962, AUC 0.990 (five parts of
 120 patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
 The file and torch agree to 4e-7. No figure is from a GPU: that path has not been run.
 """

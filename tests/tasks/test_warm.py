@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.context import Context
+from tasks.models import get_model
 from tasks.specs import train_spec
 from tasks.warm import earlier_candidates
 from tests.builders import (
@@ -82,7 +83,8 @@ def test_of_a_champion_whose_night_is_not_known_its_own_weights_are_left(
 def test_weights_of_another_network_do_not_fit(
     context: Context, prepared: Prepared, trained: dict[str, Candidate], champion: ChampionRef
 ) -> None:
-    for changed in ({"keras": {"width": 32}}, {"side": 32}):
+    other = get_model("keras").DefaultRecipe().model_dump()["width"] * 2
+    for changed in ({"keras": {"width": other}}, {"side": 32}):
         settings = with_settings(context, training=changed).settings
         assert train_spec(settings, "keras", "split", trained["keras"]).start is None
     settings = with_settings(context, training={"keras": {"learning_rate": 1e-4}}).settings
