@@ -57,15 +57,15 @@ def _put(module: Any, **named: Any) -> None:
 
 def _vary(wrap: Callable[[np.random.Generator], Any], after: Callable[[Any, Any], Any] | None = None) -> None:
     """Have both CNNs' cells varied with another generator, and changed once more."""
-    from tasks.models import _common, fastai_xresnet, keras_cnn
+    from tasks.models import _common, fastai_batches, keras_batches, variation
 
-    own = _common.augment
+    own = variation.augment
 
-    def augment(images: Any, variation: Any, rng: np.random.Generator) -> Any:
-        varied = own(images, variation, wrap(rng))
+    def augment(images: Any, how: Any, rng: np.random.Generator) -> Any:
+        varied = own(images, how, wrap(rng))
         return after(varied, rng) if after else varied
 
-    for module in (_common, fastai_xresnet, keras_cnn):
+    for module in (_common, fastai_batches, keras_batches):
         _put(module, augment=augment)
 
 
@@ -91,12 +91,12 @@ def _cutout() -> None:
 
 def _mixup() -> None:
     """Blend each cell, and its label, with another of its batch, by Beta(0.2, 0.2) (Zhang 2018, arXiv:1710.09412)."""
-    from tasks.models import keras_cnn
+    from tasks.models import keras_batches, keras_cnn
 
-    own = keras_cnn._batches
+    own = keras_batches.batches
 
-    def batches(*given: Any) -> Any:
-        mixed = own(*given)
+    def batches(*given: Any, **named: Any) -> Any:
+        mixed = own(*given, **named)
 
         class Mixed(type(mixed)):  # type: ignore[misc]
             def __getitem__(self, number: int) -> Any:
@@ -110,7 +110,7 @@ def _mixup() -> None:
         mixed.__class__ = Mixed
         return mixed
 
-    _put(keras_cnn, _batches=batches)
+    _put(keras_cnn, batches=batches)
 
 
 def _centred_otherwise(how: str) -> Callable[[], None]:
@@ -184,7 +184,7 @@ def _contrast() -> None:
 
 def _half_the_pixels() -> None:
     """Show, and score, cells of 48 pixels."""
-    from tasks.models._common import shrunk
+    from tasks.models.variation import shrunk
 
     own = training.divide
 

@@ -24,9 +24,11 @@ ROOMS = {
 }
 # Where a framework may be imported at all, and only inside functions.
 MODEL_MODULES = {
+    "tasks/models/fastai_batches.py",
     "tasks/models/fastai_callbacks.py",
     "tasks/models/fastai_ranks.py",
     "tasks/models/fastai_xresnet.py",
+    "tasks/models/keras_batches.py",
     "tasks/models/keras_callbacks.py",
     "tasks/models/keras_cnn.py",
 }

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from validation.errors import TrainingFailed
 
-from . import Images, Labels, Recipe, TrainingData, Variation
+from . import Labels, Recipe, TrainingData, Variation
+from .variation import augment
 
 INPUT, OUTPUT = "images", "probability"
 # fastai's XResNet halves a cell five times; below this nothing would be left to convolve.
@@ -87,57 +88,24 @@ def shuffled_batches(cells: int, batch_size: int, seed: int, epoch: int) -> list
     return np.array_split(order, batch_count(cells, batch_size))
 
 
-def augment(images: Images, variation: Variation, rng: np.random.Generator) -> Images:
-    """Return the batch with each cell turned, mirrored, moved and sized at random, and its stain varied.
-
-    A smear has no up or down, so every angle is equally likely, and so is the mirror image. The stain varies by one
-    factor a channel, ``exp(N(0, stain))``, half of it common to all three: between slides both its strength and its hue
-    differ. Black padding stays black, and what comes in from outside is black.
-    """
-    import cv2
-
-    count, side = len(images), images.shape[1]
-    out = np.empty_like(images)
-    centre = np.full(2, (side - 1) / 2)
-    angles, mirrors = rng.uniform(0, 2 * np.pi, count), rng.choice((-1.0, 1.0), count)
-    sizes = np.exp(rng.normal(0, variation.zoom, count))
-    moves = rng.uniform(-variation.shift, variation.shift, (count, 2))
-    for index in range(count):
-        along, across = sizes[index] * np.cos(angles[index]), sizes[index] * np.sin(angles[index])
-        turn = np.array([[along * mirrors[index], -across], [across * mirrors[index], along]])
-        moved = np.column_stack([turn, centre + moves[index] - turn @ centre])
-        cv2.warpAffine(images[index], moved, (side, side), dst=out[index], flags=cv2.INTER_LINEAR)
-    if variation.stain == 0:
-        return out
-    noise = rng.normal(0, variation.stain, (count, 1, 1, 1)) + rng.normal(0, variation.stain, (count, 1, 1, 3))
-    gain = np.exp(noise / math.sqrt(2)).astype(np.float32)
-    stained: Images = np.clip(out * gain, 0, 255).astype(np.uint8)
-    return stained
-
-
-def shrunk(images: Images, size: float) -> Images:
-    """Return the batch with sides ``size`` times as long."""
-    import cv2
-
-    side = max(1, round(images.shape[1] * size))
-    return np.stack([cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images])
-
-
 def smoothed(labels: Labels, smoothing: float) -> Labels:
     """Return targets that are ``smoothing / 2`` away from 0 and 1: some cells are labelled wrongly."""
     targets: Labels = labels * np.float32(1 - smoothing) + np.float32(smoothing / 2)
     return targets
 
 
-def draw_batch(data: TrainingData, batch_size: int, variation: Variation, seed: int, folder: Path) -> Path:
+def draw_batch(
+    data: TrainingData, batch_size: int, variation: Variation, seed: int, folder: Path, *, epoch: int = 0
+) -> Path:
     """Write the first training batch as the CNN saw it to ``batch.png``: two rows Parasitized, two rows Uninfected.
 
-    It is made anew from seed, epoch and number, as the batch itself was, so the training's own chance is not touched.
+    It is made anew from seed, ``epoch`` and number, as the batch itself was, so the training's own chance is not
+    touched. ``epoch``: the number under which the first one drew its chance.
     """
     from PIL import Image
 
-    chosen = shuffled_batches(len(data.train_images), batch_size, seed, 0)[0]
-    images = augment(data.train_images[chosen], variation, np.random.default_rng((seed, 0, 0)))
+    chosen = shuffled_batches(len(data.train_images), batch_size, seed, epoch)[0]
+    images = augment(data.train_images[chosen], variation, np.random.default_rng((seed, epoch, 0)))
     positive, side = data.train_labels[chosen] > 0.5, images.shape[1]
     sheet = np.zeros((4, BATCH_COLUMNS, side, side, 3), np.uint8)
     for rows, of_class in ((sheet[:2], positive), (sheet[2:], ~positive)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,23 +22,20 @@ from validation.calibration import temperature_of
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
-from . import Deadline, FitResult, Images, Labels, Recipe, TrainingData
+from . import Deadline, FitResult, Images, Recipe, TrainingData
 from ._common import (
     BLACK,
     CONTRAST,
     INPUT,
     MIRRORED,
     OUTPUT,
-    augment,
     check_data,
     draw_batch,
     finish_onnx,
     planned_epochs,
-    shrunk,
-    shuffled_batches,
-    smoothed,
 )
 from .checkpoint import Checkpoints, Progress
+from .fastai_batches import Batches, Shuffled, chunks
 from .fastai_callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
 from .fastai_ranks import Ranks
 from .selection import Selection
@@ -50,7 +47,6 @@ SHAPE = ("architecture",)
 # torch wants a process for each device that it trains on.
 PROCESS_PER_DEVICE = True
 OPSET = 20
-SCORING_BATCH = 64
 
 
 class DefaultRecipe(Recipe):
@@ -107,8 +103,8 @@ def fit(
         raise TrainingFailed(f"fastai: expected {devices} processes, found {ranks.count}: see fastai_ranks.launch")
     epochs = planned_epochs(recipe, recipe.min_steps, len(data.train_images), warm=start is not None)
     small = round(epochs * recipe.small_share)
-    train = _Training(data.train_images, data.train_labels, recipe, seed, small, ranks)
-    valid = _Batches(ranks.share(data.valid_images), ranks.share(data.valid_labels), device)
+    train = Shuffled(data.train_images, data.train_labels, recipe, seed, small, ranks)
+    valid = Batches(ranks.share(data.valid_images), ranks.share(data.valid_labels), device)
     model = _network(recipe.architecture)
     if start:
         _begin_with(model, start, recipe.warm_share)
@@ -174,54 +170,6 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     model, temperature = _network(recipe.architecture), float(state.pop("temperature"))
     model.load_state_dict(state)
     return _scores(_scorer(model, recipe.views, temperature), images)
-
-
-class _Batches:
-    """What a Learner needs of a loader: whole batches by index, no item ever touched alone."""
-
-    def __init__(self, images: Images, labels: Labels, device: Any) -> None:
-        self.dataset, self.labels, self.device = images, labels, device
-
-    def __len__(self) -> int:
-        return len(self._indices())
-
-    def _indices(self) -> list[npt.NDArray[np.intp]]:
-        return _chunks(np.arange(len(self.dataset)))
-
-    def _prepared(self, number: int, images: Images) -> Images:
-        del number
-        return images
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        import torch
-
-        for number, chosen in enumerate(self._indices()):
-            images = torch.from_numpy(self._prepared(number, self.dataset[chosen]))
-            yield images.to(self.device), torch.from_numpy(self.labels[chosen]).to(self.device)
-
-
-class _Training(_Batches):
-    """Shuffled, varied, and smaller in the first ``small`` epochs; each batch decided by seed, epoch and number."""
-
-    def __init__(
-        self, images: Images, labels: Labels, recipe: DefaultRecipe, seed: int, small: int, ranks: Ranks
-    ) -> None:
-        super().__init__(images, smoothed(labels, recipe.smoothing), ranks.device)
-        self.recipe, self.seed, self.small, self.ranks, self.epoch = recipe, seed, small, ranks, 0
-
-    def _indices(self) -> list[npt.NDArray[np.intp]]:
-        batches = shuffled_batches(len(self.dataset), self.recipe.batch_size, self.seed, self.epoch)
-        return [self.ranks.share(batch) for batch in batches]
-
-    def _prepared(self, number: int, images: Images) -> Images:
-        # The first rank's cells vary as they would without others.
-        chance = (self.seed, self.epoch, number) + ((self.ranks.rank,) if self.ranks.rank else ())
-        images = augment(images, self.recipe.variation, np.random.default_rng(chance))
-        return shrunk(images, self.recipe.small_size) if self.epoch < self.small else images
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        yield from super().__iter__()
-        self.epoch += 1
 
 
 def _network(architecture: str) -> Any:
@@ -292,7 +240,7 @@ def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
     import torch
 
     with torch.inference_mode():
-        scores = [scorer(torch.from_numpy(chunk)).numpy() for chunk in _chunks(images)]
+        scores = [scorer(torch.from_numpy(chunk)).numpy() for chunk in chunks(images)]
     return np.concatenate(scores) if scores else np.empty(0, np.float32)
 
 
@@ -376,10 +324,6 @@ def _optimiser() -> Any:
     from fastai.optimizer import OptimWrapper
 
     return partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-5, fused=True)
-
-
-def _chunks(items: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    return [items[start : start + SCORING_BATCH] for start in range(0, len(items), SCORING_BATCH)]
 
 
 def _versions() -> dict[str, str]:

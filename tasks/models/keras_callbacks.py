@@ -42,13 +42,14 @@ def accuracy(labels: Any, logits: Any) -> Any:
 def callbacks(
     patience: int,
     progress: Progress,
+    network: Any,
     images: Images,
     on_epoch: Callable[[EpochRecord], None],
     devices: int,
 ) -> tuple[Any, list[Any]]:
     """Return Keras's early stopping, and all callbacks in their order: the journal, then early stopping.
 
-    ``images``: the validation cells, uint8 [n, side, side, 3].
+    ``network`` scores ``images``, the validation cells, uint8 [n, side, side, 3].
     """
     from keras.callbacks import Callback, EarlyStopping
 
@@ -97,7 +98,7 @@ def callbacks(
                 raise DeadlinePassed
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            logits = self.model.predict(images, batch_size=scoring_batch, verbose=0, callbacks=[Clock()])
+            logits = network.predict(images, batch_size=scoring_batch, verbose=0, callbacks=[Clock()])
             logits = logits[:cells, 0]
             _finite("validation", float(np.sum(logits)))
             judged = progress.selection.judge(logits)

@@ -31,16 +31,14 @@ from ._common import (
     INPUT,
     MIRRORED,
     OUTPUT,
-    augment,
     batch_count,
     check_data,
     draw_batch,
     finish_onnx,
     planned_epochs,
-    shuffled_batches,
-    smoothed,
 )
 from .checkpoint import Checkpoints, Progress
+from .keras_batches import FIRST_EPOCH, batches, lie_on_device, shown_on_device
 from .keras_callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks, go_on
 from .selection import Selection
 
@@ -110,7 +108,9 @@ def fit(
         network = _network(side, recipe, synchronized=devices > 1)
         if start:
             _begin_with(network, start, recipe.warm_share)
-        network.compile(
+        held = lie_on_device(data.train_images, devices)
+        trained = shown_on_device(network, data.train_images) if held else network
+        trained.compile(
             optimizer=keras.optimizers.AdamW(_schedule(recipe, steps), weight_decay=recipe.weight_decay),
             loss=keras.losses.BinaryCrossentropy(from_logits=True),
             metrics=[accuracy],
@@ -118,14 +118,14 @@ def fit(
         )
     versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
     progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
-    stop_early, watchers = callbacks(recipe.patience, progress, data.valid_images, on_epoch, devices)
+    stop_early, watchers = callbacks(recipe.patience, progress, network, data.valid_images, on_epoch, devices)
     with together():
-        _complete(network, devices)
-        go_on(network, stop_early, progress)
+        _complete(trained, devices)
+        go_on(trained, stop_early, progress)
     if not progress.over(recipe.patience):
         with contextlib.suppress(DeadlinePassed):
-            network.fit(
-                _batches(data, recipe, seed, progress.before, devices),
+            trained.fit(
+                batches(data, recipe, seed, progress.before, devices, held=held),
                 initial_epoch=progress.before,
                 epochs=epochs,
                 shuffle=False,  # the batches are shuffled by our own seed
@@ -160,7 +160,7 @@ def fit(
         device=device,
         versions=_versions(),
         temperature=temperature,
-        batch=draw_batch(data, recipe.batch_size, recipe.variation, seed, folder),
+        batch=draw_batch(data, recipe.batch_size, recipe.variation, seed, folder, epoch=FIRST_EPOCH),
         epochs_before=progress.before,
         seconds_before=progress.seconds_before,
     )
@@ -269,36 +269,6 @@ def _schedule(recipe: DefaultRecipe, steps: int) -> Any:
         decay_steps=steps - warmup,
         alpha=0.01,
     )
-
-
-def _batches(data: TrainingData, recipe: DefaultRecipe, seed: int, before: int, devices: int) -> Any:
-    """Return the training cells as whole batches, augmented, each decided by seed, epoch and number alone.
-
-    Every device must get as many: a batch that cannot be dealt out evenly shows a cell or two a second time.
-    """
-    from keras.utils import PyDataset
-
-    images, labels = data.train_images, smoothed(data.train_labels.astype(np.float32), recipe.smoothing)
-
-    class Batches(PyDataset):  # type: ignore[misc]
-        epoch = before
-        # Kept for the epoch: made anew for each of its batches, the work would grow with the square of the cells.
-        order = shuffled_batches(len(images), recipe.batch_size, seed, before)
-
-        def __len__(self) -> int:
-            return batch_count(len(images), recipe.batch_size)
-
-        def __getitem__(self, number: int) -> tuple[Images, npt.NDArray[np.float32]]:
-            chosen = self.order[number]
-            chosen = np.resize(chosen, -(-len(chosen) // devices) * devices)
-            rng = np.random.default_rng((seed, self.epoch, number))
-            return augment(images[chosen], recipe.variation, rng), labels[chosen]
-
-        def on_epoch_end(self) -> None:
-            self.epoch += 1
-            self.order = shuffled_batches(len(images), recipe.batch_size, seed, self.epoch)
-
-    return Batches()
 
 
 def _export(scorer: Any, path: Path) -> None:

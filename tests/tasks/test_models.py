@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from tasks import models
-from tasks.models import _common
+from tasks.models import _common, variation
 from tasks.models.selection import Selection, is_surely_higher
 from tests.ahead import Lane
 from tests.fake_cnn import DefaultRecipe
+from tests.held_cells import SEED, SIZE, VARIATIONS
 from validation.calibration import temperature_of
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,7 @@ from types import SimpleNamespace
 import numpy as np
 import tasks.models as models
 from tasks.models import checkpoint
+from tests.held_cells import hold_on_device, show_on_device, shown_batches
 from tests.small_xresnet import shrink
 from validation.errors import TrainingFailed
 
@@ -44,10 +47,11 @@ cells = np.load(folder.parent / "cells.npz")
 model = models.get_model(name)
 if name == "fastai":
     shrink()
-results = {}
+results, shown = {}, shown_batches(name)
 checkpoint.SECONDS_BETWEEN = 0.0
 for job in jobs:
     heard = []
+    shown.clear()
     def on_epoch(record):
         heard.append(record.epoch)
         if len(heard) == job.get("clock_jumps_after"):
@@ -56,6 +60,7 @@ for job in jobs:
             raise KeyboardInterrupt
         if len(heard) == job.get("killed_after"):
             os.kill(os.getpid(), signal.SIGKILL)
+    hold_on_device(name, job.get("held", False))
     flip = job.get("valid_labels") == "inverted"
     n, v = job.get("train", 150), job.get("valid", 50)
     valid = cells["valid_labels"][:v]
@@ -79,10 +84,12 @@ for job in jobs:
         "temperature": fitted.temperature,
         "onnx": str(fitted.onnx), "weights": str(fitted.weights), "stopped": fitted.stopped,
         "best_epoch": fitted.best_epoch, "device": fitted.device, "versions": fitted.versions, "heard": heard,
-        "before": fitted.epochs_before,
+        "before": fitted.epochs_before, "batch": str(fitted.batch),
+        "first": [cell.tobytes().hex() for cell in shown[0]] if job["name"] == "not held" else [],
         "history": [record.model_dump() for record in fitted.history],
         "native": model.predict_native(fitted.weights, recipe, cells["valid_images"]).tolist(),
     }
+np.savez(folder / "shown.npz", **show_on_device(name, cells["train_images"]))
 loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modules]
 (folder / "results.json").write_text(json.dumps({"jobs": results, "loaded": loaded}))
 """
@@ -90,6 +97,9 @@ loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modu
 # fmt: off
 JOBS: list[dict[str, Any]] = [
     {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4}},
+    # As on a GPU: the cells lie on the device, which varies them itself.
+    {"name": "held", "seed": 3, "held": True, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
+    {"name": "not held", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
     # Better on training cells is worse on these: the epoch that is kept is an early one, and patience runs out.
     {"name": "early", "seed": 3, "valid_labels": "inverted",
      "recipe": {"epochs": 30, "patience": 3, "views": 1}},
@@ -119,6 +129,7 @@ class Fits(NamedTuple):
     """What one child process left behind."""
 
     jobs: dict[str, Any]
+    shown: dict[str, npt.NDArray[Any]]
     loaded: set[str]
     said: str
 
@@ -131,14 +142,13 @@ def ahead(lane: Lane) -> dict[str, Fits]:
     done = {}
     for name in models.model_names():
         done[name] = run_child(lane, name, folder / name, JOBS)
-        again, (plain, early) = folder / f"{name}-again", JOBS[:2]
+        again, (plain, held, early) = folder / f"{name}-again", (JOBS[0], JOBS[1], JOBS[3])
         # Two later, so that the kept epoch is not the last one that the checkpoint holds.
         killed_after = done[name].jobs["early"]["best_epoch"] + 2
-        killed = start_child(
-            lane, name, again, [plain | {"interrupted_after": 3}, early | {"killed_after": killed_after}]
-        )
+        ended = [plain | {"interrupted_after": 3}, held | {"interrupted_after": 3}]
+        killed = start_child(lane, name, again, [*ended, early | {"killed_after": killed_after}])
         assert killed.returncode == -9, killed.stderr[-3000:]
-        done[f"{name} again"] = run_child(lane, name, again, [plain, early])
+        done[f"{name} again"] = run_child(lane, name, again, [plain, held, early])
     return done
 
 
@@ -152,7 +162,9 @@ def run_child(lane: Lane, name: str, folder: Path, jobs: list[dict[str, Any]]) -
     done = start_child(lane, name, folder, jobs)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / "results.json").read_text())
-    return Fits(results["jobs"], set(results["loaded"]), done.stdout + done.stderr)
+    with np.load(folder / "shown.npz") as shown:
+        cells = dict(shown)
+    return Fits(results["jobs"], cells, set(results["loaded"]), done.stdout + done.stderr)
 
 
 def made_cells() -> models.TrainingData:
@@ -338,6 +350,33 @@ class TestFit:
         assert len(warm) == 2
         assert warm[0]["train_loss"] < 0.8 * cold[0]["train_loss"]
 
+    def test_cells_that_lie_on_the_device_are_shown_as_they_would_be_from_here(self, name: str, fits: Fits) -> None:
+        """But for a rounding: by a grey level, now and then, and twice where the stain makes it more."""
+        images = made_cells().train_images
+        for called, how in VARIATIONS.items():
+            here = variation.augment(images, how, np.random.default_rng(SEED)).astype(np.int64)
+            there = fits.shown[called]
+            assert there.dtype == np.uint8
+            assert here.any(axis=(1, 2, 3)).all()
+            assert np.abs(here - there).max() <= 2
+            assert np.abs(here - there).mean() < 1e-3
+        if name == "fastai":
+            np.testing.assert_array_equal(fits.shown["shrunk"], variation.shrunk(images, SIZE))
+
+    def test_a_training_on_cells_that_lie_on_the_device_goes_as_from_here(self, fits: Fits) -> None:
+        held, here = fits.jobs["held"]["history"], fits.jobs["not held"]["history"]
+        assert held[0]["train_loss"] == pytest.approx(here[0]["train_loss"], rel=0.02)
+        assert held[-1]["train_loss"] < held[0]["train_loss"]
+        assert held[0]["train_loss"] != here[0]["train_loss"], "the device has not varied them itself"
+
+    def test_the_picture_of_its_first_batch_is_of_what_it_was_shown_first(self, fits: Fits) -> None:
+        fitted = fits.jobs["not held"]
+        with Image.open(fitted["batch"]) as sheet:
+            tiles = np.asarray(sheet).reshape(4, SIDE, 8, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, SIDE, SIDE, 3)
+        drawn = [tile.tobytes().hex() for tile in tiles if tile.any()]
+        assert len(drawn) >= 16
+        assert sorted(drawn) == sorted(fitted["first"])
+
     def test_a_handful_of_cells_is_enough_to_run(self, fits: Fits) -> None:
         assert fits.jobs["tiny"]["stopped"] == "finished"
 
@@ -345,7 +384,7 @@ class TestFit:
         self, name: str, fits: Fits, ahead: dict[str, Fits]
     ) -> None:
         """Also where the kept epoch lies before the kill; and so for every training with the same seed."""
-        for job in ("plain", "early"):
+        for job in ("plain", "held", "early"):
             first, second = fits.jobs[job], ahead[f"{name} again"].jobs[job]
             assert second["before"] >= 2
             assert second["heard"] == list(range(second["before"] + 1, len(first["history"]) + 1))
@@ -440,7 +479,7 @@ class TestCommon:
         cell = np.zeros((1, 33, 33, 3), np.uint8)
         cell[0, 4:9, 14:19] = (100, 150, 200)
         cell[0, 16:19, 26:29] = (100, 150, 200)
-        many = _common.augment(np.repeat(cell, 400, axis=0), models.Variation(0, 0, 0.2), np.random.default_rng(0))
+        many = variation.augment(np.repeat(cell, 400, axis=0), models.Variation(0, 0, 0.2), np.random.default_rng(0))
         lit = many.any(axis=-1)
         assert (lit.sum(axis=(1, 2)) < 80).all()
         # The large spot is everywhere around the middle, the small one on either side of it.
@@ -452,7 +491,7 @@ class TestCommon:
 
     def test_without_variation_a_cell_keeps_size_and_colour(self) -> None:
         images, _ = synthetic_cells(16, 5)
-        turned = _common.augment(images, models.Variation(0, 0, 0), np.random.default_rng(0))
+        turned = variation.augment(images, models.Variation(0, 0, 0), np.random.default_rng(0))
         before, after = images.astype(np.float64), turned.astype(np.float64)
         np.testing.assert_allclose(after.mean(axis=(1, 2, 3)), before.mean(axis=(1, 2, 3)), rtol=0.03)
 
@@ -467,8 +506,8 @@ class TestCommon:
             return float(area.std() / area.mean()), float(middles.std(axis=0).mean())
 
         rng = np.random.default_rng(0)
-        still, zoomed = (_common.augment(images, models.Variation(zoom, 0, 0), rng) for zoom in (0.0, 0.1))
-        moved = _common.augment(images, models.Variation(0, 2, 0), rng)
+        still, zoomed = (variation.augment(images, models.Variation(zoom, 0, 0), rng) for zoom in (0.0, 0.1))
+        moved = variation.augment(images, models.Variation(0, 2, 0), rng)
         assert spreads(zoomed)[0] > spreads(still)[0] + 0.05
         assert spreads(moved)[1] > spreads(still)[1] + 0.5
 
@@ -477,6 +516,6 @@ class TestCommon:
 
     def test_shrunk_cells_keep_their_look(self) -> None:
         images, _ = synthetic_cells(4, 5)
-        small = _common.shrunk(images, 0.75)
+        small = variation.shrunk(images, 0.75)
         assert small.shape == (4, 24, 24, 3)
         np.testing.assert_allclose(small.mean(axis=(1, 2, 3)), images.mean(axis=(1, 2, 3)), rtol=0.03)

@@ -20,7 +20,8 @@ from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
 from tasks.models import TrainingData, Variation
-from tasks.models._common import augment, draw_batch, shuffled_batches
+from tasks.models._common import draw_batch, shuffled_batches
+from tasks.models.variation import augment
 from tasks.report import report
 from tasks.report_cells import gather_cells
 from tasks.report_heat import draw_heat, occlusion

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.context import Context
-from tasks.models import get_model
+from tasks.models.keras_cnn import DefaultRecipe
 from tasks.specs import train_spec
 from tasks.warm import earlier_candidates
 from tests.builders import (
@@ -83,7 +83,7 @@ def test_of_a_champion_whose_night_is_not_known_its_own_weights_are_left(
 def test_weights_of_another_network_do_not_fit(
     context: Context, prepared: Prepared, trained: dict[str, Candidate], champion: ChampionRef
 ) -> None:
-    other = get_model("keras").DefaultRecipe().model_dump()["width"] * 2
+    other = 2 * DefaultRecipe().width
     for changed in ({"keras": {"width": other}}, {"side": 32}):
         settings = with_settings(context, training=changed).settings
         assert train_spec(settings, "keras", "split", trained["keras"]).start is None
