@@ -17,7 +17,6 @@ from benchmarks import training
 __all__ = ["CHANGES", "Change"]
 
 SEED = 1
-FLAT = 0.72  # fit_flat_cos's own share of steps at the full rate
 
 
 @dataclass(frozen=True)
@@ -211,8 +210,8 @@ def _averaged_weights() -> None:
     own_optimiser, own_callbacks = keras.optimizers.AdamW, keras_callbacks.callbacks
 
     def callbacks(*given: Any) -> Any:
-        stop_early, watchers = own_callbacks(*given)
-        return stop_early, [SwapEMAWeights(swap_on_epoch=True), *watchers]
+        keep, watchers = own_callbacks(*given)
+        return keep, [SwapEMAWeights(swap_on_epoch=True), *watchers]
 
     keras.optimizers.AdamW = lambda *given, **named: own_optimiser(*given, use_ema=True, ema_momentum=0.99, **named)
     _put(keras_cnn, callbacks=callbacks)
@@ -223,53 +222,34 @@ def _sgd() -> None:
     _frameworks()
     import keras
 
-    from tasks.models import keras_cnn
+    from tasks.models import keras_callbacks, keras_cnn
 
-    own = keras_cnn._schedule
-    keras_cnn._schedule = lambda recipe, steps: own(recipe.model_copy(update={"learning_rate": 0.05}), steps)
+    own = keras_callbacks.callbacks
+
+    def callbacks(recipe: Any, *given: Any) -> Any:
+        return own(recipe.model_copy(update={"learning_rate": 0.05}), *given)
+
+    _put(keras_cnn, callbacks=callbacks)
     keras.optimizers.AdamW = lambda rate, weight_decay: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
 
 
 def _rates(shape: Callable[[float], float]) -> Callable[[], None]:
-    """Return a patch: after the warm-up, the share of the rate at a share of the steps."""
+    """Return a patch: the share of the rate at a share of all epochs, none of which is left out."""
 
     def patch() -> None:
-        _frameworks()
-        from keras import ops
-        from keras.optimizers.schedules import LearningRateSchedule
+        from tasks.models.schedule import Schedule
 
-        from tasks.models import keras_cnn
+        def rate(self: Any, at: float, losses: Sequence[float]) -> float:
+            up = min(1.0, 0.1 + 0.9 * at / self.warmup) if self.warmup else 1.0
+            return up * max(0.01, shape(at / self.epochs))
 
-        class Shaped(LearningRateSchedule):  # type: ignore[misc]
-            def __init__(self, recipe: Any, steps: int) -> None:
-                warmup = recipe.warmup * steps
-                share = np.arange(steps + 1) / steps
-                rates = np.where(share < recipe.warmup, 0.1 + 0.9 * np.arange(steps + 1) / warmup, 1.0)
-                rates *= np.array([max(0.01, shape(at)) for at in share])
-                self.rates = ops.convert_to_tensor((recipe.learning_rate * rates).astype(np.float32))
-                self.steps = steps
-
-            def __call__(self, step: Any) -> Any:
-                return ops.take(self.rates, ops.minimum(ops.cast(step, "int32"), self.steps))
-
-        keras_cnn._schedule = Shaped
+        _put(Schedule, rate=rate, length=lambda self, losses: self.epochs)
 
     return patch
 
 
-def _flat_cosine(at: float) -> float:
-    return 1.0 if at < FLAT else float((1 + np.cos(np.pi * (at - FLAT) / (1 - FLAT))) / 2)
-
-
-def _flat_cosine_fastai() -> None:
-    from fastai.callback import schedule
-
-    own = schedule.combine_scheds
-
-    def flat(pct: float, start: Any, middle: Any, end: Any) -> Any:
-        return own([FLAT, 1 - FLAT], [schedule.SchedNo(middle, middle), schedule.SchedCos(middle, end)])
-
-    schedule.combined_cos = flat
+def _cosine(at: float) -> float:
+    return float((1 + np.cos(np.pi * at)) / 2)
 
 
 def _frameworks() -> None:
@@ -297,11 +277,11 @@ CHANGES: dict[str, Change] = {
     "smoothing": Change("labels not smoothed", recipe={"smoothing": 0}),
     "smoothing-doubled": Change("labels smoothed by 0.1", recipe={"smoothing": 0.1}),
     "lowest": Change("the epoch with the lowest validation loss kept", patch=_lowest),
-    "longer": Change("20 epochs", recipe={"epochs": 20}, models=["keras"]),
-    "shorter": Change("10 epochs", recipe={"epochs": 10}, models=["keras"]),
+    "to-the-end": Change("never ended early", recipe={"patience": 1000}, models=["keras"]),
+    "impatient": Change("half the patience", recipe={"patience": 2}, models=["keras"]),
     "ema": Change("weights averaged over 100 steps", patch=_averaged_weights, models=["keras"]),
-    "flat-cosine": Change("flat, then cosine", patch=_rates(_flat_cosine), models=["keras"]),
-    "constant": Change("a constant rate", patch=_rates(lambda at: 1.0), models=["keras"]),
+    "cosine": Change("14 epochs under one cosine", {"epochs": 14}, _rates(_cosine), ["keras"]),
+    "constant": Change("a constant rate, 14 epochs", {"epochs": 14}, _rates(lambda at: 1.0), ["keras"]),
     "rate-doubled": Change("twice the rate", recipe={"learning_rate": 4e-3}, models=["keras"]),
     "rate-halved": Change("half the rate", recipe={"learning_rate": 1e-3}, models=["keras"]),
     "sgd": Change("SGD with momentum", patch=_sgd, models=["keras"]),
@@ -312,5 +292,5 @@ CHANGES: dict[str, Change] = {
     "pixels": Change("48 px", patch=_half_the_pixels),
     "large": Change("cells of the full size from the start", recipe={"small_share": 0}, models=["fastai"]),
     "smaller": Change("the first cells half as large", recipe={"small_size": 0.5}, models=["fastai"]),
-    "flat-cosine-fastai": Change("flat, then cosine", patch=_flat_cosine_fastai, models=["fastai"]),
+    "flat": Change("half of the epochs flat", {"warmup": 0.8, "cooldown": 4}, models=["fastai"]),
 }

@@ -116,9 +116,7 @@ def stage_of(stage: str, home: Path) -> tuple[int, Callable[[], object]]:
 
 def _train(name: str, data: TrainingData, folder: Path) -> None:
     model = get_model(name)
-    recipe = model.DefaultRecipe(  # type: ignore[call-arg]
-        epochs=1, min_steps=0, deadline_seconds=36_000, **SMALL[name]
-    )
+    recipe = model.DefaultRecipe(epochs=1, min_steps=0, deadline_seconds=36_000, **SMALL[name])
     model.fit(data, recipe, seed=1, folder=folder, on_epoch=lambda _: None)
 
 

@@ -38,9 +38,12 @@ class DefaultRecipe(Recipe):
     behaviour: Literal["good", "chatty", "diverges", "crashes", "killed", "hangs", "silent", "large"] = "good"
     epochs: int = 2
     warm_epochs: int = 1
+    min_steps: int = 0
     batch_size: int = 8
     learning_rate: float = 1e-3
+    warmup: float = 0
     patience: int = 1
+    cooldown: int = 1
     deadline_seconds: float = 60
 
 

@@ -36,12 +36,15 @@ class Recipe(BaseModel):
 
     epochs: int = Field(gt=0, description="most epochs; early stopping usually ends sooner")
     warm_epochs: int = Field(gt=0, description="the same, of a training that begins with the weights of an earlier one")
+    min_steps: int = Field(ge=0, description="a set of few cells gets as many more epochs as it takes to reach them")
     # The rest is new, or a network that knows the old cells learns less from new ones (Ash & Adams 2020,
     # arXiv:1910.08475).
     warm_share: float = Field(default=0.6, ge=0, le=1, description="share of the earlier weights that is kept")
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
-    patience: int = Field(gt=0, description="epochs in a row that are surely worse than the best, before stopping")
+    warmup: float = Field(ge=0, description="epochs over which the rate rises")
+    patience: int = Field(gt=0, description="epochs without a lower validation loss, before the rate falls")
+    cooldown: int = Field(gt=0, description="epochs over which the rate falls; with them the fit ends")
     deadline_seconds: float = Field(
         gt=0, description="wall-clock limit of the fit, which ends with the epoch kept so far"
     )
@@ -132,15 +135,14 @@ class FitResult:
 class CNN(Protocol):
     """What a model module offers: it *is* the protocol's object (a module with these names).
 
-    ``fit`` trains with early stopping on validation loss, restores the weights of the epoch that is kept
-    (``tasks.models.selection``), and writes the one model file:
-    ONNX, input ``images`` uint8 [n, side, side, 3], output ``probability`` float32 [n]. It calls ``on_epoch`` after
-    every epoch. With ``start``, the weights file of an earlier fit of the same recipe, it begins with a share of those
-    weights and takes fewer epochs. A fit that was killed goes on after the last epoch that ``folder`` holds a
-    checkpoint of. The same data, recipe and seed give the same file on the same machine and versions, and number of
-    devices. Each batch is dealt out over ``devices`` GPUs, or parts of the CPU where there is none. Where
-    ``PROCESS_PER_DEVICE`` is true, as many processes have been launched to call ``fit`` together
-    (``tasks.models.fastai_ranks``); it returns in the first of them.
+    ``fit`` trains with early stopping on validation loss (``tasks.models.schedule``), restores the weights of the epoch
+    that is kept (``tasks.models.selection``), and writes the one model file: ONNX, input ``images`` uint8 [n, side,
+    side, 3], output ``probability`` float32 [n]. It calls ``on_epoch`` after every epoch. With ``start``, the weights
+    file of an earlier fit of the same recipe, it begins with a share of those weights and takes fewer epochs. A fit
+    that was killed goes on after the last epoch that ``folder`` holds a checkpoint of. The same data, recipe and seed
+    give the same file on the same machine and versions, and number of devices. Each batch is dealt out over ``devices``
+    GPUs, or parts of the CPU where there is none. Where ``PROCESS_PER_DEVICE`` is true, as many processes have been
+    launched to call ``fit`` together (``tasks.models.fastai_ranks``); it returns in the first of them.
     ``SHAPE`` names the recipe's settings on which the shapes of the weights depend.
     ``predict_native`` scores with the framework itself, from the weights file, to show that both agree.
     """

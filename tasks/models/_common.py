@@ -16,6 +16,7 @@ import numpy.typing as npt
 from validation.errors import TrainingFailed
 
 from . import Labels, Recipe, TrainingData, Variation
+from .schedule import Schedule
 from .variation import augment
 
 INPUT, OUTPUT = "images", "probability"
@@ -68,14 +69,22 @@ def batch_count(cells: int, batch_size: int) -> int:
     return max(1, cells // batch_size)
 
 
-def planned_epochs(recipe: Recipe, min_steps: int, cells: int, *, warm: bool = False) -> int:
-    """Return the recipe's epochs, or as many more as it takes a small set to reach ``min_steps`` optimiser steps.
+def schedule_of(recipe: Recipe, cells: int, *, warm: bool = False, small_share: float = 0.0) -> Schedule:
+    """Return the recipe's schedule, or as much longer a one as it takes a small set to reach ``min_steps`` steps.
 
-    A ``warm`` training needs fewer of both.
+    A ``warm`` training needs fewer epochs and steps. The losses of the first ``small_share`` of all decide nothing.
     """
-    share = recipe.warm_epochs / recipe.epochs if warm else 1.0
     epochs = recipe.warm_epochs if warm else recipe.epochs
-    return max(epochs, math.ceil(share * min_steps / batch_count(cells, recipe.batch_size)))
+    needed = epochs / recipe.epochs * recipe.min_steps / batch_count(cells, recipe.batch_size)
+    planned = max(epochs, math.ceil(needed))
+    return Schedule.scaled(
+        planned,
+        planned / epochs,
+        cooldown=recipe.cooldown,
+        patience=recipe.patience,
+        warmup=recipe.warmup,
+        first=round(planned * small_share),
+    )
 
 
 def shuffled_batches(cells: int, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.intp]]:

@@ -23,6 +23,7 @@ from validation.errors import RetrainError
 from validation.records import EpochRecord
 
 from . import Deadline, Recipe, TrainingData
+from .schedule import Schedule
 from .selection import Selection
 
 __all__ = ["Checkpoints", "Progress", "Saved"]
@@ -113,7 +114,7 @@ class Checkpoints:
 class Progress:
     """How far a fit is: its epochs so far, also those before it was killed."""
 
-    epochs: int
+    schedule: Schedule
     checkpoints: Checkpoints
     deadline: Deadline
     selection: Selection
@@ -148,6 +149,16 @@ class Progress:
         self.before, self.seconds_before = len(saved.history), saved.seconds
         self.deadline.spend(saved.seconds)
 
-    def over(self, patience: int) -> bool:
-        """Whether nothing is left to do: killed after its last epoch."""
-        return self.before >= self.epochs or self.waited >= patience
+    @property
+    def losses(self) -> list[float]:
+        """The loss on the validation patients after each epoch, nats."""
+        return [record.valid_loss for record in self.history]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no epoch is left to do."""
+        return self.schedule.is_over(self.losses)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the share of the peak rate for step ``step`` of the ``steps`` of the epoch that has begun."""
+        return self.schedule.rate(len(self.history) + step / steps, self.losses)

@@ -1,6 +1,6 @@
-"""What fastai's Learner is told to do between batches and epochs: stop early, keep the best, keep the clock, go on.
+"""What fastai's Learner is told to do between batches and epochs: its rate, when to end, what to keep, how to go on.
 
-fastai's own callbacks, quiet, and without pickle; imported only by the process that trains with fastai.
+Without pickle; imported only by the process that trains with fastai.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
+from . import Recipe
 from .checkpoint import Progress
 from .fastai_ranks import Ranks, parallel
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # The number of the epoch that is kept: it rises when the newest is.
 MONITORED = "kept_epoch"
+# At the peak rate, and when there is none: those of fastai's one-cycle.
+MOMENTA = 0.85, 0.95
 
 
 def weights_of(progress: Progress) -> Path:
@@ -41,38 +44,22 @@ def state_of(model: Any) -> dict[str, Any]:
     return {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
 
 
-def fit_from_checkpoint(learn: Any, progress: Progress, ranks: Ranks, *, learning_rate: float, patience: int) -> None:
-    """Fit under fastai's one-cycle schedule (Smith 2018, arXiv:1803.09820), from the last checkpoint on."""
-    from fastai.callback.schedule import ParamScheduler, combined_cos
-
-    class OneCycle(ParamScheduler):  # type: ignore[misc]
-        """fastai's own, told where in the whole fit this process began: counted in steps, so that nothing rounds."""
-
-        def before_batch(self) -> None:
-            step = round(self.pct_train * self.n_epoch * self.n_iter) + progress.before * self.n_iter
-            self._update_val(step / (progress.epochs * self.n_iter))
-
+def fit_from_checkpoint(learn: Any, progress: Progress, ranks: Ranks) -> None:
+    """Fit until the schedule is over, from the last checkpoint on."""
     learn.create_opt()
     _go_on(learn, progress, ranks)
-    if progress.over(patience):
-        if ranks.first:
-            _load(learn.model, weights_of(progress))
-        return
-    # fit_one_cycle's own shape: from a 25th of the rate up for a quarter of all steps, then down to nothing.
-    rate = np.array([learning_rate])
-    shape = {
-        "lr": combined_cos(0.25, rate / 25, rate, rate / 1e5),
-        "mom": combined_cos(0.25, *learn.moms),
-    }
-    learn.fit(progress.epochs - progress.before, lr=learning_rate, cbs=OneCycle(shape))
+    if not progress.is_over:
+        learn.fit(progress.schedule.epochs - progress.before)
+    elif ranks.first:
+        _load(learn.model, weights_of(progress))
 
 
 def callbacks(
-    patience: int, progress: Progress, on_epoch: Callable[[EpochRecord], None], ranks: Ranks, valid_cells: int
+    recipe: Recipe, progress: Progress, on_epoch: Callable[[EpochRecord], None], ranks: Ranks, valid_cells: int
 ) -> tuple[list[Any], list[Any]]:
-    """Return the metric, and fastai's early stopping and best-weights callbacks with the journal between them."""
+    """Return the metric, and the callbacks: fastai's keeper of the best weights, the journal, and what ends the fit."""
     from fastai.callback.core import Callback, CancelFitException
-    from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+    from fastai.callback.tracker import SaveModelCallback
     from fastai.learner import Metric
 
     class Kept(Metric):  # type: ignore[misc]
@@ -115,25 +102,29 @@ def callbacks(
             if ranks.first and weights_of(progress).exists():
                 _load(self.learn.model, weights_of(progress))
 
-    class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
-        """fastai's own, quiet, and with what was before a kill in mind."""
+    class End(Callback):  # type: ignore[misc]
+        """Ends the fit when the schedule says so."""
 
-        def before_fit(self) -> None:
-            super().before_fit()
-            if progress.best:
-                self.best, self.wait = progress.best.epoch, progress.waited
+        order = SaveModelCallback.order + 2
 
         def after_epoch(self) -> None:
-            with printing_to_log():
-                super().after_epoch()
+            if progress.is_over:
+                raise CancelFitException
 
     class Journal(Callback):  # type: ignore[misc]
-        """Watches the clock and the loss between batches, and writes one record an epoch."""
+        """Sets the rate, watches the clock and the loss between batches, and writes one record an epoch."""
 
-        order = SaveModelCallback.order + 1  # after the best is saved, before early stopping ends the fit
+        order = SaveModelCallback.order + 1  # after the best is saved, before the fit ends
 
         def before_epoch(self) -> None:
             self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0.0, 0.0
+
+        def before_batch(self) -> None:
+            if self.training:
+                share = progress.rate(self.iter, self.n_iter)
+                # The momentum is low while the rate is high (Smith 2018, arXiv:1803.09820).
+                low, high = MOMENTA
+                self.learn.opt.set_hypers(lr=recipe.learning_rate * share, mom=high - (high - low) * share)
 
         def after_batch(self) -> None:
             late = float(progress.deadline.passed)
@@ -188,7 +179,7 @@ def callbacks(
         *([parallel(ranks)] if ranks.count > 1 else []),
         SaveBest(monitor=MONITORED, comp=np.greater),
         Journal(),
-        StopEarly(monitor=MONITORED, comp=np.greater, patience=patience),
+        End(),
     ]
 
 

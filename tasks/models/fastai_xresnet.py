@@ -1,4 +1,4 @@
-"""fastai's XResNet34, trained from scratch on cells in memory: fastai's Learner, one-cycle schedule and callbacks.
+"""fastai's XResNet34, trained from scratch on cells in memory: fastai's Learner and callbacks.
 
 On patients that it has not seen, from 3,770 real cells, in six CPU minutes: accuracy 0.962, AUC 0.990 (five parts of
 120 patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
@@ -32,7 +32,7 @@ from ._common import (
     check_data,
     draw_batch,
     finish_onnx,
-    planned_epochs,
+    schedule_of,
 )
 from .checkpoint import Checkpoints, Progress
 from .fastai_batches import Batches, Shuffled, chunks
@@ -42,7 +42,7 @@ from .selection import Selection
 
 __all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
 
-RECIPE_VERSION = 5
+RECIPE_VERSION = 6
 SHAPE = ("architecture",)
 # torch wants a process for each device that it trains on.
 PROCESS_PER_DEVICE = True
@@ -66,8 +66,11 @@ class DefaultRecipe(Recipe):
     # The first epochs see smaller cells, at two thirds of the cost: there is little to be seen yet.
     small_share: float = Field(default=0.4, ge=0, le=1)
     small_size: float = Field(default=0.75, gt=0, le=1)
-    # The loss may surely rise while the rate is at its peak or cells are small, and falls again in the last third.
-    patience: int = Field(default=4, gt=0)
+    # With eight epochs the rate never stays at its peak: one cycle, as fastai has it (Smith 2018, arXiv:1803.09820).
+    warmup: float = Field(default=2.0, ge=0)
+    cooldown: int = Field(default=6, gt=0)
+    # Of more than eight epochs some are left out.
+    patience: int = Field(default=2, gt=0)
     # Twice what it takes on two quiet cores. A fit cut at the peak rate is poor: AUC 0.972 after one epoch.
     deadline_seconds: float = Field(default=1200, gt=0)
     architecture: Literal["xresnet18", "xresnet34", "xresnet50"] = "xresnet34"
@@ -83,7 +86,7 @@ def fit(
     devices: int = 1,
     start: Path | None = None,
 ) -> FitResult:
-    """Train with a one-cycle schedule, stop early on validation loss, and export the epoch that is kept.
+    """Train until the validation patients have nothing more to say, cool down, and export the epoch that is kept.
 
     Raises:
         TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
@@ -101,9 +104,8 @@ def fit(
     ranks = Ranks.join(device)
     if ranks.count != devices:
         raise TrainingFailed(f"fastai: expected {devices} processes, found {ranks.count}: see fastai_ranks.launch")
-    epochs = planned_epochs(recipe, recipe.min_steps, len(data.train_images), warm=start is not None)
-    small = round(epochs * recipe.small_share)
-    train = Shuffled(data.train_images, data.train_labels, recipe, seed, small, ranks)
+    schedule = schedule_of(recipe, len(data.train_images), warm=start is not None, small_share=recipe.small_share)
+    train = Shuffled(data.train_images, data.train_labels, recipe, seed, schedule.first, ranks)
     valid = Batches(ranks.share(data.valid_images), ranks.share(data.valid_labels), device)
     model = _network(recipe.architecture)
     if start:
@@ -112,8 +114,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
 
     versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
-    progress = Progress(epochs, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
-    metrics, watchers = callbacks(recipe.patience, progress, on_epoch, ranks, len(data.valid_labels))
+    progress = Progress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
+    metrics, watchers = callbacks(recipe, progress, on_epoch, ranks, len(data.valid_labels))
     learn = Learner(
         DataLoaders(train, valid, path=folder, device=device),
         model,
@@ -128,7 +130,7 @@ def fit(
         learn.to_channelslast()  # with mixed precision: what a GPU's tensor cores want
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fastai lags behind torch's deprecations
-        fit_from_checkpoint(learn, progress, ranks, learning_rate=recipe.learning_rate, patience=recipe.patience)
+        fit_from_checkpoint(learn, progress, ranks)
 
     ranks.leave()
     if not ranks.first:
@@ -139,7 +141,7 @@ def fit(
             f"fastai: no epoch ended within {recipe.deadline_seconds:.0f} s on {_describe(device, devices)}",
             "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
         )
-    ended: Literal["early", "finished"] = "early" if len(history) < epochs else "finished"
+    ended: Literal["early", "finished"] = "early" if len(history) < schedule.epochs else "finished"
     onnx = folder / "model.onnx"
     model = learn.model.cpu().float().to(memory_format=_frameworks().contiguous_format)
     temperature = temperature_of(_scores(_averaged(model, recipe.views), data.valid_images), data.valid_labels > 0.5)

@@ -1,6 +1,6 @@
-"""What Keras is told to do between batches and epochs: stop early, keep the best, keep the clock, go on.
+"""What Keras is told to do between batches and epochs: its rate, when to end, which weights to keep, how to go on.
 
-Keras's own early stopping; imported only by the process that trains with Keras.
+Imported only by the process that trains with Keras.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
-from . import Images
+from . import Images, Recipe
 from .checkpoint import Progress
 
 __all__ = ["SCORING_BATCH", "DeadlinePassed", "accuracy", "callbacks", "go_on"]
@@ -40,14 +40,14 @@ def accuracy(labels: Any, logits: Any) -> Any:
 
 
 def callbacks(
-    patience: int,
+    recipe: Recipe,
     progress: Progress,
     network: Any,
     images: Images,
     on_epoch: Callable[[EpochRecord], None],
     devices: int,
 ) -> tuple[Any, list[Any]]:
-    """Return Keras's early stopping, and all callbacks in their order: the journal, then early stopping.
+    """Return Keras's own keeper of the best weights, and all callbacks in their order.
 
     ``network`` scores ``images``, the validation cells, uint8 [n, side, side, 3].
     """
@@ -58,7 +58,7 @@ def callbacks(
         images = np.concatenate([images, images[:short]])  # no device may find its part of a batch empty
     scoring_batch = SCORING_BATCH // devices * devices
 
-    class StopEarly(EarlyStopping):  # type: ignore[misc]
+    class Keep(EarlyStopping):  # type: ignore[misc]
         """Keras's own, with what was before a kill in mind, and a checkpoint once it has made up its mind."""
 
         # The best weights of a killed process, until there are better ones.
@@ -72,8 +72,7 @@ def callbacks(
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             super().on_epoch_end(epoch, logs)
-            # Those of the epoch after which patience ran out are replaced by the best: no state to go on from.
-            if progress.checkpoints.due and not self.model.stop_training:
+            if progress.checkpoints.due:
                 _keep(self.model, self.best_weights, progress)
 
     class Clock(Callback):  # type: ignore[misc]
@@ -84,13 +83,16 @@ def callbacks(
                 raise DeadlinePassed
 
     class Journal(Callback):  # type: ignore[misc]
-        """Watches the clock and the loss between batches; scores the validation cells and writes one record an epoch.
+        """Sets the rate, watches clock and loss between batches; scores the validation cells, writes a record an epoch.
 
         In the place of Keras's own validation, which knows the plain loss only.
         """
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.started = time.monotonic()
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.model.optimizer.learning_rate = recipe.learning_rate * progress.rate(batch, self.params["steps"])
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             _finite("training", logs["loss"])
@@ -115,21 +117,23 @@ def callbacks(
             )
             progress.history.append(record)
             logs[MONITORED] = progress.kept
+            self.model.stop_training = progress.is_over
             log.info("keras epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
             on_epoch(record)
 
-    stop_early = StopEarly(monitor=MONITORED, mode="max", patience=patience, restore_best_weights=True)
-    return stop_early, [Journal(), stop_early]
+    # It never stops the fit itself: the schedule does, by the journal.
+    keep = Keep(monitor=MONITORED, mode="max", patience=progress.schedule.epochs + 1, restore_best_weights=True)
+    return keep, [Journal(), keep]
 
 
-def go_on(network: Any, stop_early: Any, progress: Progress) -> None:
-    """Put network, optimiser, history and early stopping where the last checkpoint of this training left them."""
+def go_on(network: Any, keep: Any, progress: Progress) -> None:
+    """Put network, optimiser, history and the best weights where the last checkpoint of this training left them."""
     saved = progress.checkpoints.find()
     if saved is None:
         return
     for variable, array in zip(_state(network), _in_order(saved.part("state")), strict=True):
         variable.assign(array)
-    stop_early.kept = stop_early.best_weights = _in_order(saved.part("best")) or network.get_weights()
+    keep.kept = keep.best_weights = _in_order(saved.part("best")) or network.get_weights()
     progress.go_on(saved)
     log.info("keras goes on after epoch %d", progress.before)
 
