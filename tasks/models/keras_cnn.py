@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 class DefaultRecipe(Recipe):
     """Hyperparameters of the Keras CNN, each with the reason for its number (docs/training.md has the comparisons)."""
 
-    # Most trainings on 4,000 cells end after thirteen to eighteen; about 5 s each on two quiet cores.
+    # Trainings on 4,000 cells end after some sixteen.
     epochs: int = Field(default=24, gt=0)
     warm_epochs: int = Field(default=8, gt=0)
     # A small set takes few steps an epoch: it gets more epochs, and as much more patience.
@@ -72,8 +72,8 @@ class DefaultRecipe(Recipe):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # Channels of the first stage, doubled by each of the next two. 64 take three times as long and see no better.
     width: int = Field(default=32, ge=8)
-    # Validation loss swings until the rate has fallen.
-    patience: int = Field(default=4, gt=0)
+    # Validation loss swings while the rate is at its peak: with four, one lucky second epoch ended a fit after ten.
+    patience: int = Field(default=6, gt=0)
     cooldown: int = Field(default=4, gt=0)
     # Twice what it takes on two quiet cores.
     deadline_seconds: float = Field(default=1200, gt=0)
