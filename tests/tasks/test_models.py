@@ -27,7 +27,14 @@ FRAMEWORKS = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}
 SIDE = 32
 # The smallest of each family: these tests are about what fit() promises, not about how well a CNN can see.
 SMALL = {
-    "fastai": {"batch_size": 16, "min_steps": 0, "stain": 0.0, "zoom": 0.0, "architecture": "xresnet18"},
+    "fastai": {
+        "batch_size": 16,
+        "min_steps": 0,
+        "stain": 0.0,
+        "zoom": 0.0,
+        "architecture": "xresnet18",
+        "small_share": 0.2,
+    },
     "keras": {"batch_size": 16, "min_steps": 0, "stain": 0.0, "zoom": 0.0, "width": 8},
 }
 
@@ -103,7 +110,7 @@ JOBS: list[dict[str, Any]] = [
     {"name": "not held", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
     # Better on training cells is worse on these: the epoch that is kept is an early one, and patience runs out.
     {"name": "early", "seed": 3, "valid_labels": "inverted",
-     "recipe": {"epochs": 30, "patience": 3, "views": 1}},
+     "recipe": {"epochs": 30, "patience": 3, "cooldown": 2, "views": 1}},
     {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30, "views": 1}},
     {"name": "warm", "seed": 4, "start": "plain", "recipe": {"epochs": 4, "warm_epochs": 2, "warm_share": 1}},
     {"name": "hopeless", "seed": 3, "recipe": {"epochs": 2, "deadline_seconds": 1e-3}},
@@ -331,10 +338,16 @@ class TestFit:
             fits.jobs["plain"]["temperature"], rel=1e-2
         )
 
-    def test_patience_ends_the_fit(self, fits: Fits) -> None:
+    def test_patience_ends_the_fit(self, name: str, fits: Fits) -> None:
         fitted = fits.jobs["early"]
+        losses = [record["valid_loss"] for record in fitted["history"]]
+        flat, first = len(losses) - 2, 6 if name == "fastai" else 0  # small cells decide nothing
         assert fitted["stopped"] == "early"
-        assert len(fitted["history"]) < 30
+        assert len(losses) < 30
+        assert flat - 1 - (first + int(np.argmin(losses[first:flat]))) == 3
+        rates = [record["learning_rate"] for record in fitted["history"]]
+        assert rates[flat - 1] == max(rates)
+        assert rates[-1] < 0.01 * max(rates)
 
     def test_the_deadline_ends_the_fit_with_what_there_is(self, fits: Fits) -> None:
         assert fits.jobs["late"]["stopped"] == "deadline"
