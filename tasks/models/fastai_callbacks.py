@@ -103,12 +103,12 @@ def callbacks(
                 _load(self.learn.model, weights_of(progress))
 
     class End(Callback):  # type: ignore[misc]
-        """Ends the fit when the schedule says so."""
+        """Ends the fit when the schedule says so, before the last epoch of all."""
 
         order = SaveModelCallback.order + 2
 
         def after_epoch(self) -> None:
-            if progress.is_over:
+            if progress.is_over and len(progress.history) < progress.schedule.epochs:
                 raise CancelFitException
 
     class Journal(Callback):  # type: ignore[misc]

@@ -7,6 +7,7 @@ Imported, like torch itself, only by the processes that train with it.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -113,10 +114,15 @@ class Ranks:
         self.total([0.0])
 
     def leave(self) -> None:
-        """Part from the other ranks: what comes after the fit is the first one's alone."""
+        """Part from the other ranks: what comes after the fit is the first one's alone.
+
+        Whatever still refers to the group, as the wrapped model in its cycles does, would leave it to the end of the
+        interpreter, where Gloo's threads bring the process down now and then (SIGABRT).
+        """
         if self.count > 1:
             import torch.distributed as dist
 
+            gc.collect()
             dist.destroy_process_group()
 
 
@@ -148,5 +154,6 @@ def parallel(ranks: Ranks) -> Any:
 
         def after_fit(self) -> None:
             self.learn.model = self.alone
+            del self.wrapped
 
     return Parallel()

@@ -92,7 +92,8 @@ def callbacks(
             self.started = time.monotonic()
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            self.model.optimizer.learning_rate = recipe.learning_rate * progress.rate(batch, self.params["steps"])
+            self.rate = recipe.learning_rate * progress.rate(batch, self.params["steps"])
+            self.model.optimizer.learning_rate = self.rate
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             _finite("training", logs["loss"])
@@ -110,7 +111,7 @@ def callbacks(
                 valid_loss=judged.loss,
                 valid_accuracy=judged.accuracy,
                 train_accuracy=float(logs["accuracy"]),
-                learning_rate=float(self.model.optimizer.learning_rate),
+                learning_rate=self.rate,
                 temperature=judged.temperature,
                 is_kept=judged.is_kept,
                 seconds=time.monotonic() - self.started,
