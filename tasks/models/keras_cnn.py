@@ -1,6 +1,6 @@
 """A Keras CNN of our own, small enough for a CPU: a stem, three residual blocks, pooled by mean and by maximum.
 
-On patients that it has not seen, from 3,770 real cells, in 140 CPU seconds: accuracy 0.964, AUC 0.991 (five parts of
+On patients that it has not seen, from 3,770 real cells, in five CPU minutes: accuracy 0.964, AUC 0.992 (five parts of
 120 patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
 The file and Keras agree to 1.2e-7. No figure is from a GPU: that path has not been run.
 """
