@@ -240,8 +240,7 @@ def _rates(shape: Callable[[float], float]) -> Callable[[], None]:
         from tasks.models.schedule import Schedule
 
         def rate(self: Any, at: float, losses: Sequence[float]) -> float:
-            up = min(1.0, 0.1 + 0.9 * at / self.warmup) if self.warmup else 1.0
-            return up * max(0.01, shape(at / self.epochs))
+            return float(self.risen(at) * max(0.01, shape(at / self.epochs)))
 
         _put(Schedule, rate=rate, length=lambda self, losses: self.epochs)
 
@@ -278,7 +277,7 @@ CHANGES: dict[str, Change] = {
     "smoothing-doubled": Change("labels smoothed by 0.1", recipe={"smoothing": 0.1}),
     "lowest": Change("the epoch with the lowest validation loss kept", patch=_lowest),
     "to-the-end": Change("never ended early", recipe={"patience": 1000}, models=["keras"]),
-    "impatient": Change("half the patience", recipe={"patience": 2}, models=["keras"]),
+    "impatient": Change("half the patience", recipe={"patience": 3}, models=["keras"]),
     "ema": Change("weights averaged over 100 steps", patch=_averaged_weights, models=["keras"]),
     "cosine": Change("14 epochs under one cosine", {"epochs": 14}, _rates(_cosine), ["keras"]),
     "constant": Change("a constant rate, 14 epochs", {"epochs": 14}, _rates(lambda at: 1.0), ["keras"]),

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from benchmarks.roofline import peak_flops, training_flops
-from benchmarks.scale import make_cells, stage_of
+from benchmarks.scale import labels_of, make_cells, stage_of
 from benchmarks.training_table import aligned
 from tasks.models import TrainingData, get_model, model_names
 
@@ -43,20 +42,19 @@ ROWS = (
 
 def make_pack(home: Path, count: int) -> None:
     """Draw and pack ``count`` cells of 64 pixels, once."""
-    if not (home / "labels.npy").exists():
+    if not (home / "packed").exists():
         home.mkdir(parents=True, exist_ok=True)
         make_cells(home, count)
         stage_of("pack", home)[1]()
-        infected = pd.read_parquet(home / "rows.parquet")["label"] == "Parasitized"
-        np.save(home / "labels.npy", infected.to_numpy(np.float32))
+        (home / "packed").touch()
 
 
 def run(name: str, home: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """Train one CNN in this process, and return what it took."""
-    images, labels = np.load(home / "pack.npy", mmap_mode="r"), np.load(home / "labels.npy")
+    images, labels = np.load(home / "pack.npy", mmap_mode="r"), labels_of(home)
     train, valid = int(TRAIN * len(images)), int(VALIDATION * len(images))
-    sides = (slice(0, train), slice(train, train + valid))
-    data = TrainingData(*(array[side] for side in sides for array in (images, labels)))
+    rest = slice(train, train + valid)
+    data = TrainingData(images[:train], labels[:train], images[rest], labels[rest])
     model = get_model(name)
     recipe, began = model.DefaultRecipe(**changes), time.perf_counter()
     fit = model.fit(data, recipe, seed=1, folder=home / name, on_epoch=lambda epoch: print(epoch, file=sys.stderr))

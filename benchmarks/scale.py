@@ -108,7 +108,7 @@ def stage_of(stage: str, home: Path) -> tuple[int, Callable[[], object]]:
     if stage == "score":
         images, model = np.load(pack, mmap_mode="r"), ModelFile.open(home / "keras64" / "model.onnx")
         return len(images), lambda: model.score(images)
-    name, labels, small = stage.split()[1], _labels(home), np.load(home / "pack32.npy", mmap_mode="r")
+    name, labels, small = stage.split()[1], labels_of(home), np.load(home / "pack32.npy", mmap_mode="r")
     valid = len(small) // 10
     data = TrainingData(small[valid:], labels[valid:], small[:valid], labels[:valid])
     return len(small), lambda: _train(name, data, home / name)
@@ -120,14 +120,16 @@ def _train(name: str, data: TrainingData, folder: Path) -> None:
     model.fit(data, recipe, seed=1, folder=folder, on_epoch=lambda _: None)
 
 
-def _labels(home: Path) -> npt.NDArray[np.float32]:
+def labels_of(home: Path) -> npt.NDArray[np.float32]:
+    """Return the labels of the cells of a home folder, float32 [n], 1 for Parasitized."""
+    """Return the labels of the cells that ``make_cells`` made, 1 for Parasitized."""
     infected = pd.read_parquet(home / "rows.parquet")["label"] == "Parasitized"
     return np.asarray(infected, dtype=np.float32)
 
 
 def prepare(home: Path) -> None:
     """Make what training and scoring read: small cells, and a model file for those of 64 pixels."""
-    pack, labels, few = np.load(home / "pack.npy", mmap_mode="r"), _labels(home), slice(0, 400)
+    pack, labels, few = np.load(home / "pack.npy", mmap_mode="r"), labels_of(home), slice(0, 400)
     _train("keras", TrainingData(pack[few], labels[few], pack[few], labels[few]), home / "keras64")
     small = np.lib.format.open_memmap(home / "pack32.npy", "w+", np.uint8, (len(pack), 32, 32, 3))
     for start in range(0, len(pack), 1000):

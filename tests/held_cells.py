@@ -18,9 +18,8 @@ VARIATIONS = {"moved": Variation(0.1, 1.5, 0), "stained": Variation(0.1, 1.5, 0.
 
 def hold_on_device(name: str, held: bool) -> None:
     """Let the next fits of this process hold their cells as a GPU would, or as a CPU does."""
-    for module in (f"{name}_batches", "keras_cnn"):
-        room = importlib.import_module(f"tasks.models.{module}")
-        room.lie_on_device = lambda *_: held  # type: ignore[attr-defined]
+    asks = {"fastai": "fastai_batches", "keras": "keras_cnn"}[name]
+    importlib.import_module(f"tasks.models.{asks}").lie_on_device = lambda *_: held  # type: ignore[attr-defined]
 
 
 def shown_batches(name: str) -> list[Images]:

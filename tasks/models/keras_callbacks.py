@@ -67,7 +67,7 @@ def callbacks(
         def on_train_begin(self, logs: Any = None) -> None:
             super().on_train_begin(logs)
             if progress.best:
-                self.best, self.wait, self.best_weights = progress.best.epoch, progress.waited, self.kept
+                self.best, self.best_weights = progress.best.epoch, self.kept
                 self.best_epoch = progress.best.epoch - 1
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

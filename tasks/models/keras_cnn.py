@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 class DefaultRecipe(Recipe):
     """Hyperparameters of the Keras CNN, each with the reason for its number (docs/training.md has the comparisons)."""
 
-    # Trainings on 4,000 cells end after some sixteen.
+    # Trainings on 4,000 cells end after 12 to 24, 18 on average (docs/training.md).
     epochs: int = Field(default=24, gt=0)
     warm_epochs: int = Field(default=8, gt=0)
     # A small set takes few steps an epoch: it gets more epochs, and as much more patience.

@@ -1,6 +1,6 @@
 """How the learning rate rises, stays and falls, and when a fit is over: both by the losses on the validation patients.
 
-NumPy only, for both CNNs alike.
+For both CNNs alike.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 __all__ = ["Schedule"]
 
@@ -46,18 +44,23 @@ class Schedule:
 
     def length(self, losses: Sequence[float]) -> int:
         """Return how many epochs the fit will have had, as far as the validation losses of its epochs tell (nats)."""
-        for ended in range(self.first + 1, min(len(losses), self.epochs - self.cooldown) + 1):
-            lowest = self.first + int(np.argmin(losses[self.first : ended]))
-            if ended - 1 - lowest >= self.patience:
-                return ended + self.cooldown
+        lowest = self.first
+        for last in range(self.first, min(len(losses), self.epochs - self.cooldown)):
+            if losses[last] < losses[lowest]:
+                lowest = last
+            if last - lowest >= self.patience:
+                return last + 1 + self.cooldown
         return self.epochs
 
     def is_over(self, losses: Sequence[float]) -> bool:
         """Return whether there is nothing left to do."""
         return len(losses) >= self.length(losses)
 
+    def risen(self, at: float) -> float:
+        """Return the share of the peak that it has risen to ``at`` so many epochs, 1.5 in the middle of the second."""
+        return min(1.0, 0.1 + 0.9 * at / self.warmup) if self.warmup else 1.0
+
     def rate(self, at: float, losses: Sequence[float]) -> float:
-        """Return the share of the peak rate ``at`` so many epochs, 1.5 in the middle of the second."""
-        up = min(1.0, 0.1 + 0.9 * at / self.warmup) if self.warmup else 1.0
+        """Return the share of the peak rate ``at`` so many epochs."""
         left = min(1.0, max(0.0, (self.length(losses) - at) / self.cooldown))
-        return up * (1 - math.cos(math.pi * left)) / 2
+        return self.risen(at) * (1 - math.cos(math.pi * left)) / 2
