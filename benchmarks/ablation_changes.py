@@ -5,7 +5,7 @@ What no setting of a recipe says is patched, in a process that does nothing else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,26 +90,26 @@ def _cutout() -> None:
 
 def _mixup() -> None:
     """Blend each cell, and its label, with another of its batch, by Beta(0.2, 0.2) (Zhang 2018, arXiv:1710.09412)."""
-    from tasks.models import keras_batches, keras_cnn
+    from tasks.models import keras_batches
 
-    own = keras_batches.batches
+    own = keras_batches.dataset_of
+    rng = np.random.default_rng((SEED, 1))
 
-    def batches(*given: Any, **named: Any) -> Any:
-        mixed = own(*given, **named)
-
-        class Mixed(type(mixed)):  # type: ignore[misc]
-            def __getitem__(self, number: int) -> Any:
-                images, labels = super().__getitem__(number)
-                rng = np.random.default_rng((SEED, self.epoch, number, 1))
+    def dataset(make: Callable[[], Iterator[Any]], *how: Any) -> Any:
+        def mixed() -> Iterator[Any]:
+            for batch in make():
+                if len(batch) == 1:  # to be scored
+                    yield batch
+                    continue
+                images, labels = batch
                 share = rng.beta(0.2, 0.2, len(images)).astype(np.float32)
                 other, cell = rng.permutation(len(images)), share[:, None, None, None]
                 blended = cell * images + (1 - cell) * images[other]
-                return blended.astype(np.uint8), share * labels + (1 - share) * labels[other]
+                yield blended.astype(np.uint8), share * labels + (1 - share) * labels[other]
 
-        mixed.__class__ = Mixed
-        return mixed
+        return own(mixed, *how)
 
-    _put(keras_cnn, batches=batches)
+    _put(keras_batches, dataset_of=dataset)
 
 
 def _centred_otherwise(how: str) -> Callable[[], None]:

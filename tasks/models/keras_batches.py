@@ -1,4 +1,4 @@
-"""The batches that Keras is shown: on a GPU the cells lie on it, and are varied there.
+"""The batches that Keras is shown; on a GPU the cells lie on it, and are varied there.
 
 Imported, like Keras itself, only by the process that trains with it.
 """
@@ -6,6 +6,7 @@ Imported, like Keras itself, only by the process that trains with it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from . import Images, Recipe, TrainingData
 from ._common import batch_count, shuffled_batches, smoothed
 from .variation import augment, draw
 
-__all__ = ["FIRST_EPOCH", "batches", "lie_on_device", "shown_on_device", "varied_on_device"]
+__all__ = ["FIRST_EPOCH", "batches", "dataset_of", "lie_on_device", "scores", "shown_on_device", "varied_on_device"]
 
-# By which the first epoch draws its chance: Keras says that one has ended before it begins the first.
+# By which the first epoch draws its chance.
 FIRST_EPOCH = 1
+# Batches that are ready while one is used: making one takes a twentieth of its use.
+AHEAD = 2
 # Bytes, of 330,000 cells of 64 pixels. TensorFlow does not tell how much memory a GPU has left.
 HELD_AT_MOST = 4 * 2**30
 
@@ -35,40 +38,67 @@ def lie_on_device(images: Images, devices: int) -> bool:
     return devices == 1 and images.nbytes <= HELD_AT_MOST and bool(tf.config.list_physical_devices("GPU"))
 
 
-def batches(data: TrainingData, recipe: Recipe, seed: int, before: int, devices: int, *, held: bool) -> Any:
+def batches(data: TrainingData, recipe: Recipe, seed: int, done: Callable[[], int], devices: int, *, held: bool) -> Any:
     """Return the training cells as whole batches, varied, each decided by seed, epoch and number alone.
 
-    Every device must get as many: a batch that cannot be dealt out evenly shows a cell or two a second time.
-    With ``held``, a batch says which cells it shows and how they are varied (``shown_on_device``) instead.
+    Every device must get as many: a batch that cannot be dealt out evenly shows a cell or two a second time. ``done``
+    is asked as an epoch begins how many are over. With ``held``, a batch says which cells it shows and how they are
+    varied (``shown_on_device``) instead.
     """
-    from keras.utils import PyDataset
-
     images, labels = data.train_images, smoothed(data.train_labels.astype(np.float32), recipe.smoothing)
     side = images.shape[1]
 
-    class Batches(PyDataset):  # type: ignore[misc]
-        epoch = before
-        # Kept for the epoch: made anew for each of its batches, the work would grow with the square of the cells.
-        order = shuffled_batches(len(images), recipe.batch_size, seed, before)
+    def epoch() -> Iterator[Any]:
+        number = FIRST_EPOCH + done()
+        # Dealt once for the epoch: anew for each of its batches, the work would grow with the square of the cells.
+        for batch, chosen in enumerate(shuffled_batches(len(images), recipe.batch_size, seed, number)):
+            yield make(np.resize(chosen, -(-len(chosen) // devices) * devices), (seed, number, batch))
 
-        def __len__(self) -> int:
-            return batch_count(len(images), recipe.batch_size)
+    def make(chosen: npt.NDArray[np.int64], chance: tuple[int, int, int]) -> Any:
+        rng = np.random.default_rng(chance)
+        if not held:
+            return augment(images[chosen], recipe.variation, rng), labels[chosen]
+        draws = draw(len(chosen), side, recipe.variation, rng)
+        gains = np.ones((len(chosen), 1, 1, 3), np.float32) if draws.gains is None else draws.gains
+        return (chosen.astype(np.int32), draws.returns, gains), labels[chosen]
 
-        def __getitem__(self, number: int) -> tuple[Any, npt.NDArray[np.float32]]:
-            chosen = self.order[number]
-            chosen = np.resize(chosen, -(-len(chosen) // devices) * devices)
-            rng = np.random.default_rng((seed, self.epoch, number))
-            if not held:
-                return augment(images[chosen], recipe.variation, rng), labels[chosen]
-            draws = draw(len(chosen), side, recipe.variation, rng)
-            gains = np.ones((len(chosen), 1, 1, 3), np.float32) if draws.gains is None else draws.gains
-            return (chosen.astype(np.int32), draws.returns, gains), labels[chosen]
+    varied = ("float32", (2, 3)), ("float32", (1, 1, 3))
+    shown = (("int32", ()), *varied) if held else ("uint8", images.shape[1:])
+    return dataset_of(epoch, (shown, ("float32", ())), batch_count(len(images), recipe.batch_size))
 
-        def on_epoch_end(self) -> None:
-            self.epoch += 1
-            self.order = shuffled_batches(len(images), recipe.batch_size, seed, self.epoch)
 
-    return Batches()
+def scores(network: Any, images: Images, batch_size: int, *watchers: Any) -> npt.NDArray[np.float32]:
+    """Return what ``network`` says of each of ``images``, float32, one row each; ``watchers`` are Keras callbacks."""
+    starts = range(0, len(images), batch_size)
+
+    def all_of_them() -> Iterator[tuple[Images]]:
+        for start in starts:
+            yield (images[start : start + batch_size],)
+
+    dataset = dataset_of(all_of_them, (("uint8", images.shape[1:]),), len(starts))
+    found: npt.NDArray[np.float32] = network.predict(dataset, verbose=0, callbacks=list(watchers))
+    return found
+
+
+def dataset_of(make: Callable[[], Iterator[Any]], parts: Any, count: int) -> Any:
+    """Return the ``count`` batches that ``make`` yields, each made while the ones before it are used.
+
+    ``parts``: type and shape of one row of each of a batch's arrays, nested as they are.
+
+    Of Keras's own ways to it, all but the one with several threads let TensorFlow tune the dataset. The thread that
+    does so wakes up after longer and longer pauses, and the end of each pass waits for it: up to as long as the pass.
+    """
+    import tensorflow as tf
+
+    def specs(parts: Any) -> Any:
+        if isinstance(parts[0], str):
+            return tf.TensorSpec((None, *parts[1]), parts[0])
+        return tuple(specs(part) for part in parts)
+
+    dataset = tf.data.Dataset.from_generator(make, output_signature=specs(parts))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(AHEAD).with_options(options)
 
 
 def shown_on_device(network: Any, images: Images) -> Any:

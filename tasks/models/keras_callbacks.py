@@ -18,6 +18,7 @@ from validation.records import EpochRecord
 
 from . import Images, Recipe
 from .checkpoint import Progress
+from .keras_batches import scores
 
 __all__ = ["SCORING_BATCH", "DeadlinePassed", "accuracy", "callbacks", "go_on"]
 
@@ -101,8 +102,7 @@ def callbacks(
                 raise DeadlinePassed
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            logits = network.predict(images, batch_size=scoring_batch, verbose=0, callbacks=[Clock()])
-            logits = logits[:cells, 0]
+            logits = scores(network, images, scoring_batch, Clock())[:cells, 0]
             _finite("validation", float(np.sum(logits)))
             judged = progress.selection.judge(logits)
             record = EpochRecord(

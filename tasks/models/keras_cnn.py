@@ -37,7 +37,7 @@ from ._common import (
     schedule_of,
 )
 from .checkpoint import Checkpoints, Progress
-from .keras_batches import FIRST_EPOCH, batches, lie_on_device, shown_on_device
+from .keras_batches import FIRST_EPOCH, batches, lie_on_device, scores, shown_on_device
 from .keras_callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks, go_on
 from .selection import Selection
 
@@ -124,7 +124,7 @@ def fit(
     if not progress.is_over:
         with contextlib.suppress(DeadlinePassed):
             trained.fit(
-                batches(data, recipe, seed, progress.before, devices, held=held),
+                batches(data, recipe, seed, lambda: len(progress.history), devices, held=held),
                 initial_epoch=progress.before,
                 epochs=schedule.epochs,
                 shuffle=False,  # the batches are shuffled by our own seed
@@ -143,7 +143,7 @@ def fit(
     keras.config.set_dtype_policy("float32")
     averaged = _averaged(side, recipe)
     averaged.set_weights(keep.best_weights)
-    logits = averaged.predict(data.valid_images, batch_size=SCORING_BATCH // recipe.views, verbose=0)
+    logits = scores(averaged, data.valid_images, SCORING_BATCH // recipe.views)
     temperature = temperature_of(logits, data.valid_labels > 0.5)
     scorer = _scorer(averaged, temperature)
     weights, onnx = folder / "weights.keras", folder / "model.onnx"
@@ -170,8 +170,7 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     if not len(images):
         return np.empty(0, np.float32)
     scorer = _framework().saving.load_model(weights, compile=False, safe_mode=True)
-    scores: npt.NDArray[np.float32] = scorer.predict(images, batch_size=SCORING_BATCH // recipe.views, verbose=0)
-    return scores
+    return scores(scorer, images, SCORING_BATCH // recipe.views)
 
 
 def _network(side: int, recipe: DefaultRecipe, *, synchronized: bool = False) -> Any:
