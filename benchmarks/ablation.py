@@ -118,6 +118,8 @@ def _train(cells: Path, folder: Path, name: str, job: Job) -> None:
     if not arrays.exists():
         arrays.symlink_to(folder.resolve() / "cells.npz")
     result = job.path(folder / name)
+    if result.exists():
+        return
     claim = result.with_suffix(".begun")
     try:
         claim.touch(exist_ok=False)

@@ -35,6 +35,24 @@ def shown_batches(name: str) -> list[Images]:
     return shown
 
 
+def iterators_tuned() -> list[bool]:
+    """Return a list to which each pass of TensorFlow's over a dataset adds whether it tunes it."""
+    from tasks.models import keras_cnn
+
+    keras_cnn._framework()
+    from tensorflow.python.data.ops.iterator_ops import OwnedIterator
+
+    own, tuned = OwnedIterator.__init__, []
+
+    def begin(iterator: Any, dataset: Any = None, *given: Any, **named: Any) -> None:
+        if dataset is not None:
+            tuned.append(dataset.options().autotune.enabled is not False)
+        own(iterator, dataset, *given, **named)
+
+    OwnedIterator.__init__ = begin
+    return tuned
+
+
 def show_on_device(name: str, images: Images) -> dict[str, npt.NDArray[Any]]:
     """Return the cells as each of ``VARIATIONS`` shows them, by its name; with torch also small ones, as "shrunk"."""
     shown = {}

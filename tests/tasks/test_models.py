@@ -46,7 +46,7 @@ from types import SimpleNamespace
 import numpy as np
 import tasks.models as models
 from tasks.models import checkpoint
-from tests.held_cells import hold_on_device, show_on_device, shown_batches
+from tests.held_cells import hold_on_device, iterators_tuned, show_on_device, shown_batches
 from tests.small_xresnet import shrink
 from validation.errors import TrainingFailed
 
@@ -55,7 +55,7 @@ cells = np.load(folder.parent / "cells.npz")
 model = models.get_model(name)
 if name == "fastai":
     shrink()
-results, shown = {}, shown_batches(name)
+results, shown, tuned = {}, shown_batches(name), iterators_tuned() if name == "keras" else []
 checkpoint.SECONDS_BETWEEN = 0.0
 for job in jobs:
     heard = []
@@ -99,7 +99,7 @@ for job in jobs:
     }
 np.savez(folder / "shown.npz", **show_on_device(name, cells["train_images"]))
 loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modules]
-(folder / "results.json").write_text(json.dumps({"jobs": results, "loaded": loaded}))
+(folder / "results.json").write_text(json.dumps({"jobs": results, "loaded": loaded, "tuned": tuned}))
 """
 
 # fmt: off
@@ -139,6 +139,8 @@ class Fits(NamedTuple):
     jobs: dict[str, Any]
     shown: dict[str, npt.NDArray[Any]]
     loaded: set[str]
+    # Of each pass that TensorFlow made over a dataset, whether it tuned it.
+    tuned: list[bool]
     said: str
 
 
@@ -172,7 +174,7 @@ def run_child(lane: Lane, name: str, folder: Path, jobs: list[dict[str, Any]]) -
     results = json.loads((folder / "results.json").read_text())
     with np.load(folder / "shown.npz") as shown:
         cells = dict(shown)
-    return Fits(results["jobs"], cells, set(results["loaded"]), done.stdout + done.stderr)
+    return Fits(results["jobs"], cells, set(results["loaded"]), results["tuned"], done.stdout + done.stderr)
 
 
 def made_cells() -> models.TrainingData:
@@ -254,6 +256,11 @@ def test_importing_the_models_loads_no_framework() -> None:
 class TestFit:
     def test_the_process_never_holds_the_other_framework(self, name: str, fits: Fits) -> None:
         assert fits.loaded == FRAMEWORKS[name]
+
+    def test_no_pass_over_the_cells_waits_for_a_tuner_of_it(self, name: str, fits: Fits) -> None:
+        """TensorFlow's own wakes up after longer and longer pauses, and each end of a pass waited for it."""
+        assert bool(fits.tuned) == (name == "keras")
+        assert not any(fits.tuned)
 
     def test_it_says_nothing_on_the_terminal(self, fits: Fits) -> None:
         assert fits.said == ""
