@@ -121,8 +121,7 @@ def _train(name: str, data: TrainingData, folder: Path) -> None:
 
 
 def labels_of(home: Path) -> npt.NDArray[np.float32]:
-    """Return the labels of the cells of a home folder, float32 [n], 1 for Parasitized."""
-    """Return the labels of the cells that ``make_cells`` made, 1 for Parasitized."""
+    """Return the labels of the cells that ``make_cells`` made, float32 [n], 1 for Parasitized."""
     infected = pd.read_parquet(home / "rows.parquet")["label"] == "Parasitized"
     return np.asarray(infected, dtype=np.float32)
 

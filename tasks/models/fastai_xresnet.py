@@ -241,9 +241,11 @@ def _scorer(model: Any, views: int, temperature: float) -> Any:
 def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
     import torch
 
+    scores = np.empty(len(images), np.float32)
     with torch.inference_mode():
-        scores = [scorer(torch.from_numpy(chunk)).numpy() for chunk in chunks(images)]
-    return np.concatenate(scores) if scores else np.empty(0, np.float32)
+        for chosen in chunks(np.arange(len(images))):
+            scores[chosen] = scorer(torch.from_numpy(images[chosen])).numpy()
+    return scores
 
 
 def _save(model: Any, temperature: float, path: Path) -> None:
