@@ -20,7 +20,7 @@ __all__ = ["FIRST_EPOCH", "batches", "dataset_of", "lie_on_device", "scores", "s
 
 # By which the first epoch draws its chance.
 FIRST_EPOCH = 1
-# Batches that are ready while one is used: making one takes a twentieth of its use.
+# Batches that are ready while one is used.
 AHEAD = 2
 # Bytes, of 330,000 cells of 64 pixels. TensorFlow does not tell how much memory a GPU has left.
 HELD_AT_MOST = 4 * 2**30
@@ -45,6 +45,8 @@ def batches(data: TrainingData, recipe: Recipe, seed: int, done: Callable[[], in
     is asked as an epoch begins how many are over. With ``held``, a batch says which cells it shows and how they are
     varied (``shown_on_device``) instead.
     """
+    from tensorflow import TensorSpec
+
     images, labels = data.train_images, smoothed(data.train_labels.astype(np.float32), recipe.smoothing)
     side = images.shape[1]
 
@@ -62,40 +64,35 @@ def batches(data: TrainingData, recipe: Recipe, seed: int, done: Callable[[], in
         gains = np.ones((len(chosen), 1, 1, 3), np.float32) if draws.gains is None else draws.gains
         return (chosen.astype(np.int32), draws.returns, gains), labels[chosen]
 
-    varied = ("float32", (2, 3)), ("float32", (1, 1, 3))
-    shown = (("int32", ()), *varied) if held else ("uint8", images.shape[1:])
-    return dataset_of(epoch, (shown, ("float32", ())), batch_count(len(images), recipe.batch_size))
+    drawn = TensorSpec((None, 2, 3), "float32"), TensorSpec((None, 1, 1, 3), "float32")
+    shown = (TensorSpec((None,), "int32"), *drawn) if held else TensorSpec((None, *images.shape[1:]), "uint8")
+    return dataset_of(epoch, (shown, TensorSpec((None,), "float32")), batch_count(len(images), recipe.batch_size))
 
 
 def scores(network: Any, images: Images, batch_size: int, *watchers: Any) -> npt.NDArray[np.float32]:
     """Return what ``network`` says of each of ``images``, float32, one row each; ``watchers`` are Keras callbacks."""
+    from tensorflow import TensorSpec
+
     starts = range(0, len(images), batch_size)
 
     def all_of_them() -> Iterator[tuple[Images]]:
         for start in starts:
             yield (images[start : start + batch_size],)
 
-    dataset = dataset_of(all_of_them, (("uint8", images.shape[1:]),), len(starts))
+    dataset = dataset_of(all_of_them, (TensorSpec((None, *images.shape[1:]), "uint8"),), len(starts))
     found: npt.NDArray[np.float32] = network.predict(dataset, verbose=0, callbacks=list(watchers))
     return found
 
 
-def dataset_of(make: Callable[[], Iterator[Any]], parts: Any, count: int) -> Any:
+def dataset_of(make: Callable[[], Iterator[Any]], signature: Any, count: int) -> Any:
     """Return the ``count`` batches that ``make`` yields, each made while the ones before it are used.
-
-    ``parts``: type and shape of one row of each of a batch's arrays, nested as they are.
 
     Of Keras's own ways to it, all but the one with several threads let TensorFlow tune the dataset. The thread that
     does so wakes up after longer and longer pauses, and the end of each pass waits for it: up to as long as the pass.
     """
     import tensorflow as tf
 
-    def specs(parts: Any) -> Any:
-        if isinstance(parts[0], str):
-            return tf.TensorSpec((None, *parts[1]), parts[0])
-        return tuple(specs(part) for part in parts)
-
-    dataset = tf.data.Dataset.from_generator(make, output_signature=specs(parts))
+    dataset = tf.data.Dataset.from_generator(make, output_signature=signature)
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(AHEAD).with_options(options)
