@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ PIXELS_VERSION = 1
 # than 4).
 THREADS = min(8, len(os.sched_getaffinity(0)))
 BATCH = 64
+# The shelf's index is read once for so many, and what is known of them is held at a time: 10 MB.
+SLICE = 1 << 15
 
 
 def pack(context: Context, split: Split) -> Pack:
@@ -95,25 +97,23 @@ def _write(context: Context, path: Path, rows: Any, side: int) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    cells = list(zip(rows["key"], rows["sha256"], strict=True))
     shelf_path, row_bytes = shelf_place(context, side)
-    progress = Progress(log, "packed", len(cells))
+    progress = Progress(log, "packed", len(rows))
     try:
         with temporary.open("wb") as file, Shelf(shelf_path, row_bytes) as shelf:
-            shape = (len(cells), side, side, 3)
+            shape = (len(rows), side, side, 3)
             np.lib.format.write_array_header_1_0(
                 file,
                 {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape},
             )
             file.flush()
             press = _Press(context, shelf, file.fileno(), file.tell(), side)
-            known = shelf.find({sha256 for _, sha256 in cells})
-            if _drawn_elsewhere(context, shelf, [cell for cell in cells if cell[1] not in known], side):
-                known = shelf.find({sha256 for _, sha256 in cells})
-            starts = range(0, len(cells), BATCH)
+            if context.settings.engine != LOCAL:
+                _draw_elsewhere(context, shelf, _cells(rows), side)
             with ThreadPoolExecutor(THREADS) as pool:
-                for count in pool.map(lambda start: press.batch(cells[start : start + BATCH], start, known), starts):
-                    progress.advance(count)
+                for start in range(0, len(rows), SLICE):
+                    for count in press.rows(_cells(rows[start : start + SLICE]), start, pool):
+                        progress.advance(count)
         temporary.replace(path)
     except OSError as error:
         raise RetrainError(
@@ -124,13 +124,20 @@ def _write(context: Context, path: Path, rows: Any, side: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _drawn_elsewhere(context: Context, shelf: Shelf, cells: Sequence[tuple[str, str]], side: int) -> bool:
-    """Let the workers of the engine, where the settings name one, draw ``cells`` (key, sha256) onto the shelf.
+def _cells(rows: Any) -> list[tuple[str, str]]:
+    """Return (key, sha256) of each row."""
+    return list(zip(rows["key"], rows["sha256"], strict=True))
+
+
+def _draw_elsewhere(context: Context, shelf: Shelf, cells: Sequence[tuple[str, str]], side: int) -> None:
+    """Let the workers of the engine that the settings name draw ``cells`` (key, sha256) onto the shelf.
 
     What they do not draw is drawn here afterwards, like any cell that is not on the shelf.
     """
-    if context.settings.engine == LOCAL or len(cells) < WORTH_AN_ENGINE:
-        return False
+    known = shelf.find({sha256 for _, sha256 in cells})
+    cells = [cell for cell in cells if cell[1] not in known]
+    if len(cells) < WORTH_AN_ENGINE:
+        return
     keys: dict[str, list[str]] = {}
     for key, sha256 in cells:
         keys.setdefault(sha256, []).append(key)
@@ -142,7 +149,6 @@ def _drawn_elsewhere(context: Context, shelf: Shelf, cells: Sequence[tuple[str, 
         for drawn in engine.map(draw_chunk, ((place, chunk, side, limit) for chunk in in_chunks(contents))):
             shelf.append(drawn)
             progress.advance(len(drawn))
-    return True
 
 
 class _Press:
@@ -151,7 +157,13 @@ class _Press:
     def __init__(self, context: Context, shelf: Shelf, file: int, begins: int, side: int) -> None:
         self._context, self._shelf, self._file, self._begins, self._side = context, shelf, file, begins, side
 
-    def batch(self, cells: Sequence[tuple[str, str]], start: int, known: Mapping[str, tuple[int, int]]) -> int:
+    def rows(self, cells: Sequence[tuple[str, str]], start: int, pool: Executor) -> Iterator[int]:
+        """Write the rows of ``cells`` (key, sha256), the first of which is row ``start``; yield how many."""
+        known = self._shelf.find({sha256 for _, sha256 in cells})
+        batches = range(0, len(cells), BATCH)
+        return pool.map(lambda at: self._batch(cells[at : at + BATCH], start + at, known), batches)
+
+    def _batch(self, cells: Sequence[tuple[str, str]], start: int, known: Mapping[str, tuple[int, int]]) -> int:
         """Write the rows of ``cells`` (key, sha256), the first of which is row ``start``; return how many."""
         made: list[tuple[str, bytes]] = []
         rows: list[bytes] = []

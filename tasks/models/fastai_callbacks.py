@@ -6,7 +6,6 @@ Without pickle; imported only by the process that trains with fastai.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import logging
 import time
@@ -23,11 +22,22 @@ from validation.records import EpochRecord
 from . import Recipe
 from .checkpoint import Progress
 from .fastai_ranks import Ranks, parallel
+from .memory import release_memory
 
-__all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "state_of", "weights_of"]
+__all__ = [
+    "RELEASED",
+    "accuracy",
+    "callbacks",
+    "fit_from_checkpoint",
+    "printing_to_log",
+    "state_of",
+    "weights_of",
+]
 
 log = logging.getLogger(__name__)
 
+# Batches after which memory is given back.
+RELEASED = 50
 # The number of the epoch that is kept: it rises when the newest is.
 MONITORED = "kept_epoch"
 # At the peak rate, and when there is none: those of fastai's one-cycle.
@@ -127,6 +137,8 @@ def callbacks(
                 self.learn.opt.set_hypers(lr=recipe.learning_rate * share, mom=high - (high - low) * share)
 
         def after_batch(self) -> None:
+            if self.iter % RELEASED == 0:
+                release_memory()
             late = float(progress.deadline.passed)
             if self.training:
                 cells = len(self.learn.y)
@@ -155,7 +167,7 @@ def callbacks(
                 seconds=time.monotonic() - self.started,
             )
             progress.history.append(record)
-            _release_memory()
+            release_memory()
             if not ranks.first:
                 return
             log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
@@ -231,12 +243,6 @@ def _load(model: Any, weights: Path) -> None:
 def accuracy(logits: Any, labels: Any) -> Any:
     """Return the share of cells that are called right at a probability of a half."""
     return ((logits.flatten() > 0) == (labels.flatten() > 0.5)).float().mean()
-
-
-def _release_memory() -> None:
-    """Give freed memory back to the system: glibc keeps torch's large blocks in pieces, 0.3 GiB more every epoch."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call, and may not need it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager

@@ -36,8 +36,9 @@ from ._common import (
 )
 from .checkpoint import Checkpoints, Progress
 from .fastai_batches import Batches, Shuffled, chunks
-from .fastai_callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
+from .fastai_callbacks import RELEASED, callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
 from .fastai_ranks import Ranks
+from .memory import release_memory
 from .selection import Selection
 
 __all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
@@ -243,7 +244,9 @@ def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
 
     scores = np.empty(len(images), np.float32)
     with torch.inference_mode():
-        for chosen in chunks(np.arange(len(images))):
+        for number, chosen in enumerate(chunks(np.arange(len(images)))):
+            if number % RELEASED == 0:
+                release_memory()
             scores[chosen] = scorer(torch.from_numpy(images[chosen])).numpy()
     return scores
 

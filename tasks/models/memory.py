@@ -1,7 +1,12 @@
-"""Out of memory costs a batch its size, not the night its training. Neither framework is imported to know its error."""
+"""Memory: what a training holds stays as it is however long it takes, and without any left it takes smaller batches.
+
+Out of memory costs a batch its size, not the night its training. Neither framework is imported to know its error.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import logging
 from collections.abc import Callable
@@ -44,3 +49,13 @@ def fit_in_memory(fit: Callable[[R], T], recipe: R, tell: Callable[[str], None])
         # The error's frames hold the model and its batches; they are gone only now.
         gc.collect()
         recipe = recipe.model_copy(update={"batch_size": half})
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system.
+
+    glibc keeps torch's large blocks in pieces that fit nothing later: 0.1 GiB more every 1,000 batches of 64 cells of
+    32 pixels. Takes 20 ms, and the next batch takes its memory anew.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call, and may not need it
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,6 +1,10 @@
-"""Out of memory: half the batch, and on; any other error is left as it is."""
+"""Out of memory: half the batch, and on; any other error is left as it is. What was freed goes back to the system."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +67,27 @@ def test_another_error_is_not_tried_again() -> None:
     with pytest.raises(ValueError, match="no"):
         fit_in_memory(fit, DefaultRecipe(batch_size=32), lambda _: None)
     assert seen == [32]
+
+
+def test_what_was_freed_between_blocks_still_held_goes_back_to_the_system() -> None:
+    code = """
+from pathlib import Path
+from tasks.models.memory import release_memory
+
+def held():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+
+before = held()
+blocks = [bytearray(100_000) for _ in range(2000)]
+del blocks[:-1]
+kept = held() - before
+release_memory()
+print(kept, held() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    kept, left = map(int, done.stdout.split())
+    assert kept > 150
+    assert left < 50

@@ -47,7 +47,7 @@ import numpy as np
 import tasks.models as models
 from tasks.models import checkpoint
 from tests.held_cells import hold_on_device, iterators_tuned, show_on_device, shown_batches
-from tests.small_xresnet import shrink
+from tests.small_xresnet import releases, shrink
 from validation.errors import TrainingFailed
 
 name, folder, jobs = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -56,10 +56,12 @@ model = models.get_model(name)
 if name == "fastai":
     shrink()
 results, shown, tuned = {}, shown_batches(name), iterators_tuned() if name == "keras" else []
+released = releases(shown) if name == "fastai" else []
 checkpoint.SECONDS_BETWEEN = 0.0
 for job in jobs:
     heard = []
     shown.clear()
+    released.clear()
     def on_epoch(record):
         heard.append(record.epoch)
         if len(heard) == job.get("clock_jumps_after"):
@@ -92,7 +94,7 @@ for job in jobs:
         "temperature": fitted.temperature,
         "onnx": str(fitted.onnx), "weights": str(fitted.weights), "stopped": fitted.stopped,
         "best_epoch": fitted.best_epoch, "device": fitted.device, "versions": fitted.versions, "heard": heard,
-        "before": fitted.epochs_before, "batch": str(fitted.batch), "made_here": len(shown),
+        "before": fitted.epochs_before, "batch": str(fitted.batch), "made_here": len(shown), "released": list(released),
         "first": [cell.tobytes().hex() for cell in shown[0]] if job["name"] == "not held" else [],
         "history": [record.model_dump() for record in fitted.history],
         "native": model.predict_native(fitted.weights, recipe, cells["valid_images"]).tolist(),
@@ -261,6 +263,16 @@ class TestFit:
         """TensorFlow's own wakes up after longer and longer pauses, and each end of a pass waited for it."""
         assert bool(fits.tuned) == (name == "keras")
         assert not any(fits.tuned)
+
+    def test_memory_is_given_back_within_an_epoch(self, name: str, fits: Fits) -> None:
+        """Freed blocks of torch's that fit nothing later grow with the number of batches, not of epochs."""
+        plain = fits.jobs["plain"]
+        if name == "keras":
+            assert plain["released"] == []  # holds nothing that grows
+            return
+        epoch = plain["made_here"] // 4
+        assert epoch > 2 * 3
+        assert np.diff([0, *plain["released"], plain["made_here"]]).max() <= 3
 
     def test_it_says_nothing_on_the_terminal(self, fits: Fits) -> None:
         assert fits.said == ""

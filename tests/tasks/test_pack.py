@@ -55,6 +55,21 @@ def test_every_row_is_the_square_that_a_prediction_would_see(context: Context, d
         array[0] = 0
 
 
+def test_what_is_held_at_a_time_changes_no_pixel(
+    context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pack(context, divided)
+    whole = context.workspace.pack_path(made.id).read_bytes()
+    context.workspace.pack_path(made.id).unlink()
+    for shelf in shelf_files(context):
+        shelf.unlink()
+    monkeypatch.setattr("tasks.pack.SLICE", 25)
+    monkeypatch.setattr("tasks.pack.BATCH", 10)
+    assert len(CELLS) % 25
+    assert pack(context, divided) == made
+    assert context.workspace.pack_path(made.id).read_bytes() == whole
+
+
 def test_a_pack_that_is_there_is_not_made_again(
     context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
