@@ -1,7 +1,7 @@
 """fastai's XResNet34, trained from scratch on cells in memory: fastai's Learner and callbacks.
 
-On patients that it has not seen, from 3,770 real cells, in six CPU minutes: accuracy 0.962, AUC 0.990 (five parts of
-120 patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
+On patients that it has not seen, from 3,770 real cells, in six to eleven CPU minutes: accuracy 0.963, AUC 0.991 (five
+parts of 120 patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
 The file and torch agree to 4e-7. No figure is from a GPU: that path has not been run.
 """
 
