@@ -222,5 +222,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: who broke something small should not wait for the trainings."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Fast tests first: who broke something small should not wait for the trainings.
+
+    The longest of the slow ones come first, so that at the end no process is left alone with one of them.
+    """
+
+    def turn(item: pytest.Item) -> tuple[bool, float]:
+        slow = item.get_closest_marker("slow")
+        return slow is not None, -slow.kwargs.get("minutes", 0) if slow else 0
+
+    items.sort(key=turn)

@@ -30,7 +30,7 @@ from tests.ahead import Lane
 from tests.forked import Forked, Forks
 
 # A whole night, on a machine five times slower than one on which it takes a minute or two.
-pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow(minutes=3), pytest.mark.server, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 PLAN = SyntheticPlan(patients=40, cells_per_patient=10, new_patients=6, scale=0.4)

@@ -29,7 +29,7 @@ from infra.s3 import S3Store
 from tests.fleet import EAGER, MODELS, ROOT, ended, fake_environment, fill, hold_training, let_training_go, until
 from tests.servers import databases
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=2), pytest.mark.timeout(1800)]
 
 FILE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())
 COMPOSE, CONFIGS = FILE["services"], FILE["configs"]

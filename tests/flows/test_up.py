@@ -24,7 +24,7 @@ from validation.errors import RetrainError
 from validation.records import Verdict
 
 # Everything waits for what it waits for; a machine that is busy elsewhere takes many times as long.
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=4), pytest.mark.timeout(1800)]
 
 SECRET = "s3cr3t-in-the-path"
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]

@@ -253,7 +253,7 @@ def test_importing_the_models_loads_no_framework() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 @pytest.mark.timeout(1800)
 class TestFit:
     def test_the_process_never_holds_the_other_framework(self, name: str, fits: Fits) -> None:

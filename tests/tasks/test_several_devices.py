@@ -20,6 +20,9 @@ from tests.tasks.test_models import synthetic_cells
 from validation.digest import sha256
 from validation.errors import TrainingFailed
 
+# Whoever asks first waits for all trainings.
+pytestmark = pytest.mark.slow(minutes=2)
+
 # An odd number of validation cells, and batches of odd size: nothing divides by two.
 TRAIN, VALID = 135, 51
 RECIPES: dict[str, dict[str, Any]] = {

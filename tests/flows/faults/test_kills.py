@@ -14,7 +14,7 @@ from tests.flows.faults.conftest import Prefect
 from tests.nights import Fault, Nights, Told, bring, free_disk
 from tests.sound import check_sound, inputs, last_night
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 
 
 @pytest.fixture(scope="module")

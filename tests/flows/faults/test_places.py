@@ -22,7 +22,7 @@ from tests.faults import Proxy, running
 from tests.nights import Nights, Told
 from tests.sound import check_sound, inputs
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 
 WIRE = {"SILENCE_SECONDS": "0.5", "RETRIES": "2", "FIRST_WAIT_SECONDS": "0.01", "LONGEST_WAIT_SECONDS": "0.05"}
 

@@ -24,7 +24,7 @@ from tests.flows.faults.conftest import Prefect
 from tests.nights import Nights, bring
 from tests.sound import check_sound, inputs
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 
 # A machine that is five times slower, and loaded besides.
 LONG = 400.0
