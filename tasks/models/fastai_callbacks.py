@@ -22,22 +22,12 @@ from validation.records import EpochRecord
 from . import Recipe
 from .checkpoint import Progress
 from .fastai_ranks import Ranks, parallel
-from .memory import release_memory
+from .memory import RELEASED, release_memory
 
-__all__ = [
-    "RELEASED",
-    "accuracy",
-    "callbacks",
-    "fit_from_checkpoint",
-    "printing_to_log",
-    "state_of",
-    "weights_of",
-]
+__all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "state_of", "weights_of"]
 
 log = logging.getLogger(__name__)
 
-# Batches after which memory is given back.
-RELEASED = 50
 # The number of the epoch that is kept: it rises when the newest is.
 MONITORED = "kept_epoch"
 # At the peak rate, and when there is none: those of fastai's one-cycle.

@@ -36,9 +36,9 @@ from ._common import (
 )
 from .checkpoint import Checkpoints, Progress
 from .fastai_batches import Batches, Shuffled, chunks
-from .fastai_callbacks import RELEASED, callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
+from .fastai_callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
 from .fastai_ranks import Ranks
-from .memory import release_memory
+from .memory import RELEASED, release_memory
 from .selection import Selection
 
 __all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]

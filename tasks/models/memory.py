@@ -24,6 +24,8 @@ _NAMES = {"OutOfMemoryError", "ResourceExhaustedError", "MemoryError"}
 # Older paths of both raise a plain RuntimeError with these words.
 _WORDS = ("out of memory", "can't allocate memory")
 SMALLEST_BATCH = 4
+# Batches of torch after which memory is released.
+RELEASED = 50
 
 
 def out_of_memory(error: BaseException) -> bool:
