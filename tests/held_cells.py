@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,20 @@ def iterators_tuned() -> list[bool]:
 
     OwnedIterator.__init__ = begin
     return tuned
+
+
+def releases(shown: Sequence[object]) -> list[int]:
+    """Return a list to which each release of memory adds how many batches were ``shown`` by then: due after three."""
+    from tasks.models import memory
+
+    released, own = [], memory.release_memory
+
+    def release() -> None:
+        released.append(len(shown))
+        own()
+
+    memory.RELEASED, memory.release_memory = 3, release
+    return released
 
 
 def show_on_device(name: str, images: Images) -> dict[str, npt.NDArray[Any]]:

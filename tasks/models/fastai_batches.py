@@ -16,6 +16,7 @@ import numpy.typing as npt
 from . import Images, Labels, Recipe
 from ._common import shuffled_batches, smoothed
 from .fastai_ranks import Ranks
+from .memory import releasing
 from .variation import Draws, area_weights, augment, draw, shrunk
 
 __all__ = ["SCORING_BATCH", "Batches", "Shuffled", "chunks", "lie_on_device", "shrunk_on_device", "varied_on_device"]
@@ -59,7 +60,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         import torch
 
-        for number, chosen in enumerate(self._indices()):
+        for number, chosen in enumerate(releasing(self._indices())):
             yield self._prepared(number, chosen), torch.from_numpy(self.labels[chosen]).to(self.device)
 
 

@@ -22,7 +22,6 @@ from validation.records import EpochRecord
 from . import Recipe
 from .checkpoint import Progress
 from .fastai_ranks import Ranks, parallel
-from .memory import RELEASED, release_memory
 
 __all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "state_of", "weights_of"]
 
@@ -127,8 +126,6 @@ def callbacks(
                 self.learn.opt.set_hypers(lr=recipe.learning_rate * share, mom=high - (high - low) * share)
 
         def after_batch(self) -> None:
-            if self.iter % RELEASED == 0:
-                release_memory()
             late = float(progress.deadline.passed)
             if self.training:
                 cells = len(self.learn.y)
@@ -157,7 +154,6 @@ def callbacks(
                 seconds=time.monotonic() - self.started,
             )
             progress.history.append(record)
-            release_memory()
             if not ranks.first:
                 return
             log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))

@@ -38,7 +38,7 @@ from .checkpoint import Checkpoints, Progress
 from .fastai_batches import Batches, Shuffled, chunks
 from .fastai_callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
 from .fastai_ranks import Ranks
-from .memory import RELEASED, release_memory
+from .memory import releasing
 from .selection import Selection
 
 __all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
@@ -244,9 +244,7 @@ def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
 
     scores = np.empty(len(images), np.float32)
     with torch.inference_mode():
-        for number, chosen in enumerate(chunks(np.arange(len(images)))):
-            if number % RELEASED == 0:
-                release_memory()
+        for chosen in releasing(chunks(np.arange(len(images)))):
             scores[chosen] = scorer(torch.from_numpy(images[chosen])).numpy()
     return scores
 

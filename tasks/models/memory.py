@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tasks.models import Recipe
@@ -51,6 +51,14 @@ def fit_in_memory(fit: Callable[[R], T], recipe: R, tell: Callable[[str], None])
         # The error's frames hold the model and its batches; they are gone only now.
         gc.collect()
         recipe = recipe.model_copy(update={"batch_size": half})
+
+
+def releasing(batches: Iterable[T]) -> Iterator[T]:
+    """Yield ``batches``; before the first, and after every ``RELEASED`` of them, freed memory is released."""
+    for number, batch in enumerate(batches):
+        if number % RELEASED == 0:
+            release_memory()
+        yield batch
 
 
 def release_memory() -> None:

@@ -46,8 +46,8 @@ from types import SimpleNamespace
 import numpy as np
 import tasks.models as models
 from tasks.models import checkpoint
-from tests.held_cells import hold_on_device, iterators_tuned, show_on_device, shown_batches
-from tests.small_xresnet import releases, shrink
+from tests.held_cells import hold_on_device, iterators_tuned, releases, show_on_device, shown_batches
+from tests.small_xresnet import shrink
 from validation.errors import TrainingFailed
 
 name, folder, jobs = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -56,7 +56,7 @@ model = models.get_model(name)
 if name == "fastai":
     shrink()
 results, shown, tuned = {}, shown_batches(name), iterators_tuned() if name == "keras" else []
-released = releases(shown) if name == "fastai" else []
+released = releases(shown)
 checkpoint.SECONDS_BETWEEN = 0.0
 for job in jobs:
     heard = []
