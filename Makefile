@@ -43,13 +43,13 @@ check: install
 	$(BIN)/mypy
 
 deploy: install
-	MALARIA_CODE="$${MALARIA_CODE:-$(CURDIR)}" $(BIN)/python -m flows.deploy
+	MALARIA_CODE="$${MALARIA_CODE:-$(CURDIR)}" $(BIN)/python -m flows.unattended.deploy
 
 audit: install
-	@$(BIN)/python -m infra.audit
+	@$(BIN)/python -m infra.deploy.audit
 
 sbom: install
-	@$(BIN)/python -m infra.sbom > sbom.json
+	@$(BIN)/python -m infra.deploy.sbom > sbom.json
 	@echo "sbom.json"
 
 lock:

@@ -56,7 +56,10 @@ def _put(module: Any, **named: Any) -> None:
 
 def _vary(wrap: Callable[[np.random.Generator], Any], after: Callable[[Any, Any], Any] | None = None) -> None:
     """Have both CNNs' cells varied with another generator, and changed once more."""
-    from tasks.models import _common, fastai_batches, keras_batches, variation
+    from tasks.models import preparation as _common
+    from tasks.models import variation
+    from tasks.models.fastai import batches as fastai_batches
+    from tasks.models.keras import batches as keras_batches
 
     own = variation.augment
 
@@ -90,7 +93,7 @@ def _cutout() -> None:
 
 def _mixup() -> None:
     """Blend each cell, and its label, with another of its batch, by Beta(0.2, 0.2) (Zhang 2018, arXiv:1710.09412)."""
-    from tasks.models import keras_batches
+    from tasks.models.keras import batches as keras_batches
 
     own = keras_batches.dataset_of
     rng = np.random.default_rng((SEED, 1))
@@ -124,7 +127,9 @@ def _centred_otherwise(how: str) -> Callable[[], None]:
         return centred / ((add(centred**2, axes) / pixels) ** 0.5 + 0.02)
 
     def patch() -> None:
-        from tasks.models import _common, fastai_xresnet, keras_cnn
+        from tasks.models import preparation as _common
+        from tasks.models.fastai import cnn as fastai_xresnet
+        from tasks.models.keras import cnn as keras_cnn
 
         def of_keras(images: Any) -> Any:
             from keras import ops
@@ -205,7 +210,8 @@ def _averaged_weights() -> None:
     import keras
     from keras.callbacks import SwapEMAWeights
 
-    from tasks.models import keras_callbacks, keras_cnn
+    from tasks.models.keras import callbacks as keras_callbacks
+    from tasks.models.keras import cnn as keras_cnn
 
     own_optimiser, own_callbacks = keras.optimizers.AdamW, keras_callbacks.callbacks
 
@@ -222,7 +228,8 @@ def _sgd() -> None:
     _frameworks()
     import keras
 
-    from tasks.models import keras_callbacks, keras_cnn
+    from tasks.models.keras import callbacks as keras_callbacks
+    from tasks.models.keras import cnn as keras_cnn
 
     own = keras_callbacks.callbacks
 
@@ -252,7 +259,7 @@ def _cosine(at: float) -> float:
 
 
 def _frameworks() -> None:
-    from tasks.models import keras_cnn
+    from tasks.models.keras import cnn as keras_cnn
 
     keras_cnn._framework()
 

@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 from scipy.stats import t
 
 from benchmarks.populations import RandomCalls, equal_models, simulated
-from validation.metrics import draws, few_patients
+from validation.statistics.metrics import draws, few_patients
 
 RESAMPLES = 2_000
 LEVEL = 0.95

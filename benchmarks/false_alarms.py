@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from validation.duplicates import ALIKE, near_duplicates
-from validation.facts import FACT_NAMES, ImageFacts, judge_image, learn_bounds
-from validation.images import RGB, Decoded, decode
-from validation.measure import cell_mask, inspect, measure
+from validation.images.decode import RGB, Decoded, decode
+from validation.images.facts import FACT_NAMES, ImageFacts, judge_image, learn_bounds
+from validation.images.fingerprints import ALIKE, near_duplicates
+from validation.images.measure import cell_mask, inspect, measure
 from validation.patients import patient_of
 from validation.rules import DataRules
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.models import TrainingData, keras_cnn
+from tasks.models import TrainingData
+from tasks.models.keras import cnn as keras_cnn
 
 OURS, KERAS, THREADS = "ours", "PyDataset", "PyDataset, two threads"
 
@@ -29,8 +30,8 @@ def ways(data: TrainingData, network: Any) -> dict[str, tuple[Callable[[], Any],
     """Return for each way what makes the training batches, and what scores all cells where that is another way too."""
     import keras
 
-    from tasks.models.keras_batches import batches, scores
-    from tasks.models.keras_callbacks import SCORING_BATCH
+    from tasks.models.keras.batches import batches, scores
+    from tasks.models.keras.callbacks import SCORING_BATCH
 
     recipe = keras_cnn.DefaultRecipe()
     made = list(batches(data, recipe, 1, lambda: 0, 1, held=False).as_numpy_iterator())

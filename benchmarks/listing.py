@@ -31,8 +31,8 @@ def leave_snapshot(url: str, home: Path) -> None:
     """Store the snapshot of the whole bucket, as an earlier pull would have left it; in pieces, nothing is fetched."""
     import pyarrow as pa
 
-    from tasks import snapshots
-    from tasks.listing import TEXT, list_cells
+    from tasks.snapshots import tables as snapshots
+    from tasks.snapshots.listing import TEXT, list_cells
 
     context = _context(url, home)
     listed = list_cells(context)
@@ -46,7 +46,7 @@ def leave_snapshot(url: str, home: Path) -> None:
 
 def measured_pull(url: str, home: Path, results: Any) -> None:
     """Pull, and put down seconds, peak memory and what was found."""
-    from infra.store import Fetched
+    from infra.store.base import Fetched
     from tasks.pull import pull
 
     context = _context(url, home)
@@ -117,11 +117,11 @@ def main() -> None:
 
 
 def _context(url: str, home: Path) -> Any:
-    from infra.files import Workspace
-    from infra.records import Records
-    from infra.s3 import S3Store
-    from infra.settings import Settings
-    from infra.store import FolderStore
+    from infra.local.files import Workspace
+    from infra.settings.settings import Settings
+    from infra.store.folder import FolderStore
+    from infra.store.records import Records
+    from infra.store.s3 import S3Store
     from tasks.context import Context
 
     store = S3Store("s3://cells", endpoint=url)

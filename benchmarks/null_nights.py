@@ -31,8 +31,8 @@ import numpy as np
 from benchmarks.gate_methods import interval
 from benchmarks.populations import GAINS, RandomCalls, equal_models
 from validation.gate import level_of_look
-from validation.paired import flipped_bounds, mean_of, null_variance_bounds, of_shares
 from validation.rules import GateRules
+from validation.statistics.paired_tests import flipped_bounds, mean_of, null_variance_bounds, of_shares
 
 NIGHTS = 365
 PATIENTS = 30

@@ -22,8 +22,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from infra.processes import marked_processes
-from tests.fleet import ROOT, Up, ended, fill, running
+from infra.processes.parent import marked_processes
+from tests import ROOT
+from tests.fleet import Up, ended, fill, running
 
 IMPORTS = ("prefect", "mlflow", "flows.retrain")
 

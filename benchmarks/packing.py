@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from infra.files import Workspace
-from infra.records import Records
-from infra.settings import Settings
-from infra.store import FolderStore
+from infra.local.files import Workspace
+from infra.settings.settings import Settings
+from infra.store.folder import FolderStore
+from infra.store.records import Records
+from tasks.cells.packing import write_pack
 from tasks.context import Context
-from tasks.pack import _write
 
 
 def _timed(count: int, work: Any) -> dict[str, float]:
@@ -60,7 +60,7 @@ def _round(folder: Path, side: int) -> dict[str, dict[str, float]]:
         most = rows.iloc[: int(len(rows) * 0.95)]
 
         def pack(some: pd.DataFrame) -> dict[str, float]:
-            return _timed(len(some), lambda: _write(context, context.workspace.pack_path("p"), some, side))
+            return _timed(len(some), lambda: write_pack(context, context.workspace.pack_path("p"), some, side))
 
         return {
             "Pillow, one thread": _timed(len(most), lambda: _with_pillow(context, most, side)),

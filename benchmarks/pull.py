@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serve import BUCKET, find_nginx, served
-from infra.files import Workspace
-from infra.objects import MemoryStore
-from infra.records import Records
-from infra.settings import Settings
-from infra.store import open_store
+from infra.local.files import Workspace
+from infra.settings.settings import Settings
+from infra.store.memory import MemoryStore
+from infra.store.opening import open_store
+from infra.store.records import Records
 from tasks.context import Context
 from tasks.pull import pull
 

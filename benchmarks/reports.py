@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infra.registry import Registry
+from infra.registry.registry import Registry
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
 from tasks.report import report

@@ -29,15 +29,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from infra.files import Workspace
-from infra.records import Records
-from infra.scoring import ModelFile
-from infra.settings import Settings
-from infra.store import FolderStore
-from infra.synthetic import SyntheticPlan, night_cells
+from infra.local.files import Workspace
+from infra.scoring.model_file import ModelFile
+from infra.settings.settings import Settings
+from infra.store.folder import FolderStore
+from infra.store.records import Records
+from tasks.cells.packing import write_pack
 from tasks.context import Context
+from tasks.intake.synthetic_cells import SyntheticPlan, night_cells
 from tasks.models import TrainingData, get_model
-from tasks.pack import _write
 
 DRAWN = 500
 SMALL: dict[str, dict[str, Any]] = {"fastai": {"architecture": "xresnet18"}, "keras": {"width": 8}}
@@ -104,7 +104,7 @@ def stage_of(stage: str, home: Path) -> tuple[int, Callable[[], object]]:
     pack = home / "pack.npy"
     if stage == "pack":
         rows = pd.read_parquet(home / "rows.parquet")
-        return len(rows), lambda: _write(_context(home), pack, rows, 64)
+        return len(rows), lambda: write_pack(_context(home), pack, rows, 64)
     if stage == "score":
         images, model = np.load(pack, mmap_mode="r"), ModelFile.open(home / "keras64" / "model.onnx")
         return len(images), lambda: model.score(images)

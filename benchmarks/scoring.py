@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.scoring import ModelFile
+from infra.scoring.model_file import ModelFile
 from tasks.models import get_model, model_names
 
 

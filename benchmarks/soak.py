@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.fleet import ROOT, fake_environment
+from tests import ROOT
+from tests.fleet import fake_environment
 
 # Small enough that every bound is met within a few dozen nights.
 TIGHT = {

@@ -46,22 +46,22 @@ from scipy.special import logit
 from benchmarks import references
 from benchmarks.roofline import peak_flops, training_flops
 from benchmarks.training_table import figures, judged, table
-from infra.files import Workspace, write_atomic
-from infra.records import Records
-from infra.scoring import ModelFile
-from infra.settings import Settings
-from infra.store import FolderStore
+from infra.local.files import Workspace, write_atomic
+from infra.scoring.model_file import ModelFile
+from infra.settings.settings import Settings
+from infra.store.folder import FolderStore
+from infra.store.records import Records
+from tasks.cells.side_data import load_side
 from tasks.context import Context
-from tasks.holdings import load_side
 from tasks.models import Recipe, TrainingData, get_model, model_names
 from tasks.pack import pack
 from tasks.pull import pull
 from tasks.split import split
 from tasks.validate import validate
-from validation.calibration import calibrated_loss
 from validation.digest import digest
-from validation.metrics import Scored
 from validation.records import SideName
+from validation.statistics.calibration import calibrated_loss
+from validation.statistics.metrics import Scored
 
 VALIDATION_PARTS = 7
 SIDES: tuple[SideName, ...] = ("train", "validation", "holdout")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from validation.metrics import NAMES, Scored, summarise
-from validation.report_metrics import extra_metrics
-from validation.threshold import choose_threshold
+from validation.statistics.metrics import NAMES, Scored, summarise
+from validation.statistics.report_metrics import extra_metrics
+from validation.statistics.threshold import choose_threshold
 
 RESAMPLES = 2_000
 # A row of the table: what it is called, its name in a result or in the result's metrics, and its decimals.

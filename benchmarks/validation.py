@@ -43,15 +43,15 @@ def _ours(folder: Path) -> dict[str, Any]:
     """Measure all images of ``folder`` in a home folder of its own, as the first night would."""
     import pandas as pd
 
-    from infra.files import Workspace
-    from infra.records import Records
-    from infra.settings import Settings
-    from infra.store import FolderStore
-    from infra.workers import SPARE
+    from infra.local.files import Workspace
+    from infra.processes.workers import SPARE
+    from infra.settings.settings import Settings
+    from infra.store.folder import FolderStore
+    from infra.store.records import Records
+    from tasks.cells.measuring import measure_all
     from tasks.context import Context
-    from tasks.measuring import measure_all
-    from validation.duplicates import near_duplicates
-    from validation.facts import FACT_NAMES, ImageFacts, judge_image, learn_bounds
+    from validation.images.facts import FACT_NAMES, ImageFacts, judge_image, learn_bounds
+    from validation.images.fingerprints import near_duplicates
 
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=Path(home))

@@ -12,15 +12,15 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.acting import acting
+from flows.opening import acting
 from infra.privacy import no_secret_escapes
-from infra.registry import Registry
+from infra.registry.registry import Registry
 from infra.runtime import prepare_environment
-from infra.settings import load_settings
-from tasks.answer import answer as give_answer
+from infra.settings.settings import load_settings
+from tasks.champion.history import LONGEST_WHY
+from tasks.commands.answer_approval import answer as give_answer
 from tasks.context import Context
-from tasks.history import LONGEST_WHY
-from tasks.site import refresh_index
+from tasks.reporting.index import refresh_index
 
 
 class Reply(StrEnum):

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import ParamSpec, TypeVar
 
-from infra.keys import SYNTHETIC_MARK
-from infra.machine import forget_peak_memory, hardware, peak_memory_mb, revision, versions
-from infra.registry import Registry
+from infra.provenance import forget_peak_memory, hardware, peak_memory_mb, revision, versions
+from infra.registry.registry import Registry
+from infra.store.keys import SYNTHETIC_MARK
 from tasks.context import Context
-from tasks.generations import current_generation
+from tasks.judging.generations import current_generation
+from tasks.pruning.retire import find_retired
 from tasks.report import report, report_again, report_path
-from tasks.retire import find_retired
-from tasks.specs import train_spec
+from tasks.training.specs import train_spec
 from validation.digest import digest
 from validation.records import (
     Candidate,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.acting import acting
+from flows.opening import acting
 from infra.privacy import no_secret_escapes
-from infra.registry import Registry
+from infra.registry.registry import Registry
 from infra.runtime import prepare_environment
-from infra.settings import load_settings
+from infra.settings.settings import load_settings
 from tasks.context import Context
 from tasks.promote import promote_task
 from validation.errors import UsageError

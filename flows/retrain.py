@@ -12,30 +12,30 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.acting import acting
-from flows.announce import announce
+from flows.events import announce
 from flows.night import Clock, begin, conclude, finished_night, night_id
+from flows.opening import acting
 from flows.train import trainings_elsewhere
 from infra.privacy import no_secret_escapes
-from infra.registry import Registry
+from infra.registry.registry import Registry
 from infra.runtime import prepare_environment
-from infra.settings import load_settings
+from infra.settings.settings import load_settings
+from tasks.champion.history import settle
 from tasks.context import Context
 from tasks.decide import Evidence, decide_task
 from tasks.evaluate import Contest, evaluate_task, prepare_contest_task
-from tasks.history import settle
 from tasks.pack import pack_task
 from tasks.promote import promote_task
-from tasks.prune import tidy
+from tasks.pruning.prune import tidy
 from tasks.pull import pull_task
 from tasks.report import report_task
-from tasks.report_announce import announce_task, note_in_registry
-from tasks.site import refresh_index
-from tasks.specs import train_spec
+from tasks.reporting.index import refresh_index
+from tasks.reporting.publish import announce_task, note_in_registry
 from tasks.split import split_task
 from tasks.train import train_task
+from tasks.training.specs import train_spec
+from tasks.training.warm_start import earlier_candidates
 from tasks.validate import validate_task
-from tasks.warm import earlier_candidates
 from validation.errors import ChampionUnusable, LedgerSpent, TrainingFailed
 from validation.records import Candidate, Night, Pack, Snapshot, Split, Start, ValidationResult
 

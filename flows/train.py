@@ -20,16 +20,17 @@ from prefect import flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
-from infra.devices import own_gpus
-from infra.orchestration import FINAL, PrefectServer
+from infra.environment import prefect_api_url
+from infra.prefect_api import FINAL, PrefectServer
 from infra.privacy import no_secret_escapes
+from infra.processes.gpus import own_gpus
 from infra.runtime import prepare_environment
-from infra.settings import load_settings, prefect_api_url
+from infra.settings.settings import load_settings
 from tasks.context import Context
 from tasks.pack import pack_task
-from tasks.prune import tidy_here
-from tasks.specs import find_candidate
+from tasks.pruning.prune import tidy_here
 from tasks.train import train_task
+from tasks.training.specs import find_candidate
 from validation.errors import RetrainError, TrainingFailed
 from validation.records import Candidate, Split, TrainSpec
 

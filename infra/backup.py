@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from infra.files import write_atomic
+from infra.local.files import write_atomic
 from infra.privacy import make_private
-from infra.settings import Settings
+from infra.settings.settings import Settings
 from validation.digest import sha256
 from validation.errors import RetrainError, UsageError
-from validation.hiding import mask
+from validation.redaction import mask
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.errors import RetrainError
-from validation.hiding import mask
+from validation.redaction import mask
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infra.files import Workspace
-from infra.records import Records
-from infra.settings import Settings
-from infra.store import Store, open_store
+from infra.local.files import Workspace
+from infra.settings.settings import Settings
+from infra.store.base import Store
+from infra.store.opening import open_store
+from infra.store.records import Records
 from tasks.progress import Progress
 
 __all__ = ["Context", "Progress"]

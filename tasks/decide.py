@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from infra.keys import SYNTHETIC_MARK
-from tasks.approval import leave_to_person, waits_for_person
+from infra.store.keys import SYNTHETIC_MARK
+from tasks.champion.approval import leave_to_person, waits_for_person
 from tasks.context import Context
 from tasks.evaluate import Contest
-from tasks.generations import current_generation
+from tasks.judging.generations import current_generation
+from tasks.nights import last_good_decision
 from tasks.stage import stage
 from validation.digest import digest
 from validation.gate import Judgement, judge, judge_first
-from validation.records import Candidate, Decision, Evaluation, Night, Snapshot, Split, ValidationResult, Verdict
+from validation.records import Candidate, Decision, Evaluation, Snapshot, Split, ValidationResult, Verdict
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,6 @@ def _unusable(context: Context, evidence: Evidence, contest: Contest) -> str:
         f"The champion, version {version}, cannot be used: {contest.champion_problem}. It does not count as beaten: "
         f"the holdout {looked}, and nothing is promoted{last}. Repair it or roll back, and run again"
     )
-
-
-def last_good_decision(context: Context) -> Decision | None:
-    """Return the newest finished night's decision that rests on models that could be used, if there is one."""
-    nights = [context.records.load(Night, id_) for id_ in context.records.ids(Night)]
-    for night in sorted(nights, key=lambda night: night.finished_at, reverse=True):
-        if night.decision and night.verdict not in (Verdict.CHAMPION_UNUSABLE, Verdict.INVALID_DATA):
-            return context.records.find(Decision, night.decision)
-    return None
 
 
 def _kept_on_validation(contest: Contest) -> str:

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from infra.registry import Registry
+from infra.registry.registry import Registry
+from tasks.cells.scoring import ScoredFile, score_side
+from tasks.cells.side_data import SideData, load_side
 from tasks.context import Context
-from tasks.holdings import SideData, load_side
-from tasks.ledger import take_look
-from tasks.scoring import ScoredFile, score_side
+from tasks.judging.ledger import take_look
 from tasks.stage import stage
 from validation.digest import digest
 from validation.errors import ChampionUnusable, ModelFileInvalid, ObjectMissing, RegistryUnreachable
 from validation.gate import beats_on_validation, level_of_look
-from validation.metrics import METHOD_VERSION, compare, spreads, summarise
 from validation.records import Candidate, ChampionRef, Evaluation, Look, Metrics, Pack, Split, Start
+from validation.statistics.metrics import METHOD_VERSION, compare, spreads, summarise
 
 log = logging.getLogger(__name__)
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import logging
 
-from infra.registry import Registry
-from tasks.approval import request_approval
+from infra.registry.registry import Registry
+from tasks.champion.approval import request_approval
+from tasks.champion.history import Change, carried_out, enter, refuse_changed, settle
+from tasks.champion.reproduce import reproduce
 from tasks.context import Context
-from tasks.history import Change, carried_out, enter, history, refuse_changed, settle
-from tasks.reproduce import reproduce
 from tasks.stage import stage
 from validation.errors import ObjectMissing
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Verdict
 
 log = logging.getLogger(__name__)
 
-__all__ = ["history", "promote", "promote_task", "register_and_try"]
+__all__ = ["promote", "promote_task", "register_and_try"]
 
 
 def promote(

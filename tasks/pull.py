@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.store import ObjectInfo
-from tasks import snapshots
+from infra.store.base import ObjectInfo
 from tasks.context import Context, Progress
-from tasks.fetch import Fetcher, Outcome
-from tasks.journal import Journal
-from tasks.listing import TEXT, batches_of, list_cells
-from tasks.snapshots import ROWS
+from tasks.snapshots import tables as snapshots
+from tasks.snapshots.fetch_log import Journal
+from tasks.snapshots.fetching import Fetcher, Outcome
+from tasks.snapshots.listing import TEXT, batches_of, list_cells
+from tasks.snapshots.tables import ROWS
 from tasks.stage import stage
 from validation.digest import digest
 from validation.errors import DataInvalid, ObjectMissing
@@ -57,20 +57,6 @@ def pull(context: Context) -> Snapshot:
     _compact(journal, rows, stored)
     _tell(snapshot, parent)
     return snapshot
-
-
-def read_object(context: Context, key: str, sha256: str) -> bytes:
-    """Return the bytes that a snapshot names: from the cache, or fetched again where they are missing or rotted.
-
-    Raises:
-        ObjectMissing: when the store no longer holds these bytes under this key.
-    """
-    data = context.workspace.read_object(sha256)
-    if data is None:
-        data = context.store.get(key)
-        if context.workspace.write_object(data) != sha256:
-            raise ObjectMissing(f"{key!r} was overwritten since the snapshot", "run the night again")
-    return data
 
 
 def rebuild(context: Context, id_: str) -> Snapshot:

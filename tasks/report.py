@@ -9,18 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from infra.files import write_atomic
-from infra.keys import OURS, report_key
+from infra.local.files import write_atomic
+from infra.store.keys import OURS, report_key
 from tasks.context import Context
-from tasks.report_exhibits import exhibits
-from tasks.report_page import ReportInputs, render_report
-from tasks.retire import refuse_retired
+from tasks.pruning.retire import refuse_retired
+from tasks.reporting.exhibits import exhibits
+from tasks.reporting.inputs import ReportInputs
+from tasks.reporting.page import render_report
 from tasks.stage import stage
 from validation.errors import ObjectMissing, UsageError
 from validation.records import Candidate, Decision, Evaluation, Night, Snapshot, Split, ValidationResult
 
 log = logging.getLogger(__name__)
-
 # The name of the page of nights that find nothing new; decisions are named by digests.
 NOTHING_NEW = "nothing-new"
 
@@ -90,28 +90,6 @@ def _unmeasured(inputs: ReportInputs, night: Night) -> ReportInputs:
         evaluation=None,
         champion_candidate=None,
     )
-
-
-def find_night(context: Context, decision: str) -> Night:
-    """Return the night that came to a decision; ``latest`` and the beginning of an id are understood.
-
-    Raises:
-        UsageError: when there is none, or more than one begins like that.
-    """
-    if decision == "latest":
-        night = context.records.latest("night", Night)
-        if night is None:
-            raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
-        return night
-    found = context.records.one_beginning(Decision, decision)
-    try:
-        return next(
-            night
-            for night in (context.records.load(Night, id_) for id_ in context.records.ids(Night))
-            if night.decision == found
-        )
-    except StopIteration:
-        raise ObjectMissing(f"the night of decision {found} was not finished", "run `retrain run` again") from None
 
 
 def _inputs(context: Context, night: Night) -> ReportInputs:

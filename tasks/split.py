@@ -7,8 +7,8 @@ import logging
 import pandas as pd
 
 from tasks.context import Context
-from tasks.generations import current_generation, fixed_sides
-from tasks.memory import memorise, remember
+from tasks.judging.assignments import memorise, remember
+from tasks.judging.generations import current_generation, fixed_sides
 from tasks.stage import stage
 from validation.digest import digest
 from validation.patients import side_of

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infra.devices import devices_of_a_training
-from infra.keys import candidate_key
-from infra.scoring import ModelFile
+from infra.processes.gpus import devices_of_a_training
+from infra.scoring.model_file import ModelFile
+from infra.store.keys import candidate_key
+from tasks.cells.side_data import SideData, load_side
 from tasks.context import Context
-from tasks.holdings import SideData, load_side
-from tasks.specs import find_candidate
 from tasks.stage import stage
+from tasks.training.specs import find_candidate
 from validation.digest import digest, sha256
 from validation.errors import ModelFileInvalid, TrainingFailed
-from validation.metrics import summarise
 from validation.records import Candidate, EpochRecord, Pack, SideName, Split, TrainSpec
-from validation.threshold import choose_threshold
+from validation.statistics.metrics import summarise
+from validation.statistics.threshold import choose_threshold
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
 
 def _run_child(folder: Path, spec: TrainSpec) -> None:
     limit = float(spec.recipe["deadline_seconds"]) + GRACE_SECONDS
-    command = [sys.executable, "-m", "tasks.train_child", str(os.getpid()), str(folder)]
+    command = [sys.executable, "-m", "tasks.training.child", str(os.getpid()), str(folder)]
     with (
         (folder / "stderr.log").open("wb") as errors,
         subprocess.Popen(

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from infra.keys import data_docs_key
+from infra.store.keys import data_docs_key
+from tasks.cells.measuring import measure_all
+from tasks.cells.reference import Reference, reference_of
 from tasks.context import Context
-from tasks.measuring import measure_all
-from tasks.reference import Reference, reference_of
 from tasks.stage import stage
-from validation.batch import tonight, totals
-from validation.data_docs import data_docs_page
+from validation.batch.data_docs import data_docs_page
+from validation.batch.expectations import check_batch
+from validation.batch.totals import tonight, totals
 from validation.digest import digest
-from validation.doubles import near_doubles, without_doubles
 from validation.errors import ObjectMissing
-from validation.expectations import check_batch
-from validation.facts import FACT_NAMES, FACTS_VERSION, ImageFacts, judge_image, learn_bounds
-from validation.reasons import REASONS, with_severities
+from validation.findings import REASONS, with_severities
+from validation.images.duplicates import near_doubles, without_doubles
+from validation.images.facts import FACT_NAMES, FACTS_VERSION, ImageFacts, judge_image, learn_bounds
 from validation.records import CLASSES, ChampionRef, Finding, Snapshot, ValidationResult
 from validation.rules import DataRules
 

@@ -16,7 +16,7 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
 
 
 class Lane:

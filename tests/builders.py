@@ -14,20 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from infra.files import Workspace
-from infra.keys import LABELED, candidate_key
-from infra.records import Records
-from infra.registry import Registry
-from infra.scoring import INPUT, OUTPUT
-from infra.settings import Settings
-from infra.store import FolderStore, MemoryStore, Store
-from infra.synthetic import SyntheticPlan, folder_of, night_cells
+from infra.local.files import Workspace
+from infra.registry.registry import Registry
+from infra.scoring.model_file import INPUT, OUTPUT
+from infra.settings.settings import Settings
+from infra.store.base import Store
+from infra.store.folder import FolderStore
+from infra.store.keys import LABELED, candidate_key
+from infra.store.memory import MemoryStore
+from infra.store.records import Records
 from tasks.context import Context
+from tasks.intake.synthetic_cells import SyntheticPlan, folder_of, night_cells
 from tasks.pack import pack
 from tasks.pull import pull
-from tasks.specs import train_spec
 from tasks.split import split
 from tasks.train import train
+from tasks.training.specs import train_spec
 from tasks.validate import validate
 from tests.model_files import assembled
 from validation.digest import digest, sha256

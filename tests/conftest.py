@@ -16,11 +16,11 @@ import boto3
 import hypothesis
 import pytest
 
-from infra.s3 import S3Store
-from infra.settings import Settings, load_settings
+from infra.settings.settings import Settings, load_settings
+from infra.store.s3 import S3Store
 from tests.ahead import Lane
 from tests.servers import postgres_server
-from validation.expectations import Judged
+from validation.batch.expectations import Judged
 
 # Of each of a failing test's outputs, in characters.
 MOST_SAID = 4_000
@@ -165,7 +165,8 @@ def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Prefect server for all tests; one for each night is tested in test_runtime."""
-    from infra.runtime import prefect_server, prepare_environment
+    from infra.prefect_server import prefect_server
+    from infra.runtime import prepare_environment
 
     before = dict(os.environ)
     os.environ["RETRAIN_HOME"] = str(tmp_path_factory.mktemp("server"))
@@ -191,7 +192,7 @@ def postgres() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables and nothing in them: making one takes seconds, copying it none."""
-    from infra.registry import Registry
+    from infra.registry.registry import Registry
 
     home = tmp_path_factory.mktemp("registry")
     Registry(Settings(home=home))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.scoring import INPUT, OUTPUT
+from infra.scoring.model_file import INPUT, OUTPUT
 from tests.model_files import assembled
 
 

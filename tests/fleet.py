@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from infra.orchestration import PrefectServer
-from infra.runtime import free_port
-from infra.settings import Settings
-from infra.store import FolderStore, Store
+from infra.prefect_api import PrefectServer
+from infra.prefect_server import free_port
+from infra.settings.settings import Settings
+from infra.store.base import Store
+from infra.store.folder import FolderStore
+from tests import ROOT
 from tests.builders import SIDE, channel_model, plain_cells
 
-ROOT = Path(__file__).parents[1]
 MODELS = ("fastai", "keras")
 # Prefect looks oftener, so that tests wait less, and not so often that a busy machine does nothing else. Its scheduler
 # looks at what was changed just before, and at all others every minute: long for one that a busy server has missed.
@@ -33,7 +34,7 @@ SITE = """
 import importlib.abc, importlib.util, sys
 class FakeCNNs(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name in ("tasks.models.fastai_xresnet", "tasks.models.keras_cnn"):
+        if name in ("tasks.models.fastai.cnn", "tasks.models.keras.cnn"):
             return importlib.util.spec_from_file_location(name, {fake!r})
 sys.meta_path.insert(0, FakeCNNs())
 """
@@ -114,7 +115,7 @@ class Up:
 
     def start(self) -> dict[str, str]:
         """Start it and return what it prints once it is ready."""
-        from infra.processes import make_mark
+        from infra.processes.parent import make_mark
 
         with (self.folder / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -144,7 +145,7 @@ class Up:
 
     def processes(self) -> list[str]:
         """Return the command lines of all that it started and that is still there, and of itself."""
-        from infra.processes import marked_processes
+        from infra.processes.parent import marked_processes
 
         found = {str(pid): "" for pid in marked_processes(self.mark)}
         for path in Path("/proc").glob("[0-9]*/cmdline"):

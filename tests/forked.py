@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 # Not onnxruntime: it starts a thread when it is imported, which a forked process would wait for at its end.
 IMPORTED = (
     *("flows.retrain", "great_expectations.expectations", "great_expectations.render.view", "matplotlib.figure"),
@@ -131,7 +132,7 @@ def _become(request: dict[str, Any], files: list[int], connection: socket.socket
 def _import_all() -> None:
     """Import what a night imports, and in its order: Prefect reads its surroundings when it is imported."""
     from infra.runtime import prepare_environment
-    from infra.settings import load_settings
+    from infra.settings.settings import load_settings
 
     prepare_environment(load_settings())
     for name in IMPORTED:
@@ -142,6 +143,6 @@ if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as asking:
         _import_all()
         _serve(asking)
-    from flows.cli import main
+    from flows.cli.main import main
 
     main()

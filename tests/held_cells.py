@@ -18,13 +18,13 @@ VARIATIONS = {"moved": Variation(0.1, 1.5, 0), "stained": Variation(0.1, 1.5, 0.
 
 def hold_on_device(name: str, held: bool) -> None:
     """Let the next fits of this process hold their cells as a GPU would, or as a CPU does."""
-    asks = {"fastai": "fastai_batches", "keras": "keras_cnn"}[name]
+    asks = {"fastai": "fastai.batches", "keras": "keras.cnn"}[name]
     importlib.import_module(f"tasks.models.{asks}").lie_on_device = lambda *_: held  # type: ignore[attr-defined]
 
 
 def shown_batches(name: str) -> list[Images]:
     """Return a list that all batches which the next fits of this process make here are added to."""
-    room: Any = importlib.import_module(f"tasks.models.{name}_batches")
+    room: Any = importlib.import_module(f"tasks.models.{name}.batches")
     own, shown = room.augment, []
 
     def augment(*given: Any) -> Images:
@@ -38,7 +38,7 @@ def shown_batches(name: str) -> list[Images]:
 
 def iterators_tuned() -> list[bool]:
     """Return a list to which each pass of TensorFlow's over a dataset adds whether it tunes it."""
-    from tasks.models import keras_cnn
+    from tasks.models.keras import cnn as keras_cnn
 
     keras_cnn._framework()
     from tensorflow.python.data.ops.iterator_ops import OwnedIterator
@@ -76,13 +76,13 @@ def show_on_device(name: str, images: Images) -> dict[str, npt.NDArray[Any]]:
         if name == "fastai":
             import torch
 
-            from tasks.models.fastai_batches import shrunk_on_device, varied_on_device
+            from tasks.models.fastai.batches import shrunk_on_device, varied_on_device
 
             cells = torch.from_numpy(images)
             shown[called] = varied_on_device(cells, draws).numpy()
             shown["shrunk"] = shrunk_on_device(cells, SIZE).numpy()
         else:
-            from tasks.models import keras_batches
+            from tasks.models.keras import batches as keras_batches
 
             gains = np.ones((1, 1, 1, 3), np.float32) if draws.gains is None else draws.gains
             shown[called] = np.array(keras_batches.varied_on_device(images, draws.returns, gains))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infra.scoring import INPUT, OUTPUT
+from infra.scoring.model_file import INPUT, OUTPUT
 
 
 def assembled(

@@ -21,15 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.store import FolderStore
+from infra.store.folder import FolderStore
+from tests import ROOT
 from tests.builders import plain_cells
-from tests.fleet import ROOT, fake_environment
+from tests.fleet import fake_environment
 
 # Each is a step towards the outside world: what a kill may fall between.
 _STEPS = ("os.rename", "os.link", "os.mkdir", "os.truncate", "subprocess.Popen", "socket.connect", "http.client.send")
 # What a night imports on its way.
 _LAZY = (
-    "flows.cli",
+    "flows.cli.main",
     "flows.retrain",
     "prefect.flow_engine",
     "prefect.task_engine",
@@ -182,7 +183,7 @@ def _fork(request: dict[str, Any]) -> int:
 
 
 def _command(arguments: list[str]) -> int:
-    from flows.cli import main
+    from flows.cli.main import main
 
     sys.argv = ["retrain", *arguments]
     try:
@@ -235,7 +236,7 @@ def _arm(fault: dict[str, Any]) -> list[int]:
 def _warm_up(empty_registry: Path) -> None:
     """Import and try once what takes long, so that no night has to."""
     from infra.runtime import prepare_environment
-    from infra.settings import load_settings
+    from infra.settings.settings import load_settings
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RETRAIN_HOME"] = folder

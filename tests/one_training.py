@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infra.processes import die_with_parent
-from tasks import train_child
+from infra.processes.parent import die_with_parent
 from tasks.models import checkpoint, get_model
+from tasks.training import child as train_child
 from tests.small_xresnet import shrink
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
 
 
 class Outcome(NamedTuple):
@@ -102,8 +102,8 @@ def _waiting(ready: int, go: int) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def _promote(job: dict[str, Any]) -> tuple[str, str]:
-    from infra.registry import Registry
-    from infra.settings import Settings
+    from infra.registry.registry import Registry
+    from infra.settings.settings import Settings
     from tasks.context import Context
     from tasks.promote import promote
     from validation.errors import RetrainError
@@ -133,9 +133,9 @@ def _fork(job: dict[str, Any], barrier: tuple[int, int] | None) -> tuple[int, in
             name, when = job["kill"]
             _wrap(name, _killing(when))
         if barrier:
-            _wrap("infra.registry.Registry.write_once", _waiting(*barrier))
+            _wrap("infra.registry.registry.Registry.write_once", _waiting(*barrier))
         # A clean process of its own for each would take longer than all the rest; it is tested by itself.
-        _wrap("tasks.reproduce.rescore", lambda _: lambda *_, **__: __import__("numpy").zeros(1, "float32"))
+        _wrap("tasks.champion.reproduce.rescore", lambda _: lambda *_, **__: __import__("numpy").zeros(1, "float32"))
         os.write(telling, json.dumps(_promote(job)).encode())
     except BaseException as error:
         os.write(telling, json.dumps((f"{type(error).__name__}: {error}", "")).encode())

@@ -16,9 +16,9 @@ import httpx
 import psycopg2  # type: ignore[import-untyped]
 import pytest
 
-from infra.runtime import free_port
+from infra.prefect_server import free_port
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 # They are there within seconds; this only ends what hangs, and a machine may be very busy elsewhere.
 SECONDS = 900
 OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "unix_socket_directories": ""}
@@ -104,7 +104,7 @@ def mlflow_server(backend: str, artifacts: str, s3_endpoint: str, log: Path) -> 
         "PYTHONPATH": str(ROOT),
     }
     arguments = ["--backend-store-uri", backend, "--artifacts-destination", artifacts, "--workers", "1"]
-    tied = [sys.executable, "-W", "ignore", "-m", "infra.processes", str(os.getpid())]
+    tied = [sys.executable, "-W", "ignore", "-m", "infra.processes.parent", str(os.getpid())]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*tied, "mlflow", "server", *arguments, "--host", "127.0.0.1", "--port", str(port)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tasks.models import fastai_xresnet
+from tasks.models.fastai import cnn as fastai_xresnet
 
 
 def shrink() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from infra.registry import Registry
-from infra.scoring import ModelFile
-from infra.settings import Settings
+from infra.registry.registry import Registry
+from infra.scoring.model_file import ModelFile
+from infra.settings.settings import Settings
+from tasks.champion.history import history
 from tasks.context import Context
-from tasks.history import history
-from tasks.ledger import read_ledger
+from tasks.judging.ledger import read_ledger
 from validation.digest import sha256
 from validation.records import Candidate, Decision, Night, Promotion
 

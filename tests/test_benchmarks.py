@@ -11,7 +11,7 @@ import pytest
 from benchmarks.ablation import UNCHANGED, job_of, table
 from benchmarks.ablation_changes import CHANGES
 from benchmarks.roofline import forward_flops, training_flops
-from tasks.models import fastai_xresnet
+from tasks.models.fastai import cnn as fastai_xresnet
 from tests.conv_model import conv_model
 
 # Two convolutions of 3 x 3 over 8 x 8 pixels: 3 to 24 channels, 24 to 24; a multiplication and an addition each.

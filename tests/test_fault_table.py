@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 COLUMNS = ["fault", "what happens then", "what the operator is told, and does", "test"]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 

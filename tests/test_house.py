@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import ast
+import functools
+import graphlib
 import importlib
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-FLOORS = ("validation", "infra", "tasks", "flows")
+from tests import ROOT
+
+LAYERS = ("validation", "infra", "tasks", "flows")
 STAGES = ("pull", "validate", "split", "pack", "train", "evaluate", "decide", "promote", "report")
+# What a person asks for besides a night: it may use everything in tasks/, and nothing there may use it.
+ON_TOP = ("commands", "intake")
 FRAMEWORKS = {"torch", "torchvision", "fastai", "fastcore", "tensorflow", "keras"}
-ROOMS = {
-    "boto3": "infra",
-    "botocore": "infra",
-    "obstore": "infra",
-    "mlflow": "infra",
-}
+HOMES = {"boto3": "infra", "botocore": "infra", "obstore": "infra", "mlflow": "infra"}
 # Where a framework may be imported at all, and only inside functions.
-MODEL_MODULES = {
-    "tasks/models/fastai_batches.py",
-    "tasks/models/fastai_callbacks.py",
-    "tasks/models/fastai_ranks.py",
-    "tasks/models/fastai_xresnet.py",
-    "tasks/models/keras_batches.py",
-    "tasks/models/keras_callbacks.py",
-    "tasks/models/keras_cnn.py",
-}
+MODEL_FOLDERS = ("tasks/models/fastai/", "tasks/models/keras/")
 
 
 def sources() -> list[Path]:
-    return sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+    return sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every imported top-level package, and whether the import runs when the module is imported."""
+    """Every module that is imported anywhere in a file, and whether the import runs when the file is imported."""
     tree = ast.parse(path.read_text())
     deferred: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -48,34 +40,100 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         ):
             deferred.update(child for statement in node.body for child in ast.walk(statement))
     for node in ast.walk(tree):
-        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path} has a relative import, which this test does not follow"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
         for name in names:
-            yield name.split(".")[0], node not in deferred
+            yield name, node not in deferred
+
+
+def module_path(name: str) -> Path | None:
+    """The file of ours that an imported name comes from, from the root."""
+    parts = name.split(".")
+    if parts[0] not in LAYERS:
+        return None
+    for end in (len(parts), len(parts) - 1):
+        path = Path(*parts[:end])
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if (ROOT / candidate).is_file():
+                return candidate
+    raise AssertionError(f"{name} is no module of ours")
+
+
+@functools.cache
+def arrows() -> frozenset[tuple[Path, Path]]:
+    """All imports between our own files, deferred and TYPE_CHECKING ones too: (importing, imported)."""
+    found = set()
+    for path in sources():
+        for name, _ in imports(path):
+            if (imported := module_path(name)) is not None:
+                found.add((path.relative_to(ROOT), imported))
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down_and_libraries_stay_in_their_rooms(path: Path) -> None:
+def test_imports_point_down_and_libraries_stay_where_they_belong(path: Path) -> None:
     relative = path.relative_to(ROOT)
-    floor = FLOORS.index(relative.parts[0])
-    for name, at_import in imports(path):
-        if name in FLOORS:
-            assert FLOORS.index(name) <= floor, f"{relative} imports {name}, which is above it"
-        if name in ROOMS:
-            assert relative.parts[0] == ROOMS[name], f"{relative} imports {name}, which belongs in {ROOMS[name]}/"
+    layer = LAYERS.index(relative.parts[0])
+    for full, at_import in imports(path):
+        name = full.split(".")[0]
+        if name in LAYERS:
+            assert LAYERS.index(name) <= layer, f"{relative} imports {name}, which is above it"
+        if name in HOMES:
+            assert relative.parts[0] == HOMES[name], f"{relative} imports {name}, which belongs in {HOMES[name]}/"
         if name in FRAMEWORKS:
-            assert str(relative) in MODEL_MODULES, f"{relative} imports {name}; only a model module may"
+            assert str(relative).startswith(MODEL_FOLDERS), f"{relative} imports {name}; only a model's folder may"
             assert not at_import, f"{relative} imports {name} when it is imported"
         if relative.parts[0] == "validation":
-            assert name not in {"prefect", *ROOMS, *FRAMEWORKS}, f"{relative} imports {name}: judgement is pure"
+            assert name not in {"prefect", *HOMES, *FRAMEWORKS}, f"{relative} imports {name}: judgement is pure"
+
+
+def circles(arrows: Iterable[tuple[Path, Path]]) -> list[str]:
+    """Folders whose entries (files, and subfolders taken whole) import each other in a circle, with the circle."""
+    graphs: dict[Path, dict[str, set[str]]] = {}
+    for importing, imported in arrows:
+        if importing == imported:
+            continue
+        depth = next(n for n, (a, b) in enumerate(zip(importing.parts, imported.parts, strict=False)) if a != b)
+        graph = graphs.setdefault(Path(*importing.parts[:depth]), {})
+        graph.setdefault(importing.parts[depth], set()).add(imported.parts[depth])
+    found = []
+    for folder, graph in graphs.items():
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            found.append(f"{folder}: {' <- '.join(error.args[1])}")
+    return found
+
+
+def test_no_circle_of_files_or_folders() -> None:
+    assert circles(arrows()) == []
+
+
+def test_a_circle_is_found() -> None:
+    a, b, c = Path("tasks/x/a.py"), Path("tasks/y/b.py"), Path("tasks/x/c.py")
+    assert circles([(a, b), (b, c)]) == ["tasks: x <- y <- x"]
+    assert circles([(a, c), (c, a)]) == ["tasks/x: a.py <- c.py <- a.py"]
+    assert circles([(a, c), (b, c)]) == []
+
+
+def test_folders_import_no_stage_and_stages_no_command() -> None:
+    stages = {Path(f"tasks/{name}.py") for name in STAGES}
+    for importing, imported in arrows():
+        if importing.parts[0] != "tasks" or importing.parts[1] in ON_TOP:
+            continue
+        if len(importing.parts) > 2:
+            assert imported not in stages, f"{importing} is part of a folder and imports the stage {imported}"
+        assert imported.parts[1] not in ON_TOP, f"{importing} imports {imported}, which only flows/ may"
 
 
 def test_importing_the_flows_and_the_command_line_loads_no_framework() -> None:
     code = (
-        "import sys, flows.cli, flows.retrain, flows.train, flows.promote, flows.approve\n"
+        "import sys, flows.cli.main, flows.retrain, flows.train, flows.promote, flows.approve\n"
         f"print(sorted({FRAMEWORKS!r} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -83,7 +141,9 @@ def test_importing_the_flows_and_the_command_line_loads_no_framework() -> None:
 
 
 def test_help_needs_neither_prefect_nor_mlflow() -> None:
-    code = "import sys, flows.cli\nprint(sorted({'prefect', 'mlflow', 'pandas', 'onnxruntime'} & set(sys.modules)))"
+    code = (
+        "import sys, flows.cli.main\nprint(sorted({'prefect', 'mlflow', 'pandas', 'onnxruntime'} & set(sys.modules)))"
+    )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
 

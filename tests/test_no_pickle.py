@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.registry import Registry
-from infra.scoring import ModelFile
+from infra.registry.registry import Registry
+from infra.scoring.model_file import ModelFile
+from tests import ROOT
 from tests.builders import made_up_candidate, made_up_decision, plain_cells, registry_in
 from tests.conv_model import conv_model
-from validation.images import decode, to_square
+from validation.images.decode import decode, to_square
 from validation.records import ChampionRef
 from validation.rules import DataRules
 
-ROOT = Path(__file__).parents[1]
 FLOORS = ("validation", "infra", "tasks", "flows")
 SIDE = 32
 
@@ -36,12 +36,12 @@ import json, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
 home, folder = map(Path, sys.argv[1:3])
-from infra.settings import Settings
-from tasks.predict import predict
+from infra.settings.settings import Settings
+from tasks.commands.predict import predict
 settings = Settings(home=home)
 champion, ours = predict(settings, [folder])
 import mlflow, numpy, onnxruntime
-from validation.images import decode, to_square
+from validation.images.decode import decode, to_square
 mlflow.set_tracking_uri(settings.registry.get_secret_value())
 anyone = mlflow.pyfunc.load_model("models:/malaria-cell@champion")
 onnx = mlflow.onnx.load_model("models:/malaria-cell@champion")

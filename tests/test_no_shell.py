@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.test_house import ROOT, sources
+from tests import ROOT
+from tests.test_house import sources
 
 SHELLS = {
     "system",

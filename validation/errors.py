@@ -24,7 +24,7 @@ command line ends with.
 
 from __future__ import annotations
 
-from validation.hiding import mask
+from validation.redaction import mask
 
 __all__ = [
     "ApprovalClosed",

@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from validation.paired import detectable, further_patients
 from validation.records import Gate, Interval, Metrics, Spread, Verdict
 from validation.rules import GateRules
+from validation.statistics.paired_tests import detectable, further_patients
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def judge(
     """Judge a challenger against the champion.
 
     ``differences`` are challenger minus champion on the same holdout cells; each interval's lower bound is the
-    one-sided bound at tonight's level (validation.metrics.compare). ``spreads`` (validation.metrics.spreads) tell how
+    one-sided bound at tonight's level (statistics.metrics.compare). ``spreads`` (statistics.metrics.spreads) tell how
     many further patients it would take; without them that is estimated from the bounds.
 
     promoted: every gate passes. undecided: nothing speaks against the challenger but the evidence is too thin.

@@ -168,7 +168,7 @@ class Split(Record):
 class Pack(Record):
     """All cells of a split as one uint8 array [n, side, side, 3] in the rows' order of the split's table.
 
-    The array is a file on this machine (``infra.files.Workspace.pack_path``), made again wherever it is missing:
+    The array is a file on this machine (``infra.local.files.Workspace.pack_path``), made again wherever it is missing:
     same bytes in, same bytes out, which ``pixels`` (SHA-256 of the array) lets anyone check.
     """
 
@@ -199,7 +199,7 @@ class TrainSpec(Record):
 class EpochRecord(Record):
     """One epoch as the framework's own callbacks saw it. Losses are means of binary cross-entropy (nats).
 
-    With a ``temperature``, ``valid_loss`` is that of the calibrated probabilities (validation.calibration), and
+    With a ``temperature``, ``valid_loss`` is that of the calibrated probabilities (statistics.calibration), and
     ``train_loss`` is against smoothed labels, where the recipe smooths them. ``is_kept``: whether its weights were
     kept, until those of a later epoch were.
     """
@@ -459,3 +459,51 @@ class Night(Record):
     versions: dict[str, str] = Field(default_factory=dict, description="Python and the libraries that judge and score")
     started_at: datetime
     finished_at: datetime
+
+
+class PastNight(Record):
+    """How the model that was champion after a night did on its holdout: a point of the champion's history."""
+
+    decision: str
+    at: datetime
+    verdict: Verdict
+    version: str | None
+    model: str | None
+    balanced_accuracy: Interval | None
+    sensitivity: Interval | None
+    specificity: Interval | None
+
+
+class Exhibits(Record):
+    """What was gathered for the report on the decision ``id``.
+
+    Table ``cells`` (Parquet): gallery, key, sha256, patient, label (1 = Parasitized, -1 not known), challenger,
+    champion, other (probabilities; NaN where there is none), note, side (pixels) and image (WebP, re-encoded from
+    pixels; empty where none could be decoded), in the order in which they are shown.
+    """
+
+    kind: ClassVar[str] = "reports"
+
+    id: str
+    cells: str
+    counts: dict[str, int] = Field(description="how many there are of what a gallery shows a part of")
+    ledger: tuple[Look, ...]
+    looks: int = Field(description="looks at the holdout that share the error budget")
+    error_budget: float
+    past: tuple[PastNight, ...]
+    last_good: str | None = Field(None, description="the last decision before this one that crowned a champion")
+    left_out: tuple[str, ...] = Field((), description="what could not be shown, and why")
+
+
+class Retired(Record):
+    """A decision whose report, pictures and tables were removed by the retention policy. Named by the decision.
+
+    The decision, its night, its evaluation and its candidates stay as records; this one is written before anything
+    is removed, so that nothing half-removed is believed.
+    """
+
+    kind: ClassVar[str] = "retired"
+
+    decision: str
+    why: str
+    at: datetime

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from validation.reasons import CHECKS, REASONS
+from validation.findings import CHECKS, REASONS
 from validation.records import Severity
 
 DEFAULT_PATIENT_PATTERN = r"(?i)(.*?)_?thin"

@@ -23,7 +23,7 @@ from validation.records import EpochRecord
 __all__ = ["CNN", "Deadline", "FitResult", "Recipe", "TrainingData", "Variation", "get_model", "model_names"]
 
 # name -> module; one line makes a CNN known to settings, flows, tests and reports.
-_MODULES = {"fastai": "tasks.models.fastai_xresnet", "keras": "tasks.models.keras_cnn"}
+_MODULES = {"fastai": "tasks.models.fastai.cnn", "keras": "tasks.models.keras.cnn"}
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.float32]
@@ -142,7 +142,7 @@ class CNN(Protocol):
     that was killed goes on after the last epoch that ``folder`` holds a checkpoint of. The same data, recipe and seed
     give the same file on the same machine and versions, and number of devices. Each batch is dealt out over ``devices``
     GPUs, or parts of the CPU where there is none. Where ``PROCESS_PER_DEVICE`` is true, as many processes have been
-    launched to call ``fit`` together (``tasks.models.fastai_ranks``); it returns in the first of them.
+    launched to call ``fit`` together (``tasks.models.fastai.ranks``); it returns in the first of them.
     ``SHAPE`` names the recipe's settings on which the shapes of the weights depend.
     ``predict_native`` scores with the framework itself, from the weights file, to show that both agree.
     """

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infra.files import write_atomic
+from infra.local.files import write_atomic
+from tasks.models import Deadline, Recipe, TrainingData
+from tasks.models.schedule import Schedule
+from tasks.models.selection import Selection
 from validation.digest import digest
 from validation.errors import RetrainError
 from validation.records import EpochRecord
-
-from . import Deadline, Recipe, TrainingData
-from .schedule import Schedule
-from .selection import Selection
 
 __all__ = ["Checkpoints", "Progress", "Saved"]
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from validation.calibration import cross_entropy, temperature_of
-
-from . import TrainingData
+from tasks.models import TrainingData
+from validation.statistics.calibration import cross_entropy, temperature_of
 
 __all__ = ["Judged", "Selection", "is_surely_higher"]
 

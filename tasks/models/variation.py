@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from . import Images, Variation
+from tasks.models import Images, Variation
 
 __all__ = ["Draws", "area_weights", "augment", "draw", "shrunk"]
 

@@ -12,10 +12,10 @@ from prefect.utilities.schema_tools import validate
 from prefect.utilities.schema_tools.validation import ValidationError
 
 from flows.approve import approve_flow
-from infra.settings import load_settings
-from tasks.approval import request_approval
+from infra.settings.settings import load_settings
+from tasks.champion.approval import request_approval
+from tasks.champion.history import history
 from tasks.context import Context
-from tasks.history import history
 from tests.builders import channel_model, made_up_candidate, made_up_decision, registry_in
 from validation.records import Verdict
 
@@ -63,7 +63,7 @@ def test_a_form_with_a_part_missing_is_refused() -> None:
 
 def test_the_flow_answers(home: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.promote.reproduce", lambda *_, **__: "tried")
-    monkeypatch.setattr("flows.acting.person", lambda: "ann@lab")
+    monkeypatch.setattr("flows.opening.person", lambda: "ann@lab")
     registry = registry_in(home, empty_registry)
     context = Context.open(load_settings())
     model = channel_model()

@@ -16,12 +16,14 @@ from urllib.parse import quote
 import boto3
 import pytest
 
-from infra.alerts import apply_alerts
-from infra.orchestration import PrefectServer
-from infra.runtime import free_port, prefect_server, prepare_environment
-from infra.s3 import S3Store
-from infra.settings import Settings, load_settings
-from tests.fleet import ROOT, fake_environment, fill
+from flows.unattended.alerts import apply_alerts
+from infra.prefect_api import PrefectServer
+from infra.prefect_server import free_port, prefect_server
+from infra.runtime import prepare_environment
+from infra.settings.settings import Settings, load_settings
+from infra.store.s3 import S3Store
+from tests import ROOT
+from tests.fleet import fake_environment, fill
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -31,7 +33,7 @@ LOGIN = f"operator:{CANARY['prefect']}"
 # A night as it is, but for one stage that fails with words that hold a secret.
 BROKEN_STAGE = """
 import os, sys
-from infra.settings import load_settings
+from infra.settings.settings import load_settings
 load_settings()  # first, as a command does it: Prefect reads its login when it is imported
 import tasks.pull
 def broken(*_):
@@ -39,8 +41,8 @@ def broken(*_):
     raise RuntimeError("it did not like " + os.environ["AWS_SECRET_ACCESS_KEY"])
 tasks.pull.pull.__code__ = broken.__code__
 sys.argv = ["retrain", "run"]
-import flows.cli
-flows.cli.main()
+import flows.cli.main
+flows.cli.main.main()
 """
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from flows import announce, show
-from infra.alerts import definitions
-from infra.service_settings import AlertSettings
+from flows import events as announce
+from flows.cli import display
+from flows.unattended.alerts import definitions
+from infra.settings.groups import AlertSettings
 from tests.builders import NOON
 from validation.records import Night, Verdict
 
@@ -40,5 +41,5 @@ def test_an_alert_waits_for_what_is_told(night: Night, monkeypatch: pytest.Monke
 
 
 def test_the_terminal_says_it_beside_the_verdict(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
-    show.verdict(night, night.report)
+    display.verdict(night, night.report)
     assert "fastai could not be trained, and the night went on without it: loss became nan" in capsys.readouterr().out

@@ -16,16 +16,16 @@ import pytest
 import yaml
 
 from flows import retrain
-from infra.registry import Registry
-from infra.store import FolderStore
+from infra.registry.registry import Registry
+from infra.store.folder import FolderStore
+from tasks.champion.history import champion_at, history
 from tasks.context import Context
-from tasks.history import champion_at, history
-from tasks.ledger import read_ledger
-from tasks.specs import train_spec
+from tasks.judging.ledger import read_ledger
+from tasks.training.specs import train_spec
+from tests import ROOT
 from tests.builders import RED, channel_model, folder_context, leave_finished_training, plain_cells, prepare
 from validation.records import Decision, Night, Split
 
-ROOT = Path(__file__).parents[2]
 FLOORS = ("flows", "tasks", "infra", "validation")
 RIGHT = [timedelta(0)] * 3
 # Set back by ten years before the second night, and put right with an hour too much before the third.

@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infra.keys import SYNTHETIC_MARK
-from infra.store import FolderStore
-from infra.synthetic import SyntheticPlan
-from tasks.demo import deliver
+from infra.store.folder import FolderStore
+from infra.store.keys import SYNTHETIC_MARK
+from tasks.intake.demo import deliver
+from tasks.intake.synthetic_cells import SyntheticPlan
+from tests import ROOT
 from tests.ahead import Lane
 from tests.forked import Forked, Forks
 
 # A whole night, on a machine five times slower than one on which it takes a minute or two.
 pytestmark = [pytest.mark.slow(minutes=3), pytest.mark.server, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).parents[2]
 PLAN = SyntheticPlan(patients=40, cells_per_patient=10, new_patients=6, scale=0.4)
 STAGES = ("pull", "validate", "split", "pack", "train fastai", "train keras", "choose", "evaluate", "decide", "promote")
 IN_AN_EPOCH = "fastai epoch 1"
@@ -189,7 +189,7 @@ def test_the_champion_loads_with_mlflow_alone_and_agrees_with_predict(
     code = f"""
 import sys, mlflow
 from pathlib import Path
-from validation.images import decode, to_square
+from validation.images.decode import decode, to_square
 from validation.rules import DataRules
 mlflow.set_tracking_uri({facts["registry"]!r})
 model = mlflow.pyfunc.load_model("models:/malaria-cell@champion")

@@ -15,7 +15,7 @@ import pytest
 
 from flows import train
 from flows.train import train_elsewhere, trainings_elsewhere
-from infra.orchestration import PrefectServer
+from infra.prefect_api import PrefectServer
 from tasks.context import Context
 from tests.builders import CountingStore, context_over, made_up_candidate
 from validation.digest import digest

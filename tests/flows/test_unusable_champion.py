@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from flows import retrain
-from infra.registry import Registry
-from infra.store import FolderStore
+from infra.registry.registry import Registry
+from infra.store.folder import FolderStore
 from tasks.context import Context
-from tasks.specs import train_spec
+from tasks.training.specs import train_spec
 from tests.builders import RED, channel_model, folder_context, leave_finished_training, plain_cells, prepare
 from validation.records import Decision, Night, Verdict
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from infra.settings import load_settings
-from infra.store import FolderStore
+from flows.cli.main import app
+from infra.settings.settings import load_settings
+from infra.store.folder import FolderStore
 from tests.builders import channel_model, made_up_candidate, made_up_decision, registry_in
 from validation.errors import RetrainError, UsageError
 
@@ -92,7 +92,7 @@ def test_nothing_is_overwritten_and_no_half_or_damaged_backup_is_believed(filled
 
 def test_what_lies_on_servers_is_named(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from infra.backup import back_up
-    from infra.settings import Settings
+    from infra.settings.settings import Settings
 
     settings = Settings(
         home=home,

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 from infra.privacy import make_private
+from tests import ROOT
 from validation.errors import RetrainError
 
-ROOT = Path(__file__).parents[2]
 # What writes in a night, one after the other, under each umask; no Prefect, no training.
 WRITES = """
 import os, sys
 from pathlib import Path
 import tasks.validate
 from infra.backup import back_up
-from infra.registry import Registry
+from infra.registry.registry import Registry
 from infra.runtime import prepare_environment
-from infra.services import Services
-from infra.settings import Settings
+from infra.processes.supervisor import Services
+from infra.settings.settings import Settings
 from tests.builders import folder_context, plain_cells, prepare
-from validation.expectations import Judged
+from validation.batch.expectations import Judged
 tasks.validate.check_batch = lambda *_: Judged((), {})
 for umask in map(int, sys.argv[2:]):
     os.umask(umask)

@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from infra import runtime
-from infra.runtime import prefect_server, prepare_environment
-from infra.settings import Settings
-from infra.up_lock import machine_lock, machine_url
-from tests.infra.test_processes import is_gone
+from infra.local.up_lock import machine_lock, machine_url
+from infra.prefect_server import prefect_server
+from infra.runtime import prepare_environment
+from infra.settings.settings import Settings
+from tests.infra.processes.test_parent import is_gone
 from validation.errors import RetrainError
 
 NAMES = (
@@ -54,7 +55,7 @@ def test_a_process_goes_on_when_nobody_reads_what_it_logs_any_more(home: Path) -
 import logging, sys
 from pathlib import Path
 from infra.runtime import prepare_environment
-from infra.settings import Settings
+from infra.settings.settings import Settings
 settings = Settings()
 prepare_environment(settings)
 from prefect.logging import get_logger
@@ -134,7 +135,7 @@ def test_a_temporary_server_answers_and_is_gone_afterwards(settings: Settings) -
 NIGHT = """
 import subprocess, sys, time
 from infra import runtime
-from infra.settings import load_settings
+from infra.settings.settings import load_settings
 started = []
 class Popen(subprocess.Popen):
     def __init__(self, *args, **kwargs):

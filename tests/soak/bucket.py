@@ -11,8 +11,8 @@ from random import Random
 
 import numpy as np
 
-from infra.keys import LABELED
-from infra.scoring import INPUT, OUTPUT
+from infra.scoring.model_file import INPUT, OUTPUT
+from infra.store.keys import LABELED
 from tests.builders import SIDE, png
 from tests.model_files import assembled
 from validation.records import NEGATIVE, POSITIVE

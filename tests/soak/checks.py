@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from infra.keys import LABELED, OURS, report_key
-from infra.registry import Registry
-from infra.scoring import ModelFile
-from infra.settings import load_settings
-from tasks.approval import open_requests
+from infra.registry.registry import Registry
+from infra.scoring.model_file import ModelFile
+from infra.settings.settings import load_settings
+from infra.store.keys import LABELED, OURS, report_key
+from tasks.champion.approval import open_requests
+from tasks.champion.history import history
 from tasks.context import Context
-from tasks.generations import current_generation
-from tasks.history import history
-from tasks.ledger import read_ledger
+from tasks.judging.generations import current_generation
+from tasks.judging.ledger import read_ledger
 from tasks.report import report
 from validation.errors import RetrainError
-from validation.prune_records import Retired
-from validation.records import Decision, Night, Snapshot, ValidationResult
+from validation.records import Decision, Night, Retired, Snapshot, ValidationResult
 
 
 def look() -> dict[str, Any]:

@@ -31,8 +31,8 @@ LOADED = (
     "onnx",
     "onnxruntime",
     "scipy.stats",
-    "tasks.models.fastai_xresnet",
-    "tasks.models.keras_cnn",
+    "tasks.models.fastai.cnn",
+    "tasks.models.keras.cnn",
 )
 
 
@@ -130,7 +130,7 @@ def night(store_fails_at: int = 0) -> dict[str, Any]:
 
 def break_store(at: int) -> None:
     """Let the store be away from its ``at``-th call on."""
-    from infra.store import FolderStore
+    from infra.store.folder import FolderStore
 
     calls = iter(range(1, sys.maxsize))
     for name in ("fetch", "put", "exists", "create"):

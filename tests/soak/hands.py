@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from infra.registry import Registry
-from infra.settings import load_settings
-from tasks.answer import answer
-from tasks.by_hand import rollback
+from infra.registry.registry import Registry
+from infra.settings.settings import load_settings
+from tasks.commands.answer_approval import answer
+from tasks.commands.inspect_data import inspect_now
+from tasks.commands.rollback import rollback
 from tasks.context import Context
-from tasks.generations import rotate
-from tasks.prune import prune
-from tasks.quarantine import inspect_now
+from tasks.judging.generations import rotate
+from tasks.pruning.prune import prune
 
 
 def give_answer(decision: str, approves: bool) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from infra.registry import Registry
-from infra.scoring import ModelFile
-from infra.store import MemoryStore
+from infra.registry.registry import Registry
+from infra.scoring.model_file import ModelFile
+from infra.store.memory import MemoryStore
 from tasks.context import Context
 from tests.builders import CountingStore, Prepared, context_over, made_up_decision, plain_cells, prepare, registry_in
 from validation.records import Candidate, ChampionRef
@@ -78,4 +78,4 @@ def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str) -> npt.NDArray[np.float32]:
         return ModelFile(model, sha256_expected=sha256_expected).score(images)
 
-    monkeypatch.setattr("tasks.reproduce.rescore", rescore)
+    monkeypatch.setattr("tasks.champion.reproduce.rescore", rescore)

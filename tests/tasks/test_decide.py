@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from infra.keys import SYNTHETIC_MARK
-from infra.registry import Registry
+from infra.registry.registry import Registry
+from infra.store.keys import SYNTHETIC_MARK
 from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import Contest, evaluate, prepare_contest

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.registry import Registry
-from infra.scoring import ModelFile
+from infra.registry.registry import Registry
+from infra.scoring.model_file import ModelFile
+from tasks.cells.side_data import load_side
 from tasks.context import Context
 from tasks.evaluate import Contest, choose_challenger, evaluate, prepare_contest
-from tasks.holdings import load_side
 from tests.builders import (
     NOON,
     RED,
@@ -26,9 +26,9 @@ from tests.builders import (
 from tests.tasks.conftest import Crown
 from validation.digest import sha256
 from validation.errors import ChampionUnusable, ModelFileInvalid, RegistryUnreachable
-from validation.images import decode, to_square
-from validation.metrics import Scored
+from validation.images.decode import decode, to_square
 from validation.records import Candidate, ChampionRef, Look, Metrics, Start
+from validation.statistics.metrics import Scored
 
 
 @pytest.fixture

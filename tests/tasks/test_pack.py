@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.cells.packing import load_pack
+from tasks.cells.side_data import load_side
 from tasks.context import Context
-from tasks.holdings import load_side
-from tasks.pack import load_pack, pack
+from tasks.pack import pack
 from tasks.pull import pull
 from tasks.split import split
 from tasks.validate import validate
 from tests.builders import CountingStore, context_over, synthetic_cells, with_settings
 from validation.digest import sha256
 from validation.errors import ObjectMissing, RetrainError
-from validation.images import RGB, decode, to_square
+from validation.images.decode import RGB, decode, to_square
+from validation.images.limits import Limits
 from validation.records import POSITIVE, SideName, Split
-from validation.refusals import Limits
 
 CELLS = synthetic_cells(patients=20)
 
@@ -63,8 +64,8 @@ def test_what_is_held_at_a_time_changes_no_pixel(
     context.workspace.pack_path(made.id).unlink()
     for shelf in shelf_files(context):
         shelf.unlink()
-    monkeypatch.setattr("tasks.pack.SLICE", 25)
-    monkeypatch.setattr("tasks.pack.BATCH", 10)
+    monkeypatch.setattr("tasks.cells.packing.SLICE", 25)
+    monkeypatch.setattr("tasks.cells.packing.BATCH", 10)
     assert len(CELLS) % 25
     assert pack(context, divided) == made
     assert context.workspace.pack_path(made.id).read_bytes() == whole
@@ -74,7 +75,7 @@ def test_a_pack_that_is_there_is_not_made_again(
     context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pack(context, divided)
-    monkeypatch.setattr("tasks.pack.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("tasks.cells.packing.decode", lambda *_: pytest.fail("decoded again"))
     assert pack(context, divided) == first
 
 
@@ -166,7 +167,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(data)
         return decode(data, limits)
 
-    monkeypatch.setattr("tasks.pack.decode", watched)
+    monkeypatch.setattr("tasks.cells.packing.decode", watched)
     return seen
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows import show
+from flows import console
+from flows.cli import display
 from tasks import stage as stage_module
 from tasks.context import Context
 from tasks.progress import Progress, Step, watched_by
@@ -55,14 +56,14 @@ def test_the_time_left_follows_from_the_rate() -> None:
 
 def test_a_terminal_gets_a_bar_and_log_lines_above_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(show, "err", Console(file=screen, force_terminal=True, width=100, _environ={}))
+    monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=100, _environ={}))
     monkeypatch.setattr(Progress, "EVERY_SECONDS", 0.0)
-    handler = show._Lines()
+    handler = console.LogLines()
     logger = logging.getLogger("tasks.pull")
     monkeypatch.setattr(logger, "handlers", [handler])
     before = logger.level
     logger.setLevel(logging.INFO)
-    with show.stages():
+    with display.stages():
         progress = Progress(logger, "pulled", 1000)
         progress.advance(10)
         logger.info("something else")
@@ -74,13 +75,13 @@ def test_a_terminal_gets_a_bar_and_log_lines_above_it(context: Context, monkeypa
     assert "400/1000" in text
     assert "80/s" in text
     assert "s left)" not in text
-    assert not show._Lines.bar_is_drawn
+    assert not console.LogLines.bar_is_drawn
 
 
 def test_no_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(show, "err", Console(file=screen))
-    with show.stages():
+    monkeypatch.setattr(console, "err", Console(file=screen))
+    with display.stages():
         for listener, _ in Progress(logging.getLogger("x"), "pulled", 1)._listeners[1:]:
             listener(Step("pulled", 1, 2, 1.0))
     assert screen.getvalue() == ""
@@ -105,7 +106,7 @@ def test_prefect_shows_an_artifact_that_grows(context: Context, monkeypatch: pyt
             id = "run"
 
     monkeypatch.setattr("tasks.stage.TaskRunContext.get", lambda: Run)
-    monkeypatch.setattr("tasks.fetch.BATCH", 4)  # of 16 cells
+    monkeypatch.setattr("tasks.snapshots.fetching.BATCH", 4)  # of 16 cells
     with watched_by(pages, 0.0):
         pull_task.fn(context)
     assert told[0][0] == "make"

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from infra.keys import MODEL_NAME
-from infra.registry import Registry
-from tasks.by_hand import rollback
-from tasks.champion import describe_champion
+from infra.registry.registry import Registry
+from infra.store.keys import MODEL_NAME
+from tasks.champion.history import history
+from tasks.commands.describe_champion import describe_champion
+from tasks.commands.rollback import rollback
 from tasks.context import Context
-from tasks.promote import history, promote
+from tasks.promote import promote
 from tests.builders import NOON, RED, channel_model, made_up_candidate, made_up_decision
 from tests.tasks.conftest import Crown
 from validation.errors import ChampionChanged, ModelFileInvalid, UsageError
@@ -93,11 +94,11 @@ def killed(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        "infra.registry.Registry.register",
+        "infra.registry.registry.Registry.register",
         "tasks.promote.reproduce",
-        "infra.registry.Registry.write_once",
-        "infra.store.MemoryStore.put",
-        "infra.registry.Registry.set_champion",
+        "infra.registry.registry.Registry.write_once",
+        "infra.store.memory.MemoryStore.put",
+        "infra.registry.registry.Registry.set_champion",
     ],
 )
 def test_a_promotion_that_is_killed_finishes_when_it_is_run_again(

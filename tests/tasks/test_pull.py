@@ -10,9 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infra.store import FolderStore, ObjectInfo
+from infra.store.base import ObjectInfo
+from infra.store.folder import FolderStore
 from tasks.context import Context
-from tasks.pull import pull, read_object
+from tasks.pull import pull
+from tasks.snapshots.objects import read_object
 from tests.builders import CountingStore, context_over, folder_context, synthetic_cells, with_settings
 from validation.digest import sha256
 from validation.errors import DataInvalid, ObjectMissing, StoreUnreachable

@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infra.s3 import S3Store
-from infra.store import Fetched, FolderStore, ObjectInfo, Store
+from infra.store.base import Fetched, ObjectInfo, Store
+from infra.store.folder import FolderStore
+from infra.store.s3 import S3Store
 from tasks.context import Context
-from tasks.pull import pull, read_object, rebuild
+from tasks.pull import pull, rebuild
+from tasks.snapshots.objects import read_object
 from tests.builders import context_over, synthetic_cells
 from validation.digest import sha256
 from validation.errors import ObjectMissing

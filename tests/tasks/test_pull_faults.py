@@ -18,15 +18,16 @@ import boto3
 import pandas as pd
 import pytest
 
-from infra.files import Workspace
-from infra.records import Records
-from infra.s3 import S3Store
-from infra.settings import WireSettings
-from infra.store import FolderStore
-from tasks import snapshots
+from infra.local.files import Workspace
+from infra.settings.groups import WireSettings
+from infra.store.folder import FolderStore
+from infra.store.records import Records
+from infra.store.s3 import S3Store
 from tasks.context import Context
-from tasks.listing import list_cells
 from tasks.pull import pull
+from tasks.snapshots import tables as snapshots
+from tasks.snapshots.listing import list_cells
+from tests import ROOT
 from tests.builders import context_over, folder_context, small_settings, synthetic_cells
 from tests.fake_s3 import FakeBucket, fake_bucket
 from tests.faults import Fault, Proxy, proxy_before
@@ -34,7 +35,6 @@ from validation.digest import sha256
 from validation.errors import RetrainError, StoreUnreachable
 from validation.records import Snapshot
 
-ROOT = Path(__file__).parents[2]
 CELLS = synthetic_cells(patients=6)
 KEYS = sorted(CELLS)
 BROKEN = KEYS[4]
@@ -106,7 +106,7 @@ def test_what_goes_on_failing_is_named_and_costs_itself(
 def test_a_store_that_lists_and_gives_nothing_ends_the_pull(
     context: Context, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.fetch.GIVE_UP_AFTER", 16)
+    monkeypatch.setattr("tasks.snapshots.fetching.GIVE_UP_AFTER", 16)
     proxy.always("", "503")
     with pytest.raises(StoreUnreachable, match="gave none of the last"):
         pull(context)
@@ -145,7 +145,8 @@ def test_no_log_line_holds_a_secret_or_a_signature(
 
 
 PULL = (
-    "import sys; from pathlib import Path; from tests.builders import context_over; from infra.s3 import S3Store\n"
+    "import sys; from pathlib import Path; from tests.builders import context_over\n"
+    "from infra.store.s3 import S3Store\n"
     "from tasks.pull import pull\n"
     "pull(context_over(S3Store(sys.argv[1], endpoint=sys.argv[2]), Path(sys.argv[3]), wire={'threads': 2}))"
 )
@@ -234,7 +235,7 @@ def leave_a_snapshot(context: Context) -> None:
 
 
 def test_a_copy_that_rotted_is_noticed_and_fetched_again(tmp_path: Path) -> None:
-    from tasks.pull import read_object
+    from tasks.snapshots.objects import read_object
 
     context = folder_context(tmp_path, CELLS)
     pull(context)

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from infra.store import FolderStore
+from infra.store.folder import FolderStore
 from tasks.pull import pull
 from tests.builders import CountingStore, context_over
 from validation.digest import sha256

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from infra.keys import report_key
-from infra.registry import Registry
+from infra.registry.registry import Registry
+from infra.store.keys import report_key
 from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
-from tasks.report import find_night, report, report_again, report_path
+from tasks.nights import find_night
+from tasks.report import report, report_again, report_path
 from tests.builders import (
     NOON,
     RED,

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infra.scoring import ModelFile
+from infra.scoring.model_file import ModelFile
 from tasks import models
 from tasks import train as train_module
+from tasks.cells.side_data import SideData, load_side
 from tasks.context import Context
-from tasks.holdings import SideData, load_side
-from tasks.specs import train_spec
 from tasks.train import train
+from tasks.training.specs import train_spec
+from tests import ROOT
 from tests.builders import (
     RED,
     CountingStore,
@@ -34,11 +35,10 @@ from tests.fake_cnn import DefaultRecipe
 from validation.digest import digest, sha256
 from validation.errors import SettingsError, TrainingFailed
 from validation.records import Candidate, TrainSpec
-from validation.threshold import choose_threshold
+from validation.statistics.threshold import choose_threshold
 
 pytestmark = pytest.mark.usefixtures("no_expectations")
 
-ROOT = Path(__file__).parents[2]
 CELLS = plain_cells(30, 2)
 # What stands in for the interpreter: it makes the fake CNN known, and then is the real training process.
 PYTHON = """#!/bin/sh

@@ -11,9 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from validation.gate import Judgement, beats_on_validation, judge, judge_first, level_of_look
-from validation.metrics import Scored, compare, summarise
 from validation.records import Gate, Interval, Metrics, Verdict
 from validation.rules import GateRules
+from validation.statistics.metrics import Scored, compare, summarise
 
 RULES = GateRules()
 steady = settings(deadline=None, derandomize=True, max_examples=200)

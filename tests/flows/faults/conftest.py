@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.up import KEEPS_SLOTS
-from infra.runtime import _server_command, _server_environment, _wait_until_healthy, free_port
+from flows.unattended.up import KEEPS_SLOTS
+from infra.prefect_server import _server_command, _server_environment, _wait_until_healthy, free_port
 from tests.nights import Nights
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from infra.runtime import free_port
-from tests.servers import ROOT, program, wait_for
+from infra.prefect_server import free_port
+from tests import ROOT
+from tests.servers import program, wait_for
 
 OPTIONS = {"fsync": "off", "full_page_writes": "off", "unix_socket_directories": "", "listen_addresses": "127.0.0.1"}
 
@@ -104,7 +105,7 @@ class Mlflow:
         self._log = folder / "mlflow.log"
         stores = ["--backend-store-uri", database, "--artifacts-destination", (folder / "files").as_uri()]
         self._command = [
-            *(sys.executable, "-W", "ignore", "-m", "infra.processes", str(os.getpid()), "mlflow", "server"),
+            *(sys.executable, "-W", "ignore", "-m", "infra.processes.parent", str(os.getpid()), "mlflow", "server"),
             *(*stores, "--workers", "1", "--host", "127.0.0.1", "--port", str(self._port)),
         ]
         self.start()

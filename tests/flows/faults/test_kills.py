@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.store import FolderStore
+from infra.store.folder import FolderStore
 from tests.flows.faults.conftest import Prefect
 from tests.nights import Fault, Nights, Told, bring, free_disk
 from tests.sound import check_sound, inputs, last_night

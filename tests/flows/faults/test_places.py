@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 
-from infra.s3 import S3Store
+from infra.store.s3 import S3Store
 from tests.builders import channel_model, plain_cells
 from tests.faults import Fault as Broken
 from tests.faults import Proxy, running

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.orchestration import FINAL, PrefectServer
-from infra.services import Service, Services
+from infra.prefect_api import FINAL, PrefectServer
+from infra.processes.supervisor import Service, Services
+from tests import ROOT
 from tests.builders import channel_model
-from tests.fleet import ROOT, fake_environment, until
+from tests.fleet import fake_environment, until
 from tests.flows.faults.conftest import Prefect
 from tests.nights import Nights, bring
 from tests.sound import check_sound, inputs
@@ -75,7 +76,7 @@ class Machine:
 
     def in_training(self) -> list[int]:
         """Return the processes of trainings on this machine."""
-        return [pid for pid, command in commands() if "tasks.train_child" in command and str(self.home) in command]
+        return [pid for pid, command in commands() if "tasks.training.child" in command and str(self.home) in command]
 
     def ended(self, run: str) -> dict[str, Any]:
         """Wait for a run to end and return it; what is killed on the way is started again meanwhile."""

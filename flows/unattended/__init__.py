@@ -1,0 +1,1 @@
+"""Everything that runs unattended: servers, workers, schedule, alerts."""

@@ -1,0 +1,1 @@
+"""Deployment files: images, compose, Kubernetes."""

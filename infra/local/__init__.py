@@ -1,0 +1,1 @@
+"""Files on this machine: atomic writes, locks, caches and temporary folders."""

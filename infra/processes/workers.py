@@ -1,0 +1,228 @@
+"""Worker processes that answer one JSON line an item: isolated, watched by a timeout, replaced when they die."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from infra.environment import CODE_ROOT
+from validation.errors import RetrainError
+
+# Importing OpenCV takes 0.1 s here; a loaded machine with a cold disk takes many times that.
+START_SECONDS = 120.0
+_SPARE_SECONDS = 10.0
+_AT_MOST_IN_A_ROW = 20
+
+
+class WorkerDied(Exception):
+    """A worker ended, or had to be ended, before it answered."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class Worker:
+    """One process of ``module``, tied to this one (processes.parent), that says "ready" and then answers requests."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        command = [sys.executable, "-m", "infra.processes.parent", str(os.getpid()), module]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            bufsize=0,
+            # The code that we are, wherever the parent was started: the folder goes first on the child's path.
+            cwd=CODE_ROOT,
+            start_new_session=True,  # Ctrl-C is for the parent, which ends us
+        )
+        self._buffer = b""
+        try:
+            self._line(START_SECONDS)
+        except WorkerDied as died:
+            said = self._last_words()
+            self.close()
+            raise RetrainError(f"a worker process ({module}) does not start: {died.how}\n{said}") from None
+
+    def ask(self, request: Any, answers: int, *, seconds: float) -> Iterator[Any]:
+        """Send one request and yield its answers, each of which may take ``seconds``.
+
+        Raises:
+            WorkerDied: the process crashed or took too long; it is gone. Answers given before that were yielded.
+        """
+        try:
+            assert self._process.stdin is not None  # noqa: S101
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        except BrokenPipeError:
+            self.close()
+            raise WorkerDied(self._how_it_ended()) from None
+        for _ in range(answers):
+            try:
+                line = self._line(seconds)
+            except WorkerDied:
+                self.close()
+                raise
+            yield json.loads(line)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the process. May be called twice."""
+        if self.alive:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _line(self, seconds: float) -> bytes:
+        assert self._process.stdout is not None  # noqa: S101
+        pipe, until = self._process.stdout.fileno(), time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            # poll, not select: a night may have more than 1,024 files open.
+            waiting = select.poll()
+            waiting.register(pipe, select.POLLIN)
+            if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise WorkerDied(f"gave no answer within {seconds:g} s")
+            read = os.read(pipe, 1 << 16)
+            if not read:
+                raise WorkerDied(self._how_it_ended())
+            self._buffer += read
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _how_it_ended(self) -> str:
+        code = self._process.wait()
+        return f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def _last_words(self) -> str:
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - 2_000))
+        return self._errors.read().decode(errors="replace").strip()
+
+
+class SpareWorkers:
+    """Keeps one idle worker for a few seconds, so that a row of small batches starts a single process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spare: Worker | None = None
+        self._timer: threading.Timer | None = None
+        atexit.register(self.close)
+
+    def take(self, module: str) -> Worker:
+        """Return the spare worker if it is one of ``module``, else a new one."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+            if self._timer is not None:
+                self._timer.cancel()
+        if spare is not None:
+            if spare.module == module and spare.alive:
+                return spare
+            spare.close()
+        return Worker(module)
+
+    def give_back(self, worker: Worker) -> None:
+        """Keep an idle worker, unless one is kept already."""
+        with self._lock:
+            if self._spare is None and worker.alive:
+                self._spare, worker = worker, None  # type: ignore[assignment]
+                self._timer = threading.Timer(_SPARE_SECONDS, self.close)
+                self._timer.daemon = True
+                self._timer.start()
+        if worker is not None:
+            worker.close()
+
+    def close(self) -> None:
+        """End the spare worker."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
+
+
+SPARE = SpareWorkers()
+
+
+class Crew:
+    """Some workers that answer batches side by side; a batch's item that kills its worker is blamed, not the batch."""
+
+    def __init__(self, module: str, size: int, *, seconds: float) -> None:
+        self.module, self.seconds = module, seconds
+        self._free: list[Worker] = []
+        self._lock = threading.Lock()
+        self.size = size
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._free:
+            SPARE.give_back(worker)
+        self._free = []
+
+    def answer(self, setting: Any, items: Sequence[Any]) -> list[Any]:
+        """Return the answer to each item, or the WorkerDied that it caused.
+
+        A request is [setting, careful, items]; a careful one is to be answered item by item, at once. After a death
+        what is unanswered is asked carefully, so the next death tells its item; that item is asked once more, alone,
+        in a fresh process, and blamed if that one dies too: nobody is blamed for what the machine did.
+        Called from several threads at once, each has a worker of its own.
+
+        Raises:
+            RetrainError: so many items in a row ended their workers that it cannot be the items' fault.
+        """
+        answered: list[Any] = []
+        careful = suspect = False
+        while len(answered) < len(items):
+            rest = items[len(answered) :]
+            asked = rest[:1] if suspect else rest
+            worker = Worker(self.module) if suspect else self._take()
+            try:
+                for answer in worker.ask([setting, careful, asked], len(asked), seconds=self.seconds):
+                    answered.append(answer)
+                    suspect = False
+            except WorkerDied as died:
+                if suspect:
+                    answered.append(died)
+                    self._check(answered)
+                suspect = careful and not suspect
+                careful = True
+            except BaseException:
+                worker.close()
+                raise
+            if worker.alive:
+                with self._lock:
+                    self._free.append(worker)
+        return answered
+
+    def _check(self, answered: list[Any]) -> None:
+        last = answered[-_AT_MOST_IN_A_ROW:]
+        if len(last) == _AT_MOST_IN_A_ROW and all(isinstance(answer, WorkerDied) for answer in last):
+            raise RetrainError(
+                f"{len(last)} items in a row ended their worker process ({self.module}): the last {last[-1].how}",
+                "is the installation whole, and is there memory enough? the items themselves may be good",
+            )
+
+    def _take(self) -> Worker:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+        return SPARE.take(self.module)

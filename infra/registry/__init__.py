@@ -1,0 +1,1 @@
+"""The model registry: MLflow, and what this project keeps in it."""

@@ -1,0 +1,53 @@
+"""A night as MLflow shows it: one run with the verdict as tags, the challenger's figures, and the report itself.
+
+Used by the registry alone. Every night that came to a decision has one, also those that registered no version.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from validation.records import Night
+
+REPORT = "report.html"
+
+
+def log_night(client: Any, experiment: str, night: Night, page: bytes) -> None:
+    """Write a night into its run, unless one of that night is complete already."""
+    found = client.search_runs([experiment], f"tags.night = '{night.id}' and attributes.status = 'FINISHED'")
+    if any(run.data.tags.get("decision", "") == (night.decision or "") for run in found):
+        return
+    run = client.create_run(experiment, run_name=f"night {night.verdict.value}", tags=_tags(night)).info.run_id
+    client.log_batch(run, metrics=_metrics(night))
+    client.log_text(run, page.decode(), REPORT)
+    client.log_text(run, night.model_dump_json(indent=2), "night.json")
+    # Last: a run that was killed before is not FINISHED, and is written anew.
+    client.set_terminated(run)
+
+
+def _tags(night: Night) -> dict[str, str]:
+    values = {
+        "night": night.id,
+        "verdict": night.verdict.value,
+        "decision": night.decision,
+        "challenger": night.challenger,
+        "challenger_model": night.challenger_model,
+        "champion_before": night.champion_before,
+        "champion_after": night.champion_after,
+        "synthetic": str(night.synthetic).lower(),
+        "mlflow.note.content": night.sentence,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _metrics(night: Night) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1_000)
+    known = {name: value for name, value in night.metrics.items() if value is not None}
+    return [
+        Metric(f"holdout.{name}{end}", number, now, 0)
+        for name, value in known.items()
+        for end, number in (("", value.value), (".low", value.low), (".high", value.high))
+    ]

@@ -1,0 +1,118 @@
+"""What a registered version carries besides its model file: where it came from, what it was judged by, how to call it.
+
+Used by ``infra.registry.registry`` alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from infra.provenance import code_revision
+from infra.scoring.model_file import INPUT, OUTPUT
+from infra.store.keys import report_key
+from validation.records import Candidate, Decision, Evaluation, Metrics
+from validation.redaction import mask
+
+EVIDENCE = "evidence"
+
+
+def log_version(mlflow: Any, model: bytes, candidate: Candidate, decision: Decision, judged: Evaluation | None) -> Any:
+    """Write the model file and its evidence into MLflow's active run; return what MLflow says of the logged model."""
+    import onnx
+
+    # All at once: a call for each would be a commit for each, and MLflow makes dozens of its own.
+    mlflow.MlflowClient().log_batch(
+        mlflow.active_run().info.run_id, metrics=_metrics(candidate, judged), params=_params(candidate)
+    )
+    for name, record in {"candidate": candidate, "decision": decision, "evaluation": judged}.items():
+        if record is not None:
+            mlflow.log_text(record.model_dump_json(indent=2), f"{EVIDENCE}/{name}.json")
+    return mlflow.onnx.log_model(
+        onnx.load_from_string(model),
+        name="model",
+        signature=_signature(candidate.spec.side),
+        input_example=_example(candidate.spec.side),
+        # As our own scoring does it: MLflow's default, a GPU where there is one, gives other last bits.
+        onnx_execution_providers=["CPUExecutionProvider"],
+        # One file, as the contract says; and stated, since MLflow would load the model to guess them.
+        save_as_external_data=False,
+        pip_requirements=[f"onnxruntime=={installed('onnxruntime')}", f"numpy=={installed('numpy')}"],
+    )
+
+
+def tags_of(candidate: Candidate, decision: Decision, store: str) -> dict[str, str]:
+    """Return a version's tags: all that finding out where it came from begins with."""
+    revision = code_revision()
+    return {
+        "candidate": candidate.id,
+        "decision": decision.id,
+        "snapshot": decision.snapshot,
+        "evaluation": decision.evaluation or "none",
+        "spec": candidate.spec.model_dump_json(),
+        "model": candidate.spec.model,
+        "model_sha256": candidate.model_sha256,
+        # repr gives back the very same float.
+        "threshold": repr(candidate.threshold),
+        "train_patients_digest": candidate.train_patients_digest,
+        "train_patients": str(candidate.train_patients),
+        "synthetic": str(decision.synthetic).lower(),
+        "report": f"{mask(store).rstrip('/')}/{report_key(decision.id)}",
+        "code_revision": revision.commit,
+        "code_changed": revision.dirty,
+        **{f"version.{name}": installed(name) for name in ("mlflow", "numpy", "onnxruntime")},
+        **{f"version.{name}": version for name, version in candidate.versions.items()},
+    }
+
+
+def installed(package: str) -> str:
+    """Return the installed version of a package."""
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def _params(candidate: Candidate) -> list[Any]:
+    from mlflow.entities import Param
+
+    spec = candidate.spec
+    values = {"model": spec.model, "side": spec.side, "seed": spec.seed}
+    values |= {f"recipe.{name}": value for name, value in spec.recipe.items()}
+    return [Param(name, str(value)) for name, value in values.items()]
+
+
+def _metrics(candidate: Candidate, judged: Evaluation | None) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1_000)
+    values = _numbers("validation", candidate.validation)
+    if judged is not None:
+        values |= _numbers("holdout", judged.challenger_metrics)
+    epochs = [
+        Metric(name, getattr(epoch, name), now, epoch.epoch)
+        for epoch in candidate.history
+        for name in ("train_loss", "valid_loss")
+    ]
+    return [Metric(name, value, now, 0) for name, value in values.items()] + epochs
+
+
+def _numbers(of: str, metrics: Metrics) -> dict[str, float]:
+    return {f"{of}.{name}": interval.value for name, interval in metrics.intervals().items() if interval is not None}
+
+
+def _signature(side: int) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), name=INPUT)]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1,), name=OUTPUT)]),
+    )
+
+
+def _example(side: int) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Return a made-up input, one image [1, side, side, 3]: no cell of a patient goes into the registry."""
+    ramp = np.linspace(0, 255, side, dtype=np.uint8)
+    return {INPUT: np.broadcast_to(ramp[None, :, None, None], (1, side, side, 3)).copy()}

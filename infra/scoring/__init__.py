@@ -1,0 +1,1 @@
+"""Scoring with a model file over onnxruntime, in this process or in a clean one."""

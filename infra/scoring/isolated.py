@@ -1,0 +1,77 @@
+"""Scores images with a model file in a clean process: numpy, onnxruntime and this project's own scoring, nothing else.
+
+As a program, ``python -m infra.scoring.isolated FOLDER SHA256`` reads ``model.onnx`` and ``images.npy`` there, writes
+``scores.npy``, and prints the outcome as one line of JSON. It imports no framework, no Prefect and no MLflow, and
+unpickles nothing: what a model does here, it does for anybody who has the file alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from infra.local.temporary import temporary_folder
+from infra.scoring.model_file import ModelFile
+from validation.errors import ModelFileInvalid
+
+# None of these may be there when a model file is tried.
+FRAMEWORKS = ("torch", "fastai", "tensorflow", "keras", "sklearn", "prefect", "mlflow", "pandas")
+# A full holdout of the public archive takes seconds.
+LIMIT_SECONDS = 900.0
+
+
+def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str) -> npt.NDArray[np.float32]:
+    """Return the probabilities, float32 [n], that a new process gives for images uint8 [n, side, side, 3].
+
+    Raises:
+        ModelFileInvalid: when the file is not the expected one, cannot be loaded, or cannot score the images.
+    """
+    with temporary_folder("rescore") as folder:
+        (folder / "model.onnx").write_bytes(model)
+        np.save(folder / "images.npy", np.ascontiguousarray(images), allow_pickle=False)
+        # Tied to this process, so that one that was killed leaves no child behind.
+        command = ["infra.processes.parent", str(os.getpid()), "infra.scoring.isolated", str(folder), sha256_expected]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", *command], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ModelFileInvalid(f"scoring {len(images):,} images took over {LIMIT_SECONDS:.0f} s") from None
+        answer = _answer(done)
+        if "error" in answer:
+            raise ModelFileInvalid(f"in a process of its own: {answer['error']}", str(answer.get("hint", "")))
+        scores: npt.NDArray[np.float32] = np.load(folder / "scores.npy", allow_pickle=False)
+    return scores
+
+
+def _answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    try:
+        answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+        return {"error": f"it ended with code {done.returncode}: {last}"}
+    return answer
+
+
+def _score(folder: Path, expected: str) -> dict[str, object]:
+    try:
+        model = ModelFile((folder / "model.onnx").read_bytes(), sha256_expected=expected)
+        scores = model.score(np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False))
+    except ModelFileInvalid as error:
+        return {"error": error.message, "hint": error.hint}
+    except Exception as error:
+        # onnxruntime's own words, for a model that loads and cannot run.
+        return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+    np.save(folder / "scores.npy", scores, allow_pickle=False)
+    unclean = sorted(name for name in FRAMEWORKS if name in sys.modules)
+    return {"error": f"not a clean process: {unclean} were loaded"} if unclean else {"cells": len(scores)}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_score(Path(sys.argv[1]), sys.argv[2])) + "\n")

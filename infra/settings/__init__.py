@@ -1,0 +1,1 @@
+"""All settings: read from the environment, a TOML file and defaults, checked once."""

@@ -1,0 +1,280 @@
+"""All settings, in one model: from the environment (``RETRAIN_...``), a TOML file, and defaults. Only this module reads
+the environment.
+
+Order, the first that speaks wins: environment (for secrets also a file that it names, ``..._FILE``), the file
+``RETRAIN_CONFIG`` (default ``<home>/retrain.toml``), defaults.
+A nested setting is ``RETRAIN_GATE__SENSITIVITY_MARGIN`` in the environment and ``[gate] sensitivity_margin`` in TOML.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as Unparsable
+
+from infra.environment import CODE_ROOT, prefect_api_url
+from infra.settings.groups import (
+    AlertSettings,
+    EventSettings,
+    PruneSettings,
+    TrainingSettings,
+    UpSettings,
+    WireSettings,
+    without_password,
+)
+from infra.settings.secrets import (
+    BLOCK,
+    FILE,
+    AnySecret,
+    SecretAddress,
+    fill_in_outside,
+    from_files,
+    read_block,
+    remember_setting,
+    secret_settings,
+    variable,
+)
+from validation.digest import digest
+from validation.errors import SettingsError
+from validation.redaction import HIDDEN, mask
+from validation.rules import DataRules, GateRules, PromotionRules, Rules, SplitRules
+
+PREFIX = "RETRAIN_"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. ``retrain settings`` prints it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        # A compose file hands on what is not set as empty text.
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    home: Path = Field(description="folder for everything that is written on this machine")
+    store: str = Field("", description="URI of the object store; default: the folder <home>/store")
+    store_endpoint: str | None = Field(None, description="endpoint of an S3-compatible store")
+    store_region: str | None = Field(None, description="region of the bucket")
+    registry: SecretAddress = Field(
+        SecretAddress(""), description="MLflow tracking URI; default: SQLite at <home>/mlflow.db"
+    )
+    registry_artifacts: str | None = Field(
+        None, description="where MLflow keeps files; default: <home>/mlflow-artifacts"
+    )
+    engine: str = Field(
+        "local",
+        pattern=r"^(local|dask|dask\+(tcp|tls)://[^/@\s]+:\d+)$",
+        description="who measures and packs: local, this machine; dask or dask+tcp://HOST:PORT, a Dask cluster",
+    )
+    wire: WireSettings = WireSettings()
+    data: DataRules = DataRules()
+    split: SplitRules = SplitRules()
+    gate: GateRules = GateRules()
+    promotion: PromotionRules = PromotionRules()
+    training: TrainingSettings = TrainingSettings()
+    up: UpSettings = UpSettings()
+    alerts: AlertSettings = AlertSettings()
+    events: EventSettings = EventSettings()
+    prune: PruneSettings = PruneSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, dotenv_settings, file_secret_settings
+        if isinstance(env_settings, EnvSettingsSource):
+            # The names of secrets' files are no settings.
+            variables = env_settings.env_vars.items()
+            env_settings.env_vars = {name: value for name, value in variables if name.upper() not in _SECRET_FILES}
+        # The file's values are given as arguments (load_settings), so the environment goes before them.
+        return env_settings, init_settings
+
+    @field_validator("store", "store_endpoint", "registry_artifacts")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        # They stand in records, reports and messages. Identities have places of their own.
+        return without_password(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        home = values.get("home") or default_home()
+        if not isinstance(home, str | Path):
+            return values  # refused by its type
+        home = Path(home).expanduser().absolute()
+        store = values.get("store") or (home / "store").as_uri()
+        if isinstance(store, str) and "://" not in store:
+            # A plain path is what people type; everything behind this line sees one URI.
+            store = Path(store).expanduser().absolute().as_uri()
+        return {
+            **values,
+            "home": home,
+            "store": store,
+            "registry": values.get("registry") or f"sqlite:///{home / 'mlflow.db'}",
+            "registry_artifacts": values.get("registry_artifacts") or (home / "mlflow-artifacts").as_uri(),
+        }
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that can change a night's outcome; where things lie is not part of it."""
+        training = self.training.model_dump(mode="json", exclude={"where", "deployment_timeout_seconds"})
+        sections = (self.data, self.split, self.gate)
+        # Only when it is not the default, so that nights from before there was such a setting keep their names.
+        waits = ["person"] if self.promotion.approval == "person" else []
+        return digest(*(section.model_dump(mode="json") for section in sections), training, *waits)
+
+    def secrets(self) -> dict[tuple[str, ...], AnySecret]:
+        """Return all secrets that are set, by their path."""
+        found = {path: _at(self, path) for path in SECRETS}
+        return {path: secret for path, secret in found.items() if secret is not None and secret.get_secret_value()}
+
+    def printable(self) -> dict[str, str]:
+        """Return all settings as flat text, with passwords in addresses masked."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+
+def default_home() -> Path:
+    """Return where things are kept when RETRAIN_HOME is not set: beside a checkout, else in the user's home."""
+    checkout = CODE_ROOT / "prefect.yaml"
+    return CODE_ROOT / ".retrain" if checkout.exists() else Path.home() / ".retrain"
+
+
+def config_path() -> Path:
+    """Return where the settings file is looked for."""
+    if named := os.environ.get(f"{PREFIX}CONFIG"):
+        return Path(named).expanduser()
+    return Path(os.environ.get(f"{PREFIX}HOME") or default_home()).expanduser() / "retrain.toml"
+
+
+def secret_value(secret: SecretStr | None) -> str | None:
+    """Return what a secret setting holds, for the one call that needs it."""
+    return secret.get_secret_value() if secret else None
+
+
+def load_settings() -> Settings:
+    """Read the settings; nothing else in the project looks at the environment.
+
+    Raises:
+        SettingsError: for an unknown or impossible setting, a missing or malformed file; all of them by name.
+    """
+    fill_in_outside(os.environ)
+    unknown = [name for name in os.environ if name.startswith(PREFIX) and not _known(name)]
+    if unknown:
+        raise SettingsError(
+            f"unknown setting{'s' * (len(unknown) > 1)} in the environment: {', '.join(sorted(unknown))}",
+            "`retrain settings` lists all there are",
+        )
+    path = config_path()
+    try:
+        given = _read_toml(path, required=bool(os.environ.get(f"{PREFIX}CONFIG")))
+        _lay_over(given, from_files(PREFIX, SECRETS, os.environ))
+        settings = _with_blocks(Settings(**given))
+    except Unparsable as error:
+        named = re.search(r'field "(\w+)"', str(error))
+        name = f"{PREFIX}{named[1].upper()}" if named else f"{PREFIX}..."
+        raise SettingsError(
+            f"setting {name} is a group, expected as JSON: {error.__cause__}", f"set its parts one by one: {name}__..."
+        ) from None
+    except ValidationError as error:
+        raise SettingsError(
+            "\n".join(_explain(problem, path) for problem in error.errors()), "`retrain settings` lists all there are"
+        ) from None
+    for where, secret in settings.secrets().items():
+        remember_setting(where, secret)
+    return settings
+
+
+SECRETS = secret_settings(Settings)
+_SECRET_FILES = {variable(PREFIX, path) + FILE for path in SECRETS}
+
+
+def _with_blocks(settings: Settings) -> Settings:
+    """Return the settings with the secrets that Prefect's server keeps in their places."""
+    for path, secret in settings.secrets().items():
+        value = secret.get_secret_value()
+        if value.startswith(BLOCK):
+            name = variable(PREFIX, path)
+            read = read_block(name, value.removeprefix(BLOCK), prefect_api_url())
+            first, *rest = path
+            group = getattr(settings, first)
+            # The group is made anew, so that what is read is checked like what is given.
+            new = type(group)(**{**dict(group), rest[0]: read}) if rest else SECRETS[path](read)
+            settings = settings.model_copy(update={first: new})
+    return settings
+
+
+def _at(settings: Settings, path: tuple[str, ...]) -> Any:
+    found: Any = settings
+    for part in path:
+        found = getattr(found, part)
+    return found
+
+
+def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for name, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(name), dict):
+            _lay_over(below[name], value)
+        else:
+            below[name] = value
+
+
+def _known(name: str) -> bool:
+    if name in _SECRET_FILES:
+        return True
+    first, nested, _ = name.removeprefix(PREFIX).lower().partition("__")
+    field = Settings.model_fields.get(first)
+    if field is None:
+        return first == "config" and not nested
+    return not nested or isinstance(field.default, Rules)
+
+
+def _read_toml(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"no settings file at {path}", "correct or unset RETRAIN_CONFIG") from None
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML: {error}", "correct the file") from None
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}", "correct or unset RETRAIN_CONFIG") from None
+
+
+def _explain(problem: Any, path: Path) -> str:
+    """Say which setting is wrong, by both its names."""
+    where = [str(part) for part in problem["loc"]]
+    name = ".".join(where)
+    in_environment = variable(PREFIX, tuple(where))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name} (environment: {in_environment}; file: {path})"
+    message = problem["msg"].removeprefix("Value error, ")
+    # A group that holds a secret is not shown either.
+    holds_secret = any(where == list(secret[: len(where)]) for secret in SECRETS)
+    shown = f" = {HIDDEN}" if holds_secret else f" = {mask(repr(problem['input']))}"
+    return f"setting {name}{shown}: {message} (environment: {in_environment}; file: {path})"
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            yield from _flatten(item, f"{prefix}{key}.")
+        elif isinstance(item, list):
+            yield f"{prefix}{key}", mask(", ".join(map(str, item)))
+        else:
+            yield f"{prefix}{key}", "" if item in (None, {}) else mask(str(item))

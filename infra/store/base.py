@@ -1,0 +1,117 @@
+"""What the stages need of an object store, as one contract; and the store in memory, made for tests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.store.keys import OURS, is_odd
+from validation.errors import ObjectMissing, RetrainError
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One listed object. ``etag`` changes whenever the content may have changed; it is not a checksum."""
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What one read gave: all bytes of one version of an object, and the ETag of that version."""
+
+    data: bytes
+    etag: str
+
+
+class Store(ABC):
+    """What the stages need of a bucket. Keys are relative to the store's URI.
+
+    Every method raises StoreUnreachable when the store does not answer or refuses us.
+    """
+
+    uri: str
+
+    @abstractmethod
+    def check(self) -> None:
+        """Find out now whether the store can be used, with a message that says what to do if not."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """List all objects under ``prefix``, in any order."""
+
+    @abstractmethod
+    def fetch(self, key: str) -> Fetched:
+        """Return an object's bytes and the ETag of just these bytes; raises ObjectMissing when there is none."""
+
+    @abstractmethod
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Return what a listing would say of ``key`` now; None when there is no such object."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object whole: readers see the old bytes or the new ones.
+
+        Raises:
+            RetrainError: for an odd key (``store.keys.is_odd``), which a store may hold but this project never writes.
+        """
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether there is an object at ``key``."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object of this project's own; that there is none is no error.
+
+        Raises:
+            RetrainError: for any key that is not under ``retraining/``: an input object is never deleted.
+        """
+        if not key.startswith(OURS) or is_odd(key):
+            raise RetrainError(f"refused to delete {key!r} in {self.uri}", f"only what lies under {OURS} is ours")
+        self._remove(key)
+
+    @abstractmethod
+    def _remove(self, key: str) -> None:
+        """Remove the object at a key that ``delete`` has checked."""
+
+    def unfinished(self) -> Iterator[tuple[Path, int]]:
+        """Yield what killed writers left behind under ``retraining/`` (path, bytes), where a store has such files."""
+        yield from ()
+
+    def get(self, key: str) -> bytes:
+        """Return an object's bytes; raises ObjectMissing when there is none."""
+        return self.fetch(key).data
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one; return whether it was written.
+
+        Atomic on a folder and in memory. Elsewhere a look and a write, since not every S3-compatible store knows
+        conditional writes: whoever needs exactly one winner checks afterwards what was stored.
+        """
+        if self.exists(key):
+            return False
+        self.put(key, data)
+        return True
+
+    def local_path(self, key: str) -> Path | None:
+        """Where the object lies as a file on this machine, if it does."""
+        del key
+        return None
+
+
+def missing(uri: str, key: str) -> ObjectMissing:
+    """Return the error for an object that is not there."""
+    return ObjectMissing(f"no object {key!r} in {uri}", "it was deleted, or the store is not the one that wrote it")
+
+
+def refuse_odd(uri: str, key: str) -> None:
+    """Raise for a key that this project never writes."""
+    if is_odd(key):
+        raise RetrainError(
+            f"refused to write {key!r} into {uri}",
+            "a key must have no empty, '.' or '..' part and no control character",
+        )

@@ -1,0 +1,164 @@
+"""The store in a folder: the embedded default."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.local.files import sync_folder, write_atomic, write_beside
+from infra.store.base import Fetched, ObjectInfo, Store, missing, refuse_odd
+from infra.store.keys import OURS, is_odd
+from validation.errors import ObjectMissing, StoreUnreachable
+
+if TYPE_CHECKING:
+    pass
+
+_NO_SUCH_FILE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+# A file that is written in place while it is read is read again; one that never holds still is not one of ours.
+_READS = 5
+
+
+class FolderStore(Store):
+    """A folder on this machine: the embedded default."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.uri = self.root.as_uri()
+
+    def check(self) -> None:
+        if not self.root.is_dir():
+            raise StoreUnreachable(
+                f"no folder at {self.root} (store {self.uri})",
+                "create it, put cells into it with `retrain import FOLDER`, or set RETRAIN_STORE",
+            )
+        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreUnreachable(f"no permission to read and write {self.root}", "check the folder's owner and mode")
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        # The walk starts at the deepest folder that the prefix names whole, and never outside the root.
+        folder_key = prefix.rpartition("/")[0]
+        if "/" in prefix and is_odd(folder_key):
+            return
+        for key, entry in self._walk(f"{folder_key}/" if folder_key else ""):
+            # A name that is no UTF-8 must not stop the listing; its escaped form is reported as missing later.
+            text = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            if not text.startswith(prefix):
+                continue
+            try:
+                stat = entry.stat()
+            except OSError:
+                continue  # deleted while the listing runs, or a dangling link
+            yield ObjectInfo(text, stat.st_size, _etag(stat))
+
+    def _walk(self, folder_key: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield every file below a folder (its key, with a slash at its end, or empty), by sorted names."""
+        try:
+            with os.scandir(self.root / folder_key) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            self._refuse(error)
+            return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(f"{folder_key}{entry.name}/")
+            elif not entry.name.startswith(".tmp-") and not _is_folder(entry):
+                yield f"{folder_key}{entry.name}", entry
+
+    def fetch(self, key: str) -> Fetched:
+        try:
+            with self._path(key).open("rb") as file:
+                for _ in range(_READS):
+                    before = os.fstat(file.fileno())
+                    file.seek(0)
+                    data = file.read()
+                    after = os.fstat(file.fileno())
+                    if _etag(before) == _etag(after) and len(data) == after.st_size:
+                        return Fetched(data, _etag(after))
+        except OSError as error:
+            if error.errno in _NO_SUCH_FILE:
+                raise missing(self.uri, key) from error
+            raise StoreUnreachable(
+                f"cannot read {key!r} in {self.uri}: {error.strerror}", "check the file's owner and mode, and the disk"
+            ) from error
+        raise StoreUnreachable(f"{key!r} in {self.uri} changes while it is read", "write beside it and rename instead")
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        path = self.local_path(key)
+        try:
+            found = path.stat() if path else None
+        except OSError:
+            return None
+        return ObjectInfo(key, found.st_size, _etag(found)) if found else None
+
+    def put(self, key: str, data: bytes) -> None:
+        refuse_odd(self.uri, key)
+        write_atomic(self._path(key), data)
+
+    def exists(self, key: str) -> bool:
+        return self.local_path(key) is not None
+
+    def create(self, key: str, data: bytes) -> bool:
+        refuse_odd(self.uri, key)
+        path = self._path(key)
+        # Written whole beside it first, then linked: link() fails when the name is taken, atomically.
+        temporary = write_beside(path, data)
+        try:
+            path.hardlink_to(temporary)
+        except OSError:
+            # The name is taken; or the file system knows no hard links (exFAT, some shares), and a look and a write
+            # must do, as in a bucket.
+            return super().create(key, data)
+        finally:
+            temporary.unlink()
+        sync_folder(path.parent)
+        return True
+
+    def _remove(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreUnreachable(
+                f"cannot delete {key!r} in {self.uri}: {error.strerror}", "check the folder's owner and mode"
+            ) from error
+        if key.count("/") > 2:  # the folder of one candidate, when it was the last of its files
+            with suppress(OSError):
+                path.parent.rmdir()
+
+    def unfinished(self) -> Iterator[tuple[Path, int]]:
+        for path in (self.root / OURS).rglob(".tmp-*"):
+            with suppress(OSError):  # finished while we looked
+                yield path, path.stat().st_size
+
+    def local_path(self, key: str) -> Path | None:
+        try:
+            path = self._path(key)
+            return path if path.is_file() else None
+        except (ObjectMissing, OSError):  # an odd key, or a name too long for the file system
+            return None
+
+    def _path(self, key: str) -> Path:
+        if is_odd(key):
+            raise missing(self.uri, key)
+        return self.root / key
+
+    def _refuse(self, error: OSError) -> None:
+        if error.errno not in _NO_SUCH_FILE:
+            raise StoreUnreachable(
+                f"cannot list {error.filename}: {error.strerror}", "check the folder's owner and mode"
+            ) from error
+
+
+def _etag(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()  # a link to a folder: not followed, and no object
+    except OSError:
+        return False

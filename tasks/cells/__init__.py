@@ -1,0 +1,1 @@
+"""Cells as facts and as arrays: measured, packed and scored."""

@@ -1,0 +1,41 @@
+"""What tonight's images are measured against: the images that the champion was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tasks.context import Context
+from validation.images.facts import FACT_NAMES
+from validation.records import Candidate, ChampionRef, Split, ValidationResult
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The facts of a champion's training images, one row each; none when there is no champion to go by."""
+
+    name: str
+    facts: pd.DataFrame | None
+
+
+def reference_of(context: Context, champion: ChampionRef | None) -> Reference:
+    """Return the facts of what ``champion`` was trained on.
+
+    Where there is no champion, or its images were measured by other means than today's, the batch itself must serve.
+    """
+    if champion is None:
+        return Reference("this batch itself, since there is no champion yet", None)
+    records = context.records
+    candidate = records.find(Candidate, champion.candidate)
+    split = records.find(Split, candidate.spec.split) if candidate else None
+    validation = records.find(ValidationResult, split.validation) if split else None
+    if split is None or validation is None:
+        return Reference(f"this batch itself, since the records of version {champion.version} are gone", None)
+    facts = records.load_table(validation.facts)
+    if not set(FACT_NAMES) <= set(facts.columns):
+        told = f"this batch itself, since the images of version {champion.version} were measured by other rules"
+        return Reference(told, None)
+    rows = records.load_table(split.table)
+    trained = facts[facts["key"].isin(rows.loc[rows["side"] == "train", "key"])]
+    return Reference(f"the {len(trained):,} training images of version {champion.version}", trained)

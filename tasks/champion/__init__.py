@@ -1,0 +1,1 @@
+"""The champion: its history, approvals, and the check before a promotion."""

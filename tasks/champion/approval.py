@@ -1,0 +1,69 @@
+"""Approval: where the settings ask for a person, a challenger that passed every gate waits for one, for a set time.
+
+A request and its answer are records of their own; the decision and its night stay what they were.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from infra.settings.settings import Settings
+from tasks.context import Context
+from validation.gate import Judgement
+from validation.records import Answer, ApprovalRequest, Decision, Verdict
+
+log = logging.getLogger(__name__)
+
+
+def waits_for_person(settings: Settings) -> list[str]:
+    """Return what the approval setting adds to a decision's name: nothing where promotions are automatic."""
+    return ["person"] if settings.promotion.approval == "person" else []
+
+
+def leave_to_person(settings: Settings, judgement: Judgement) -> Judgement:
+    """Turn a promotion into a request for approval where the settings say so."""
+    if judgement.verdict is not Verdict.PROMOTED or not waits_for_person(settings):
+        return judgement
+    hours = settings.promotion.approval_hours
+    return replace(
+        judgement,
+        verdict=Verdict.AWAITING_APPROVAL,
+        sentence=f"{judgement.sentence}; a person has to approve it within {hours:g} hours (`retrain approve`)",
+    )
+
+
+def request_approval(context: Context, decision: Decision) -> ApprovalRequest:
+    """Leave a request for a person, once: asked again, its time does not begin anew."""
+    if (stored := context.records.find(ApprovalRequest, decision.id)) is not None:
+        return stored
+    now = datetime.now(UTC)
+    request = ApprovalRequest(
+        decision=decision.id,
+        challenger=decision.challenger or "",
+        champion=decision.champion_before,
+        sentence=decision.sentence,
+        requested_at=now,
+        expires_at=now + timedelta(hours=context.settings.promotion.approval_hours),
+    )
+    context.records.save(request, decision.id)
+    log.warning(
+        "decision %s waits for a person until %s UTC: `retrain approve %s --why ...` or `retrain reject ...`",
+        *(decision.id, f"{request.expires_at:%Y-%m-%d %H:%M}", decision.id),
+    )
+    return request
+
+
+def open_request(context: Context, decision: str) -> ApprovalRequest | None:
+    """Return the request of a decision that can still be answered."""
+    request = context.records.find(ApprovalRequest, decision)
+    if request is None or context.records.find(Answer, decision) or request.expires_at <= datetime.now(UTC):
+        return None
+    return request
+
+
+def open_requests(context: Context) -> list[ApprovalRequest]:
+    """Return all requests that can still be answered, oldest first."""
+    found = (open_request(context, id_) for id_ in context.records.ids(ApprovalRequest))
+    return sorted((request for request in found if request is not None), key=lambda request: request.requested_at)

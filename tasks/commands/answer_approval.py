@@ -1,0 +1,100 @@
+"""Answer: a person approves or rejects a challenger that waits, once, in time, and against the same champion."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Literal
+
+from infra.registry.registry import Registry
+from infra.store.keys import record_key
+from tasks.champion.approval import open_requests
+from tasks.champion.history import ANSWER, Change, carried_out, checked_why, enter, refuse_changed, settle
+from tasks.context import Context
+from tasks.nights import find_decision
+from tasks.promote import register_and_try
+from validation.errors import ApprovalClosed, UsageError
+from validation.records import Answer, ApprovalRequest, Candidate, ChampionRef, Decision
+
+log = logging.getLogger(__name__)
+
+Reply = Literal["approve", "reject"]
+
+
+def find_request(context: Context, text: str) -> tuple[Decision, ApprovalRequest]:
+    """Return a decision that waits or waited, with its request; ``latest`` is the newest that still waits.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    if text == "latest":
+        waiting = open_requests(context)
+        if not waiting:
+            raise UsageError("no decision waits for an approval", "`retrain history` shows what became of them")
+        text = waiting[-1].decision
+    decision = find_decision(context, text)
+    request = context.records.find(ApprovalRequest, decision.id)
+    if request is None:
+        raise UsageError(
+            f"decision {decision.id} ({decision.verdict.value}) does not wait for an approval",
+            "`retrain promote DECISION --why ...` makes a challenger champion by hand",
+        )
+    return decision, request
+
+
+def answer(
+    context: Context, registry: Registry, text: str, reply: Reply, *, why: str, who: str
+) -> tuple[Answer, ChampionRef | None]:
+    """Approve or reject the challenger of a waiting decision; return the answer and the champion afterwards.
+
+    An approval that was killed before its challenger was champion is finished by approving again.
+
+    Raises:
+        ApprovalClosed: when it has been answered, or has expired.
+        ChampionChanged: when the champion is not the one that the challenger was compared with.
+        ModelFileInvalid, NotReproduced: when the model file is not what was judged; the champion stays.
+    """
+    why = checked_why(why)
+    decision, request = find_request(context, text)
+    with context.workspace.champion_lock():
+        now = settle(context, registry)
+        given = context.records.find(Answer, decision.id)
+        unfinished = given is not None and given.answer == reply == "approve" and not carried_out(context, decision.id)
+        if not unfinished:
+            _refuse_closed(request, given)
+        refuse_changed(now.version if now else None, request.champion.version if request.champion else None)
+        if reply == "reject":
+            return _give(context, registry, decision.id, reply, who, why), now
+        challenger = context.records.load(Candidate, request.challenger)
+        # Before the answer: one that cannot be carried out should not stand there as given.
+        reference, checked = register_and_try(context, registry, decision, challenger)
+        given = given or _give(context, registry, decision.id, reply, who, why)
+        change = Change("approved", given.who, decision.id, now, reference, given.why, checked)
+        return given, enter(context, registry, change)
+
+
+def _refuse_closed(request: ApprovalRequest, given: Answer | None) -> None:
+    if given is not None:
+        word = {"approve": "approved", "reject": "rejected"}[given.answer]
+        raise ApprovalClosed(
+            f"decision {request.decision} was {word} by {given.who} at {given.at:%Y-%m-%d %H:%M} UTC: {given.why}",
+            "`retrain promote DECISION --why ...` makes a challenger champion by hand",
+        )
+    if request.expires_at <= datetime.now(UTC):
+        raise ApprovalClosed(
+            f"the approval of decision {request.decision} expired at {request.expires_at:%Y-%m-%d %H:%M} UTC",
+            "the next night brings a new challenger; `retrain promote DECISION --why ...` promotes this one by hand",
+        )
+
+
+def _give(context: Context, registry: Registry, decision: str, reply: Reply, who: str, why: str) -> Answer:
+    """Record an answer; of two at once one is given, and the other is told so."""
+    given = Answer(decision=decision, answer=reply, who=who, why=why, at=datetime.now(UTC))
+    text = given.model_dump_json(indent=2)
+    stands = registry.write_once(f"{ANSWER}{decision}", text)
+    context.store.put(record_key(Answer.kind, decision), stands.encode())
+    if stands != text:
+        request = context.records.load(ApprovalRequest, decision)
+        _refuse_closed(request, Answer.model_validate_json(stands))
+    log.info("decision %s: %s by %s", decision, reply, who)
+    return given

@@ -1,0 +1,66 @@
+"""Predict: the champion's probability and call for image files, by the same path that evaluation takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from infra.registry.registry import Registry
+from infra.scoring.model_file import ModelFile
+from infra.settings.settings import Settings
+from tasks.champion.history import current_champion
+from validation.errors import UsageError
+from validation.images.decode import BadImage, decode, to_square
+from validation.records import NEGATIVE, POSITIVE, ChampionRef
+from validation.rules import DataRules
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image: its probability of Parasitized and the call at the champion's threshold, or what is wrong with it."""
+
+    path: str
+    probability: float | None
+    call: str | None
+    problem: str | None
+
+
+def predict(settings: Settings, paths: Sequence[Path]) -> tuple[ChampionRef, list[Prediction]]:
+    """Score image files, and all images in the folders among ``paths``. A bad image costs itself only.
+
+    Raises:
+        UsageError: when a path does not exist, or there is no champion yet.
+    """
+    files = [file for path in paths for file in _images(path)]
+    registry = Registry(settings)
+    champion = current_champion(registry)
+    model = ModelFile(registry.model_bytes(champion), sha256_expected=champion.model_sha256)
+    return champion, [_one(file, model, champion.threshold, settings.data) for file in files]
+
+
+def _images(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UsageError(f"no images ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
+        return found
+    if not path.exists():
+        raise UsageError(f"no file or folder at {path}")
+    return [path]
+
+
+def _one(path: Path, model: ModelFile, threshold: float, rules: DataRules) -> Prediction:
+    try:
+        image = to_square(decode(path.read_bytes(), rules), model.side)
+    except BadImage as bad:
+        return Prediction(str(path), None, None, f"{bad.reason}: {bad.detail}")
+    except OSError as error:
+        return Prediction(str(path), None, None, f"cannot be read: {error.strerror}")
+    # One at a time: batches of other sizes may differ in the last bit, and an image's answer must not depend on others.
+    probability = float(model.score(image[np.newaxis])[0])
+    return Prediction(str(path), probability, POSITIVE if probability >= threshold else NEGATIVE, None)

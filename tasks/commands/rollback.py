@@ -1,0 +1,83 @@
+"""By hand: a person puts an earlier version back, or makes a challenger champion that the gate did not promote.
+
+Both are new entries in the history, with who did it and why; nothing that was decided is rewritten.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from infra.registry.registry import Registry
+from tasks.champion.approval import open_request
+from tasks.champion.history import Change, checked_why, enter, history, line_of_champions, settle
+from tasks.champion.reproduce import reproduce
+from tasks.context import Context
+from tasks.promote import register_and_try
+from validation.errors import UsageError
+from validation.records import Candidate, ChampionRef, Decision
+
+log = logging.getLogger(__name__)
+
+
+def rollback(context: Context, registry: Registry, version: str | None, *, why: str, who: str) -> ChampionRef:
+    """Make a version champion that was champion before; without one, the champion before this one.
+
+    Done twice it goes two champions back: it never returns to the one that was rolled back.
+
+    Raises:
+        UsageError: when there is none to go back to.
+        ModelFileInvalid, NotReproduced: when that version's file is not what was registered; the champion stays.
+    """
+    why = checked_why(why)
+    with context.workspace.champion_lock():
+        now = settle(context, registry)
+        entries = history(context)
+        if version is None:
+            version = _before(line_of_champions(entries))
+        elif version not in {name for entry in entries for name in (entry.version_before, entry.version_after)}:
+            raise UsageError(
+                f"version {version} was never champion", "`retrain promote DECISION --why ...` makes a challenger one"
+            )
+        _refuse_same(now, version)
+        target = registry.version(version)
+        decision = registry.decision_of(version) or ""
+        record = context.records.find(Decision, decision) if decision else None
+        checked = reproduce(context, registry, target, record, strict=False)
+        return enter(context, registry, Change("rollback", who, decision, now, target, why, checked))
+
+
+def override(context: Context, registry: Registry, decision: Decision, *, why: str, who: str) -> ChampionRef:
+    """Make a decision's challenger champion by hand, whatever the verdict; recorded as an override.
+
+    Raises:
+        UsageError: when the decision has no challenger, is champion already, or waits for an approval.
+        ModelFileInvalid, NotReproduced: when the model file is not what was judged; the champion stays.
+    """
+    why = checked_why(why)
+    if decision.challenger is None:
+        raise UsageError(f"decision {decision.id} ({decision.verdict.value}) has no challenger to promote")
+    with context.workspace.champion_lock():
+        now = settle(context, registry)
+        if open_request(context, decision.id) is not None:
+            raise UsageError(
+                f"decision {decision.id} waits for an approval", f"`retrain approve {decision.id} --why ...`"
+            )
+        compared = decision.champion_before.version if decision.champion_before else None
+        if now is not None and now.version != compared:
+            log.warning("the challenger was compared with version %s, the champion is %s", compared, now.version)
+        challenger = context.records.load(Candidate, decision.challenger)
+        if now is not None and now.candidate == challenger.id:
+            raise UsageError(f"its challenger is champion already, as version {now.version}")
+        reference, checked = register_and_try(context, registry, decision, challenger, strict=False)
+        return enter(context, registry, Change("override", who, decision.id, now, reference, why, checked))
+
+
+def _before(line: list[str]) -> str:
+    if len(line) < 2:
+        raise UsageError("there is no champion before this one", "`retrain history` shows who was champion")
+    return line[-2]
+
+
+def _refuse_same(now: ChampionRef | None, version: str) -> None:
+    if now is not None and now.version == version:
+        raise UsageError(f"version {version} is champion already", "`retrain history` shows who was champion before")

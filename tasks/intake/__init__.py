@@ -1,0 +1,1 @@
+"""How cells get into the store: imports, downloads, synthetic cells."""

@@ -1,0 +1,1 @@
+"""fastai's XResNet34 on PyTorch."""

@@ -1,0 +1,242 @@
+"""What fastai's Learner is told to do between batches and epochs: its rate, when to end, what to keep, how to go on.
+
+Without pickle; imported only by the process that trains with fastai.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.models import Recipe
+from tasks.models.checkpoint import Progress
+from tasks.models.fastai.ranks import Ranks, parallel
+from validation.errors import TrainingFailed
+from validation.records import EpochRecord
+
+__all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "state_of", "weights_of"]
+
+log = logging.getLogger(__name__)
+
+# The number of the epoch that is kept: it rises when the newest is.
+MONITORED = "kept_epoch"
+# At the peak rate, and when there is none: those of fastai's one-cycle.
+MOMENTA = 0.85, 0.95
+
+
+def weights_of(progress: Progress) -> Path:
+    """Where the best weights so far lie."""
+    return progress.checkpoints.folder / "weights.safetensors"
+
+
+def state_of(model: Any) -> dict[str, Any]:
+    """Return the weights and statistics as safetensors takes them."""
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+
+
+def fit_from_checkpoint(learn: Any, progress: Progress, ranks: Ranks) -> None:
+    """Fit until the schedule is over, from the last checkpoint on."""
+    learn.create_opt()
+    _go_on(learn, progress, ranks)
+    if not progress.is_over:
+        learn.fit(progress.schedule.epochs - progress.before)
+    elif ranks.first:
+        _load(learn.model, weights_of(progress))
+
+
+def callbacks(
+    recipe: Recipe, progress: Progress, on_epoch: Callable[[EpochRecord], None], ranks: Ranks, valid_cells: int
+) -> tuple[list[Any], list[Any]]:
+    """Return the metric, and the callbacks: fastai's keeper of the best weights, the journal, and what ends the fit."""
+    from fastai.callback.core import Callback, CancelFitException
+    from fastai.callback.tracker import SaveModelCallback
+    from fastai.learner import Metric
+
+    class Kept(Metric):  # type: ignore[misc]
+        """Which epoch is kept, by all validation cells (tasks.models.selection)."""
+
+        name = MONITORED
+
+        def reset(self) -> None:
+            self.logits: list[npt.NDArray[np.float32]] = []
+
+        def accumulate(self, learn: Any) -> None:
+            self.logits.append(learn.pred.detach().flatten().float().cpu().numpy())
+
+        @property
+        def value(self) -> int:
+            self.judged = progress.selection.judge(ranks.whole(np.concatenate(self.logits), valid_cells))
+            return len(progress.history) + 1 if self.judged.is_kept else progress.kept
+
+    judge = Kept()
+
+    class SaveBest(SaveModelCallback):  # type: ignore[misc]
+        """fastai's own, of the epoch that is kept, as safetensors: nothing here is ever unpickled."""
+
+        def before_fit(self) -> None:
+            super().before_fit()
+            if progress.best:
+                self.best = progress.best.epoch
+
+        def _save(self, name: str) -> None:
+            from safetensors.torch import save_file
+
+            if ranks.first:
+                save_file(state_of(self.learn.model), weights_of(progress))
+
+        def after_epoch(self) -> None:
+            with printing_to_log():
+                super().after_epoch()
+
+        def after_fit(self, **_: Any) -> None:
+            if ranks.first and weights_of(progress).exists():
+                _load(self.learn.model, weights_of(progress))
+
+    class End(Callback):  # type: ignore[misc]
+        """Ends the fit when the schedule says so, before the last epoch of all."""
+
+        order = SaveModelCallback.order + 2
+
+        def after_epoch(self) -> None:
+            if progress.is_over and len(progress.history) < progress.schedule.epochs:
+                raise CancelFitException
+
+    class Journal(Callback):  # type: ignore[misc]
+        """Sets the rate, watches the clock and the loss between batches, and writes one record an epoch."""
+
+        order = SaveModelCallback.order + 1  # after the best is saved, before the fit ends
+
+        def before_epoch(self) -> None:
+            self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0.0, 0.0
+
+        def before_batch(self) -> None:
+            if self.training:
+                share = progress.rate(self.iter, self.n_iter)
+                # The momentum is low while the rate is high (Smith 2018, arXiv:1803.09820).
+                low, high = MOMENTA
+                self.learn.opt.set_hypers(lr=recipe.learning_rate * share, mom=high - (high - low) * share)
+
+        def after_batch(self) -> None:
+            late = float(progress.deadline.passed)
+            if self.training:
+                cells = len(self.learn.y)
+                loss = float(self.learn.loss.detach()) * cells
+                right = float(accuracy(self.learn.pred.detach(), self.learn.y)) * cells
+                # Every rank sees what happened to any.
+                loss, right, seen, late = ranks.total([loss, right, cells, late])
+                self.loss_sum += self._finite("training", loss)
+                self.right += right
+                self.seen += seen
+            elif ranks.count > 1:
+                return  # some have a validation batch more than others; the next training batch will tell
+            if late:
+                raise CancelFitException
+
+        def after_epoch(self) -> None:
+            record = EpochRecord(
+                epoch=self._epoch,
+                train_loss=self.loss_sum / self.seen,
+                valid_loss=self._finite("validation", judge.judged.loss),
+                valid_accuracy=judge.judged.accuracy,
+                train_accuracy=self.right / self.seen,
+                learning_rate=float(self.learn.opt.hypers[-1]["lr"]),
+                temperature=judge.judged.temperature,
+                is_kept=judge.judged.is_kept,
+                seconds=time.monotonic() - self.started,
+            )
+            progress.history.append(record)
+            if not ranks.first:
+                return
+            log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
+            if progress.checkpoints.due:
+                _keep(self.learn, progress)
+            on_epoch(record)
+
+        @property
+        def _epoch(self) -> int:
+            return progress.before + int(self.learn.epoch) + 1
+
+        def _finite(self, which: str, loss: float) -> float:
+            if not np.isfinite(loss):
+                raise TrainingFailed(
+                    f"fastai: the {which} loss became {loss} in epoch {self._epoch}",
+                    "lower the recipe's learning_rate",
+                )
+            return loss
+
+    return [judge], [
+        *([parallel(ranks)] if ranks.count > 1 else []),
+        SaveBest(monitor=MONITORED, comp=np.greater),
+        Journal(),
+        End(),
+    ]
+
+
+def _keep(learn: Any, progress: Progress) -> None:
+    """Write a checkpoint: weights, the best ones where they are others, and the optimiser's moments."""
+    from safetensors.numpy import load_file
+
+    arrays = {f"model/{key}": tensor.detach().cpu().numpy() for key, tensor in learn.model.state_dict().items()}
+    for number, moments in learn.opt.opt.state_dict()["state"].items():
+        arrays.update({f"optimiser/{number}/{key}": value.detach().cpu().numpy() for key, value in moments.items()})
+    if progress.best and progress.best.epoch != len(progress.history):
+        arrays.update({f"best/{key}": value for key, value in load_file(weights_of(progress)).items()})
+    progress.save(arrays)
+
+
+def _go_on(learn: Any, progress: Progress, ranks: Ranks) -> None:
+    """Put model, optimiser and history where the last checkpoint of this training left them."""
+    import torch
+    from safetensors.numpy import save_file
+
+    saved = progress.checkpoints.find()
+    ranks.wait()  # all have read it before the first writes anything
+    if saved is None:
+        if ranks.first:
+            weights_of(progress).unlink(missing_ok=True)
+        return
+    model = saved.part("model")
+    learn.model.load_state_dict({key: torch.from_numpy(array) for key, array in model.items()})
+    state = learn.opt.opt.state_dict()
+    moments: dict[int, dict[str, Any]] = {}
+    for name, array in saved.part("optimiser").items():
+        number, _, key = name.partition("/")
+        moments.setdefault(int(number), {})[key] = torch.from_numpy(array)
+    learn.opt.opt.load_state_dict({**state, "state": moments})
+    if ranks.first:
+        save_file(saved.part("best") or model, weights_of(progress))
+    progress.go_on(saved)
+    learn.dls.train.epoch = progress.before
+    if ranks.first:
+        log.info("fastai goes on after epoch %d", progress.before)
+
+
+def _load(model: Any, weights: Path) -> None:
+    from safetensors.torch import load_file
+
+    model.load_state_dict(load_file(weights))
+
+
+def accuracy(logits: Any, labels: Any) -> Any:
+    """Return the share of cells that are called right at a probability of a half."""
+    return ((logits.flatten() > 0) == (labels.flatten() > 0.5)).float().mean()
+
+
+@contextlib.contextmanager
+def printing_to_log() -> Iterator[None]:
+    """Send what fastai and torch print to the log, where a worker's output belongs."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            yield
+    finally:
+        for line in said.getvalue().splitlines():
+            log.debug(line)

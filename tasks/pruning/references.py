@@ -1,0 +1,204 @@
+"""What in the store is needed, and by what: recomputed from the records each time, never kept.
+
+A night's decision needs its report's records and tables; a registered version, an open approval and the newest night
+also need their model files. What a record says of another is a reference; the records themselves are the roots:
+decisions, nights, the history, approvals, answers, the ledger of looks and the generations are never removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TypeVar
+
+from infra.registry.registry import Registry
+from infra.store.keys import OURS
+from tasks.champion.approval import open_requests
+from tasks.champion.history import history
+from tasks.context import Context
+from validation.errors import RetrainError
+from validation.records import (
+    Answer,
+    Candidate,
+    Decision,
+    Evaluation,
+    Exhibits,
+    Look,
+    Night,
+    Record,
+    Retired,
+    Snapshot,
+    Split,
+    Start,
+    ValidationResult,
+)
+
+R = TypeVar("R", bound=Record)
+
+THREADS = 16
+# Only these kinds are ever removed; whatever else lies in the store stays.
+REMOVABLE = tuple(
+    record.kind for record in (Snapshot, ValidationResult, Split, Candidate, Evaluation, Exhibits)
+)  # fmt: skip
+
+
+@dataclass
+class Needed:
+    """What must stay: of some records all that belongs to them, of others the record alone."""
+
+    whole: set[tuple[str, str]] = field(default_factory=set)
+    records: set[tuple[str, str]] = field(default_factory=set)
+
+    def all_of(self, record: type[Record], *ids: str | None) -> None:
+        """Keep a record with its tables and files."""
+        self.whole |= {(record.kind, id_) for id_ in ids if id_}
+
+    def record_of(self, record: type[Record], *ids: str | None) -> None:
+        """Keep a record; its tables and files may go."""
+        self.records |= {(record.kind, id_) for id_ in ids if id_}
+
+
+class References:
+    """All roots of one store and its registry, read once.
+
+    Raises, when it is asked for anything: RetrainError for a record that cannot be read, since what it refers to is
+    then not known; Unreachable.
+    """
+
+    def __init__(self, context: Context, registry: Registry) -> None:
+        self._context = context
+        self._origins = registry.origins()
+
+    @cached_property
+    def decisions(self) -> list[Decision]:
+        """All decisions, newest first."""
+        return sorted(self._all(Decision), key=lambda d: (d.decided_at, d.id), reverse=True)
+
+    @cached_property
+    def retired(self) -> set[str]:
+        """The decisions whose report was retired."""
+        return set(self._context.records.ids(Retired))
+
+    def count_as_retired(self, decisions: Collection[str]) -> None:
+        """From now on, what only the reports on these decisions need is not needed."""
+        self.retired.update(decisions)
+
+    @cached_property
+    def standing(self) -> set[str]:
+        """Decisions that somebody may act upon or ask about at any time, so that nothing of them is removed.
+
+        Those of registered versions, of the history, of open approvals and of answered ones; and that of the newest
+        night: it is judged again when the settings change.
+        """
+        records = self._context.records
+        found = {decision for _, decision in self._origins}
+        found |= {entry.decision for entry in history(self._context)}
+        found |= {request.decision for request in open_requests(self._context)}
+        found |= set(records.ids(Answer))
+        newest = records.latest("night", Night)
+        return found | {newest.decision or "" if newest else ""} | {d.id for d in self.decisions[:1]}
+
+    def needed(self) -> Needed:
+        """Return what must stay in the store now."""
+        needed = Needed()
+        for decision in self.decisions:
+            self._of_decision(decision, needed)
+        needed.all_of(Candidate, *(candidate for candidate, _ in self._origins))
+        needed.all_of(Candidate, *(request.challenger for request in open_requests(self._context)))
+        self._of_looks_and_starts(needed)
+        self._of_now(needed)
+        self._of_candidates(needed)
+        return needed
+
+    def _of_decision(self, decision: Decision, needed: Needed) -> None:
+        champion = decision.champion_before.candidate if decision.champion_before else None
+        told = needed.record_of if decision.id in self.retired else needed.all_of
+        told(Snapshot, decision.snapshot)
+        told(ValidationResult, decision.validation)
+        told(Evaluation, decision.evaluation)
+        if decision.id not in self.retired:
+            needed.all_of(Exhibits, decision.id)
+        needed.all_of(Split, decision.split)
+        needed.record_of(Candidate, champion, decision.challenger, *decision.candidates)
+        if self.keeps_models(decision):
+            needed.all_of(Candidate, *decision.candidates)
+
+    def keeps_models(self, decision: Decision) -> bool:
+        """Whether the model files of a decision's candidates stay: it is new, it stands, or has no report yet."""
+        rules = self._context.settings.prune
+        new = decision.id in self._newest(rules.models_nights) or _younger(decision.decided_at, rules.models_days)
+        return new or decision.id in self.standing or not self._has_report(decision)
+
+    def may_retire(self, decision: Decision) -> bool:
+        """Whether a decision's report may go: it is old, there are many newer ones, and nobody can act upon it."""
+        rules = self._context.settings.prune
+        new = decision.id in self._newest(rules.reports_nights) or _younger(decision.decided_at, rules.reports_days)
+        return not (new or decision.id in self.standing) and self._has_report(decision)
+
+    def _newest(self, count: int) -> set[str]:
+        return {decision.id for decision in self.decisions[:count]}
+
+    def _has_report(self, decision: Decision) -> bool:
+        """Whether its exhibits were gathered; until then its report needs what it would gather them from."""
+        return decision.id in self._exhibits or decision.id in self.retired
+
+    @cached_property
+    def _exhibits(self) -> set[str]:
+        return set(self._context.records.ids(Exhibits))
+
+    def _of_looks_and_starts(self, needed: Needed) -> None:
+        store, records = self._context.store, self._context.records
+        for info in store.list(f"{OURS}{Look.kind}/"):
+            try:
+                look = records.load_at(Look, info.key)
+            except RetrainError:
+                continue  # it counts as spent whatever it was spent on; the ledger says so loudly
+            needed.record_of(Candidate, look.challenger, look.champion)
+        for start in self._all(Start):
+            needed.record_of(Candidate, start.champion.candidate if start.champion else None)
+
+    def _of_now(self, needed: Needed) -> None:
+        """The newest snapshot and the one before it: the next pull and the next validation compare with them."""
+        records = self._context.records
+        snapshot = records.latest("snapshot", Snapshot)
+        needed.all_of(Snapshot, *((snapshot.id, snapshot.parent) if snapshot else ()))
+        validation = records.latest("validation", ValidationResult)
+        needed.all_of(ValidationResult, validation.id if validation else None)
+
+    def _of_candidates(self, needed: Needed) -> None:
+        """What the candidates that stay came from: of a registered one all, since it must be reproducible."""
+        records = self._context.records
+        registered = {candidate for candidate, _ in self._origins}
+
+        def origin(id_: str) -> tuple[str, Split | None, ValidationResult | None]:
+            candidate = records.find(Candidate, id_)
+            split = records.find(Split, candidate.spec.split) if candidate else None
+            return id_, split, records.find(ValidationResult, split.validation) if split else None
+
+        candidates = {id_ for kind, id_ in needed.whole | needed.records if kind == Candidate.kind}
+        with ThreadPoolExecutor(THREADS) as pool:
+            for id_, split, validation in pool.map(origin, sorted(candidates)):
+                told = needed.all_of if id_ in registered else needed.record_of
+                needed.all_of(Split, split.id if split else None)
+                told(ValidationResult, validation.id if validation else None)
+                told(Snapshot, validation.snapshot if validation else None)
+
+    def held_evaluations(self) -> list[Evaluation]:
+        """Return the evaluations whose holdout cells may be scored again: of registered versions, of open approvals."""
+        records = self._context.records
+        ids = {decision for _, decision in self._origins}
+        ids |= {request.decision for request in open_requests(self._context)}
+        found = (decision.evaluation for decision in self.decisions if decision.id in ids)
+        return [e for id_ in found if id_ and (e := records.find(Evaluation, id_)) is not None]
+
+    def _all(self, record: type[R]) -> list[R]:
+        records = self._context.records
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(lambda id_: records.load(record, id_), records.ids(record)))
+
+
+def _younger(moment: datetime, days: float) -> bool:
+    return datetime.now(UTC) - moment < timedelta(days=days)

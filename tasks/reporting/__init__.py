@@ -1,0 +1,1 @@
+"""The promotion report: from records to one self-contained HTML page."""

@@ -1,0 +1,62 @@
+"""What a report is made from: the records of one night, gathered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from validation.records import (
+    Candidate,
+    Decision,
+    Evaluation,
+    Exhibits,
+    Night,
+    Snapshot,
+    Split,
+    ValidationResult,
+)
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """All that a report is made from.
+
+    ``split`` is None when the data was invalid, ``evaluation`` and ``predictions`` when the holdout was not looked at.
+    ``predictions`` has the columns key, sha256, patient, label (1 = Parasitized), challenger, champion and, where the
+    other CNN was scored too, other (probabilities; NaN where there is none). ``facts`` has key and brightness.
+    ``exhibits`` and ``cells`` are what was gathered for this report; ``data_docs`` is a key of the store.
+    """
+
+    night: Night
+    decision: Decision
+    snapshot: Snapshot
+    validation: ValidationResult
+    split: Split | None
+    candidates: tuple[Candidate, ...]
+    evaluation: Evaluation | None
+    predictions: pd.DataFrame | None
+    champion_candidate: Candidate | None
+    settings: dict[str, str]
+    facts: pd.DataFrame | None = None
+    exhibits: Exhibits | None = None
+    cells: pd.DataFrame | None = None
+    data_docs: str | None = None
+
+    @property
+    def challenger(self) -> Candidate | None:
+        """Tonight's challenger, if a training brought one."""
+        return next((c for c in self.candidates if c.id == self.decision.challenger), None)
+
+    @property
+    def has_champion(self) -> bool:
+        """Whether there was a champion before tonight; a decision without a contest leaves it to the night to say."""
+        return self.decision.champion_before is not None or self.night.champion_before is not None
+
+    @property
+    def champion_name(self) -> str:
+        """The champion before tonight, as a sentence names it."""
+        champion = self.decision.champion_before
+        if champion is not None:
+            return f"the champion (version {champion.version}, {champion.model})"
+        return f"the champion (version {self.night.champion_before})" if self.has_champion else "no champion"

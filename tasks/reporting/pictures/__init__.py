@@ -1,0 +1,1 @@
+"""The cell images of a report."""

@@ -1,0 +1,75 @@
+"""The verdict where people look besides the report: on Prefect's own pages, and on MLflow's.
+
+On Prefect's it is a markdown and a link artifact under fixed keys, whose history is the nights'.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from infra.registry.registry import Registry
+from infra.store.keys import report_key
+from tasks.context import Context
+from tasks.reporting.format import shorten
+from tasks.stage import stage
+from validation.errors import RetrainError
+from validation.records import Interval, Night
+from validation.redaction import mask
+
+log = logging.getLogger(__name__)
+
+KEY, LINK_KEY = "promotion-report", "promotion-report-page"
+_ACTS = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]()<>#+!|~&"})
+
+
+def announce(context: Context, night: Night) -> None:
+    """Show a night's verdict on Prefect's pages. What goes wrong with that is logged and costs the night nothing."""
+    try:
+        create_markdown_artifact(markdown(night), key=KEY, description=f"Verdict: {night.verdict.value}")
+        if night.decision is not None:
+            link = f"{mask(context.store.uri).rstrip('/')}/{report_key(night.decision)}"
+            create_link_artifact(link, link_text=f"Report {night.decision}", key=LINK_KEY)
+    except Exception as error:  # Prefect's server may be gone, or refuse: the report lies in the store all the same
+        log.warning("the verdict is not on Prefect's page: %s: %s", type(error).__name__, shorten(str(error), 200))
+
+
+def note_in_registry(context: Context, night: Night, registry: Registry) -> None:
+    """Show a night's verdict and report on MLflow's pages. What goes wrong with that costs the night nothing."""
+    if night.decision is None:
+        return
+    try:
+        registry.note_night(night, context.store.get(report_key(night.decision)))
+    except RetrainError as error:
+        log.warning("the verdict is not on MLflow's page: %s", error.message)
+
+
+def markdown(night: Night) -> str:
+    """Return a night's verdict as Markdown; what comes from outside is text in it and nothing else."""
+    lines = [f"## {night.verdict.value.capitalize()}", _text(night.sentence, 600), ""]
+    if night.synthetic:
+        lines += ["**Synthetic cells: no figure says anything about real blood films.**", ""]
+    known = {name: value for name, value in night.metrics.items() if value is not None}
+    if known:
+        lines += [f"Challenger ({_text(night.challenger_model or 'unknown')}) on the holdout patients:", ""]
+        lines += ["| metric | value | interval |", "|---|---|---|"]
+        lines += [
+            f"| {_text(name.replace('_', ' '))} | {value.value:.4f} | {_ends(value)} |" for name, value in known.items()
+        ]
+        lines.append("")
+    lines.append(f"Champion: {_text(night.champion_before or 'none')} → {_text(night.champion_after or 'none')}")
+    if night.decision is not None:
+        lines += ["", f"`retrain report {_text(night.decision)}`"]
+    return "\n".join(lines) + "\n"
+
+
+def _ends(interval: Interval) -> str:
+    return f"{interval.low:.4f} to {interval.high:.4f} ({interval.level:.0%})"
+
+
+def _text(value: str, length: int = 80) -> str:
+    return shorten(" ".join(value.split()), length).translate(_ACTS)
+
+
+announce_task = stage(announce)

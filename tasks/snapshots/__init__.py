@@ -1,0 +1,1 @@
+"""Snapshots of the store: listed, fetched, and kept as tables."""

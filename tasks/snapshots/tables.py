@@ -1,0 +1,165 @@
+"""Snapshots and their tables: written once, checked against their name whenever they are read, made again when lost.
+
+A table lies in the store; a copy of the newest few lies in the cache. Whichever is found must have the content that
+the snapshot's id is the digest of.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra.local.files import write_atomic
+from infra.store.keys import table_key
+from tasks.context import Context
+from tasks.snapshots.listing import TEXT, batches_of, joined
+from validation.digest import digest_of_list
+from validation.errors import ObjectMissing, RetrainError, StoreUnreachable
+from validation.records import CLASSES, Snapshot
+
+log = logging.getLogger(__name__)
+
+ROWS = pa.schema(
+    [
+        ("key", TEXT),
+        ("size", pa.int64()),
+        ("etag", TEXT),
+        ("sha256", TEXT),
+        ("label", TEXT),
+        ("patient", TEXT),
+        ("first_seen", TEXT),
+        ("problem", TEXT),
+    ]
+)
+# ETags and times are left out of the name: the same images are the same snapshot in any store, on any day.
+_NAMED_BY = ["key", "size", "sha256", "label", "patient", "problem"]
+COPIES = 7
+
+
+def snapshot_id(rows: pa.RecordBatch) -> str:
+    """Return the name of a snapshot with these rows, sorted by key."""
+    chosen = rows.select(_NAMED_BY)
+
+    def chunks() -> Iterator[list[list[Any]]]:
+        for batch in batches_of(chosen):
+            yield [list(values) for values in zip(*batch.to_pydict().values(), strict=True)]
+
+    return digest_of_list(chunks)
+
+
+def latest(context: Context) -> Snapshot | None:
+    """Return what the last pull ended with; where the pointer to it is damaged or lost, the newest snapshot."""
+    try:
+        pointed = context.records.latest("snapshot", Snapshot)
+    except StoreUnreachable:
+        raise
+    except RetrainError as error:
+        log.warning("%s; going on from the newest snapshot in the store", error.message)
+        pointed = None
+    if pointed is not None:
+        return pointed
+    stored = (find(context, id_) for id_ in context.records.ids(Snapshot))
+    return max((snapshot for snapshot in stored if snapshot), key=lambda snapshot: snapshot.created_at, default=None)
+
+
+def find(context: Context, id_: str) -> Snapshot | None:
+    """Return a stored snapshot; None when there is none, or a damaged one, which is written again."""
+    try:
+        return context.records.find(Snapshot, id_)
+    except StoreUnreachable:
+        raise
+    except RetrainError as error:
+        log.warning("%s", error.message)
+        return None
+
+
+def rows_of(context: Context, snapshot: Snapshot) -> pa.RecordBatch | None:
+    """Return a snapshot's rows (schema ``ROWS``): from the store, else from the cache, whose copy then mends the store.
+
+    None when neither holds them.
+    """
+    try:
+        data = context.records.store.get(snapshot.table)
+        why = "holds other rows than it is named after"
+    except ObjectMissing:
+        data, why = b"", "is gone"
+    if data and (rows := _sound(data, snapshot.id)) is not None:
+        return rows
+    log.warning("the table of snapshot %s in %s %s", snapshot.id, context.store.uri, why)
+    path = _copy(context, snapshot.id)
+    if path.is_file():
+        data = path.read_bytes()
+        if (rows := _sound(data, snapshot.id)) is not None:
+            log.warning("it is written again from the copy %s", path)
+            context.records.store.put(snapshot.table, data)
+            return rows
+    return None
+
+
+def save(
+    context: Context, rows: pa.RecordBatch, id_: str, *, before: pa.RecordBatch | None, parent: Snapshot | None
+) -> Snapshot:
+    """Store rows (schema ``ROWS``, sorted by key) as a snapshot and return it."""
+    save_table(context, rows, id_)
+    usable = pc.not_equal(rows["sha256"], "")
+    patients = rows["patient"].filter(usable)
+    gone, same = 0, 0
+    if before is not None:
+        at = pc.index_in(rows["key"], value_set=before["key"])
+        gone = before.num_rows - (len(at) - at.null_count)
+        same = _count(pc.equal(pc.take(before["sha256"], at), rows["sha256"]))
+    snapshot = Snapshot(
+        id=id_,
+        parent=parent.id if parent else None,
+        table=table_key(Snapshot.kind, id_, "objects"),
+        objects=rows.num_rows,
+        bytes=pc.sum(rows["size"]).as_py() or 0,
+        by_class={label: _count(pc.and_(usable, pc.equal(rows["label"], label))) for label in CLASSES},
+        patients=len(pc.unique(patients.filter(pc.not_equal(patients, "")))),
+        without_patient=_count(pc.equal(patients, "")),
+        new=rows.num_rows - same,
+        gone=gone,
+        created_at=datetime.now(UTC),
+    )
+    context.records.save(snapshot, id_)
+    return snapshot
+
+
+def save_table(context: Context, rows: pa.RecordBatch, id_: str) -> None:
+    """Store the rows of a snapshot, and keep a copy of them. Same rows, same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_batches([rows]), buffer, compression="zstd")
+    data = buffer.getvalue()
+    context.records.store.put(table_key(Snapshot.kind, id_, "objects"), data)
+    path = _copy(context, id_)
+    write_atomic(path, data)
+    by_age = sorted(path.parent.glob("*.parquet"), key=lambda copy: copy.stat().st_mtime)
+    for old in by_age[:-COPIES]:
+        old.unlink(missing_ok=True)
+
+
+def _copy(context: Context, id_: str) -> Path:
+    return context.workspace.home / "cache" / "snapshots" / f"{id_}.parquet"
+
+
+def _sound(data: bytes, id_: str) -> pa.RecordBatch | None:
+    """Return the rows in a Parquet file when they are those that ``id_`` names."""
+    try:
+        table = pq.read_table(io.BytesIO(data), columns=ROWS.names)
+        rows = joined(table.cast(ROWS).to_batches(), ROWS)
+        return rows if snapshot_id(rows) == id_ else None
+    except (pa.ArrowException, OSError, ValueError, KeyError, json.JSONDecodeError):
+        return None
+
+
+def _count(mask: pa.Array) -> int:
+    return int(pc.sum(mask).as_py() or 0)

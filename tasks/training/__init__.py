@@ -1,0 +1,1 @@
+"""What a training is asked for, and the process that carries it out."""

@@ -1,0 +1,221 @@
+"""The command line as its user meets it: help, exit codes, one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main as cli
+from infra.processes.parent import make_mark, marked_processes
+from tests import ROOT
+
+
+def retrain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["retrain", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+    # Rich fits its tables to the terminal; the tests read whole lines.
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("run", "demo", "import", "predict", "champion", "report", "settings", "validate", "quarantine"),
+        *("up", "notify", "backup", "restore", "history", "rollback", "promote", "approve", "reject", "site"),
+    ],
+)
+def test_every_command_explains_itself(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain(monkeypatch, command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert f"retrain {command}" in shown
+    assert "--json" in shown
+
+
+def test_an_unknown_command_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain(monkeypatch, "retarin") == 2
+    assert "No such command" in capsys.readouterr().err
+
+
+def test_an_impossible_setting_is_refused_by_name_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    monkeypatch.setenv("RETRAIN_GATE__LOOKS", "none")
+    assert retrain(monkeypatch, "run") == 2
+    shown = capsys.readouterr().err
+    assert "RETRAIN_GATE__LOOKS" in shown
+    assert "Traceback" not in shown
+    assert not home.exists()
+
+
+def test_an_unknown_recipe_setting_is_refused_by_name_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETRAIN_TRAINING__KERAS__EPOCHZ", "3")
+    assert retrain(monkeypatch, "run") == 2
+    shown = capsys.readouterr().err
+    assert "training.keras" in shown
+    assert "epochz" in shown
+
+
+def test_a_missing_store_ends_with_what_to_do_and_exit_4(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RETRAIN_STORE", str(tmp_path / "nowhere"))
+    assert retrain(monkeypatch, "run") == 4
+    shown = capsys.readouterr().err
+    assert "error: no folder at" in shown
+    assert "retrain import" in shown
+    assert "Traceback" not in shown
+
+
+def test_there_is_no_champion_and_no_report_yet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    (home / "store").mkdir(parents=True)
+    assert retrain(monkeypatch, "report") == 2
+    assert "no night has come to a decision yet" in capsys.readouterr().err
+    assert retrain(monkeypatch, "champion") == 2
+    assert "no champion" in capsys.readouterr().err
+
+
+def test_settings_are_printed_with_passwords_masked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETRAIN_REGISTRY", "postgresql://who:hunter2@host/db")
+    assert retrain(monkeypatch, "settings") == 0
+    assert retrain(monkeypatch, "settings", "--json") == 0
+    shown = capsys.readouterr()
+    assert "hunter2" not in shown.out + shown.err
+    assert "postgresql://who:***@host/db" in shown.out
+    values = json.loads(shown.out.splitlines()[-1])
+    assert values["gate.looks"] == "24"
+
+
+def test_an_error_nobody_foresaw_is_one_line_and_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr(cli, "load_settings", broken)
+    assert retrain(monkeypatch, "settings") == 1
+    shown = capsys.readouterr().err
+    assert "unexpected ZeroDivisionError: surprise" in shown
+    assert "Traceback" not in shown
+    kept = Path(shown.split("the traceback is in ")[1].strip())
+    assert "surprise" in kept.read_text()
+    kept.unlink()
+
+
+def test_import_puts_cells_into_the_store_and_is_idempotent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path
+) -> None:
+    from tasks.intake.synthetic_cells import SyntheticPlan, folder_of, night_cells
+
+    for cell in night_cells(1, SyntheticPlan(patients=4, cells_per_patient=10, scale=0.3)):
+        path = tmp_path / "cells" / folder_of(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cell.png)
+    assert retrain(monkeypatch, "import", str(tmp_path / "cells"), "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["written"] == first["found"] == len(list((home / "store" / "labeled").rglob("*.png")))
+    assert retrain(monkeypatch, "import", str(tmp_path / "cells"), "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["written"], again["unchanged"]) == (0, first["found"])
+
+
+def test_real_cells_never_join_synthetic_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path
+) -> None:
+    (home / "store" / "retraining").mkdir(parents=True)
+    (home / "store" / "retraining" / "synthetic.json").write_text("{}")
+    (tmp_path / "cells" / "Parasitized").mkdir(parents=True)
+    assert retrain(monkeypatch, "import", str(tmp_path / "cells")) == 2
+    assert "synthetic" in capsys.readouterr().err
+
+
+def test_a_second_machine_on_one_home_is_refused(
+    monkeypatch: pytest.MonkeyPatch, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from infra.local.up_lock import machine_lock
+
+    with machine_lock(home):
+        assert retrain(monkeypatch, "up") == 2
+    assert "is running on" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_a_clear_error_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        other.settimeout(0)
+        port = str(other.getsockname()[1])
+        monkeypatch.setenv("RETRAIN_UP__PORT", port)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            assert retrain(monkeypatch, "up") == 2
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        # Whoever it is, nobody talked to them: `retrain up` ends the runs of its own server when it stops.
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    shown = capsys.readouterr().err
+    assert f"port {port} is taken" in shown
+    assert "RETRAIN_UP__PORT" in shown
+    assert marked_processes(make_mark(os.getpid())) == []
+
+
+def test_a_notice_without_a_server_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert retrain(monkeypatch, "notify") == 4
+    assert "retrain up" in capsys.readouterr().err
+
+
+def test_a_webhook_is_never_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RETRAIN_ALERTS__WEBHOOK", "https://hooks.example/s3cr3t")
+    assert retrain(monkeypatch, "settings") == 0
+    shown = capsys.readouterr()
+    assert "alerts.webhook" in shown.out
+    assert "s3cr3t" not in shown.out + shown.err
+
+
+@pytest.mark.server
+def test_a_machine_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    from tests.fleet import Up, until
+
+    machine = Up(tmp_path)
+    with (tmp_path / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "up"], cwd=ROOT, env=machine.environment, stderr=log
+        )
+    machine.mark = make_mark(process.pid)
+    until(lambda: any("prefect server start" in command for command in machine.processes()))
+    process.terminate()
+    assert process.wait(timeout=300) == 130
+    assert machine.processes() == []
+    assert "stopping" in (tmp_path / "up.log").read_text()

@@ -1,0 +1,80 @@
+"""``retrain site`` as its user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from infra.store.folder import FolderStore
+from tests.builders import folder_context
+from tests.flows.cli.test_main import retrain
+from tests.tasks.reporting.test_index import a_night
+
+
+@pytest.fixture
+def store(home: Path) -> FolderStore:
+    context = folder_context(home, {})
+    night = a_night(1)
+    context.records.save(night, night.id)
+    context.store.put(f"retraining/reports/{night.decision}.html", b"<p>the report</p>")
+    assert isinstance(context.store, FolderStore)
+    return context.store
+
+
+def test_the_index_is_built_without_serving(
+    store: FolderStore, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retrain(monkeypatch, "site", "--build-only", "--json") == 0
+    path = Path(json.loads(capsys.readouterr().out)["index"])
+    assert path == home / "reports" / "index.html"
+    assert path.read_bytes() == store.get("retraining/reports/index.html")
+
+
+def test_a_taken_port_is_a_usage_error(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del store
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert retrain(monkeypatch, "site", "--port", str(taken.getsockname()[1])) == 2
+    shown = capsys.readouterr().err
+    assert "cannot serve on port" in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.server
+def test_it_serves_the_reports_until_it_is_stopped(store: FolderStore, home: Path) -> None:
+    """The report comes from the store; from this machine's copy where the store has lost it."""
+    (home / "reports").mkdir(exist_ok=True)
+    (home / "reports" / "onlyhere.html").write_text("<p>a copy</p>")
+    # A shell that starts it in the background lets it ignore Ctrl-C.
+    shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+    process = subprocess.Popen(
+        [*shell, sys.executable, "-m", "flows.cli", "site", "--port", "0", "--json"],
+        env={**os.environ, "RETRAIN_HOME": str(home)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        index = json.loads(process.stdout.readline())["url"]
+        with httpx.Client(trust_env=False, timeout=120) as client:
+            assert "night 1" in client.get(index).text
+            folder = index.rpartition("/")[0]
+            assert client.get(f"{folder}/{'d1' * 6}.html").text == "<p>the report</p>"
+            assert client.get(f"{folder}/onlyhere.html").text == "<p>a copy</p>"
+            assert client.get(f"{folder}/nowhere.html").status_code == 404
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert "stopped" in told
+        assert "Traceback" not in told
+    finally:
+        process.kill()
+        process.communicate()

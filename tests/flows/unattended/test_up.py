@@ -1,0 +1,288 @@
+"""`retrain up` as its users run it: a real server, real workers, whole nights with fake CNNs, real kills."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from flows.events import NIGHT, PREFIX, night_event
+from flows.unattended.alerts import apply_alerts, definitions
+from infra.prefect_api import INTERRUPTED
+from infra.settings.groups import AlertSettings
+from tests import ROOT
+from tests.fleet import Up, ended, fill, running, until
+from tests.loopback import serving
+from validation.errors import RetrainError
+from validation.records import Verdict
+
+# Everything waits for what it waits for; a machine that is busy elsewhere takes many times as long.
+pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=4), pytest.mark.timeout(1800)]
+
+SECRET = "s3cr3t-in-the-path"
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+ALERTS = AlertSettings(night_hours=0.005)
+
+
+class Receiver:
+    """What a webhook's owner sees."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.told: list[dict[str, Any]] = []
+        self.paths: set[str] = set()
+
+    def alert(self, name: str, text: str = "") -> dict[str, Any]:
+        """Wait for an alert and return it."""
+        return dict(until(lambda: next((t for t in self.told if t["alert"] == name and text in t["text"]), None)))
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            made.paths.add(self.path)
+            made.told.append(json.loads(body))
+            self.send_response(204)
+            self.end_headers()
+
+    with serving(Handler) as url:
+        made.url = f"{url}/hook/{SECRET}"
+        yield made
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Up]:
+    """A machine with room for two trainings at once."""
+    made = Up(
+        tmp_path_factory.mktemp("up"),
+        RETRAIN_UP__GPU_SLOTS="2",
+        RETRAIN_ALERTS__WEBHOOK=receiver.url,
+        RETRAIN_ALERTS__NIGHT_HOURS=str(ALERTS.night_hours),
+    )
+    fill(made.store)
+    with running(made):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def first_night(machine: Up) -> dict[str, Any]:
+    """A night by hand: what the button on Prefect's page does. Its trainings wait until both are under way."""
+    machine.hold_trainings()
+    run = machine.server.create_run("retrain/nightly")
+    until(lambda: machine.training_now() == ["fastai", "keras"])
+    machine.let_trainings_go(waiting=True)
+    return ended(machine.server, run["id"])
+
+
+def test_everything_is_there_and_ready(machine: Up) -> None:
+    server = machine.server
+    assert server.healthy()
+    assert {name: server.ask("GET", f"/work_pools/{name}")["concurrency_limit"] for name in ("cpu", "gpu")} == {
+        "cpu": None,
+        "gpu": 2,
+    }
+    assert server.has_worker("cpu")
+    assert server.has_worker("gpu")
+    found = server.deployments()
+    assert {deployment["name"] for deployment in found.values()} == {entry["name"] for entry in DEPLOYMENTS}
+    assert {deployment["status"] for deployment in found.values()} == {"READY"}
+
+
+def test_the_page_is_served_whole_and_calls_nobody_else(machine: Up) -> None:
+    address = f"http://127.0.0.1:{machine.port}"
+    page = httpx.get(address, follow_redirects=True, trust_env=False, timeout=120)
+    assert page.status_code == 200
+    parts = [part.split('"')[0] for part in page.text.replace("href=", "src=").split('src="')[1:]]
+    assert any(part.endswith(".js") for part in parts)
+    assert not [part for part in parts if part.startswith(("http:", "https:", "//"))]
+    for part in parts:
+        if "/assets/" in part:
+            assert httpx.get(address + part, trust_env=False, timeout=120).status_code == 200
+
+
+def test_the_schedule_brings_runs(machine: Up) -> None:
+    """With SQLAlchemy 2.1 Prefect's scheduler writes none, and says so only in the server's log."""
+    scheduled = until(lambda: machine.server.runs(deployment="retrain/nightly", states=["SCHEDULED"]))
+    assert "auto-scheduled" in scheduled[0]["tags"]
+    assert datetime.fromisoformat(scheduled[0]["expected_start_time"]).hour == 2
+
+
+@pytest.mark.parametrize(
+    ("deployment", "parameters"),
+    [
+        ("retrain/nightly", {"models": ["random forest"]}),
+        ("retrain/nightly", {"models": []}),
+        ("retrain/nightly", {"unknown": 1}),
+        ("train/fastai", {"spec": {"model": "fastai"}}),
+        ("promote/promotion", {}),
+    ],
+)
+def test_impossible_parameters_are_refused_before_there_is_a_run(
+    machine: Up, deployment: str, parameters: dict[str, Any]
+) -> None:
+    key = f"refused {deployment} {parameters}"
+    with pytest.raises(RetrainError, match=r"409|422"):
+        machine.server.create_run(deployment, parameters=parameters, key=key)
+    assert machine.server.runs(key=key) == []
+
+
+def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
+    machine: Up, first_night: dict[str, Any], receiver: Receiver
+) -> None:
+    assert first_night["state_name"] == "Completed", first_night["state"]
+    trainings = {
+        name: machine.server.runs(deployment=f"train/{name}", states=["COMPLETED"]) for name in ("fastai", "keras")
+    }
+    assert [len(runs) for runs in trainings.values()] == [1, 1]
+    for [run] in trainings.values():
+        assert run["work_pool_name"] == "gpu"
+        assert run["parent_task_run_id"]  # shown under the night
+    records = [json.loads(p.read_text()) for p in (machine.home / "store/retraining/candidates").glob("*.json")]
+    assert {record["device"] for record in records} == {"cpu"}
+    told = receiver.alert("promoted")
+    assert told["text"].startswith("malaria: promoted: ")
+    assert "report" in told["text"]
+    assert receiver.paths == {f"/hook/{SECRET}"}
+
+
+def test_a_night_by_prefects_command_line_finds_nothing_new(machine: Up, first_night: dict[str, Any]) -> None:
+    known = [run["id"] for run in _by_hand(machine)]
+    shown = machine.run("prefect", "deployment", "run", "retrain/nightly", "--param", 'models=["fastai","keras"]')
+    assert shown.returncode == 0, shown.stderr
+    [run] = [run for run in _by_hand(machine) if run["id"] not in known]
+    assert ended(machine.server, run["id"])["state_name"] == "Completed"
+    nights = list((machine.home / "store/retraining/nights").glob("*.json"))
+    assert len(nights) == 1
+
+
+def test_many_notices_become_one_run_later(machine: Up) -> None:
+    before = datetime.now(UTC)
+    answers = [json.loads(machine.run("flows.cli", "notify", "--json").stdout) for _ in range(2)]
+    assert answers[0] == answers[1]
+    noticed = datetime.fromisoformat(answers[0]["at"]) - timedelta(minutes=10)
+    assert before <= noticed <= datetime.now(UTC)
+    machine.server.ask("DELETE", f"/flow_runs/{answers[0]['id']}")
+
+
+@pytest.mark.parametrize("verdict", [Verdict.INVALID_DATA, Verdict.AWAITING_APPROVAL, Verdict.CHAMPION_UNUSABLE])
+def test_every_verdict_that_needs_a_person_is_told(machine: Up, receiver: Receiver, verdict: Verdict) -> None:
+    nasty = 'it said "why" {{ 1 / 0 }} \\ and\nmore'
+    machine.server.emit(night_event(verdict), {"prefect.resource.id": NIGHT}, {"sentence": nasty, "report": "x"})
+    assert nasty in receiver.alert(verdict.value)["text"]
+
+
+def test_a_run_that_is_not_heard_of_is_marked_crashed_and_told(machine: Up, receiver: Receiver) -> None:
+    flow = machine.server.deployment("retrain/nightly")["flow_id"]
+    state = {"type": "RUNNING", "name": "Running"}
+    run = machine.server.ask("POST", "/flow_runs/", {"flow_id": flow, "name": "a-zombie", "state": state})
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "a-zombie"}
+    apply_alerts(machine.server, ALERTS.model_copy(update={"webhook": SecretStr(receiver.url), "zombie_seconds": 10.0}))
+    # The server takes a moment to watch by a new alert; a sign of life before that would not be missed afterwards.
+    for seconds in (1, 2, 30, 60, 120, 240):
+        machine.server.emit("prefect.flow-run.heartbeat", resource)
+        with contextlib.suppress(AssertionError):
+            ended(machine.server, run["id"], seconds)
+            break
+    assert machine.server.run(run["id"])["state_type"] == "CRASHED"
+    receiver.alert("zombie run", "a-zombie")
+    assert "not heard of" in receiver.alert("failed night", "a-zombie")["text"]
+
+
+def test_a_night_that_does_not_come_is_told(machine: Up, receiver: Receiver, first_night: dict[str, Any]) -> None:
+    assert "0.005 hours" in receiver.alert("no night")["text"]
+
+
+def test_alerts_are_brought_in_line_and_otherwise_left_alone(machine: Up, receiver: Receiver) -> None:
+    same = ALERTS.model_copy(update={"webhook": SecretStr(receiver.url)})
+    apply_alerts(machine.server, same)
+    assert set(apply_alerts(machine.server, same).values()) == {"unchanged"}
+    stale = definitions(same, None)[0]
+    machine.server.ask("POST", "/automations/", {**stale, "name": f"{PREFIX}of an older version"})
+    machine.server.ask("POST", "/automations/", {**stale, "name": "somebody else's"})
+    done = apply_alerts(machine.server, same.model_copy(update={"night_hours": 30.0}))
+    assert {name: what for name, what in done.items() if what != "unchanged"} == {
+        f"{PREFIX}no night": "changed",
+        f"{PREFIX}of an older version": "removed",
+    }
+    names = [automation["name"] for automation in machine.server.ask("POST", "/automations/filter", {})]
+    assert len(names) == len(set(names))
+    assert "somebody else's" in names
+
+
+def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it_goes_on(
+    machine: Up, first_night: dict[str, Any]
+) -> None:
+    server = machine.server
+    fill(machine.store, 8, first=100)
+    machine.hold_trainings()
+    night = server.create_run("retrain/nightly", parameters={"models": ["keras"]})
+    until(machine.training_now)
+    until(lambda: any("train_child" in command for command in machine.processes()))
+    ours = set(server.deployments())
+    _add_what_is_not_in_the_file(machine)
+    alerts = server.ask("POST", "/automations/count", {})
+    machine.end(signal.SIGKILL)
+    until(lambda: not machine.processes())
+
+    machine.let_trainings_go(waiting=False)
+    machine.start()
+    assert server.run(night["id"])["state_name"] == INTERRUPTED
+    [again] = server.runs(key=f"again-{night['id']}")
+    assert again["parameters"] == {"models": ["keras"]}
+    assert ended(server, again["id"])["state_name"] == "Completed"
+    assert len(list((machine.home / "store/retraining/nights").glob("*.json"))) == 2
+    # Nothing twice, and what is not in prefect.yaml is gone; somebody else's is not.
+    found = server.deployments()
+    assert set(found) == {*ours, "retrain/not-ours"}
+    [schedule] = found["retrain/nightly"]["schedules"]
+    assert (schedule["slug"], schedule["active"]) == ("nightly", False)
+    assert server.ask("POST", "/automations/count", {}) == alerts
+    assert len(server.ask("POST", "/work_pools/cpu/workers/filter", {})) == 1
+
+
+def test_it_stops_cleanly_and_leaves_no_process_and_no_secret(machine: Up) -> None:
+    assert machine.process is not None
+    assert machine.end(signal.SIGINT) == 0
+    assert machine.processes() == []
+    assert not machine.server.healthy()
+    logs = [machine.folder / "up.log", *(machine.home / "logs").iterdir()]
+    assert len(logs) >= 4
+    for log in logs:
+        assert SECRET not in log.read_text(errors="replace"), log
+    shown = machine.run("flows.cli", "settings", "--json")
+    assert SECRET not in shown.stdout
+    assert "****" in shown.stdout
+
+
+def _by_hand(machine: Up) -> list[dict[str, Any]]:
+    """Return the nights that no schedule brought."""
+    found = machine.server.runs(deployment="retrain/nightly")
+    return [run for run in found if "auto-scheduled" not in run["tags"]]
+
+
+def _add_what_is_not_in_the_file(machine: Up) -> None:
+    """Add a schedule and a deployment of an older prefect.yaml, and one of other people; pause the schedule."""
+    server = machine.server
+    nightly = server.deployment("retrain/nightly")
+    [schedule] = nightly["schedules"]
+    path = f"/deployments/{nightly['id']}/schedules"
+    server.ask("PATCH", f"{path}/{schedule['id']}", {"active": False})
+    weekly = {"slug": "weekly", "schedule": {"cron": "0 3 * * 0", "timezone": "UTC"}, "active": True}
+    server.ask("POST", path, [weekly])
+    common = {"flow_id": nightly["flow_id"], "entrypoint": nightly["entrypoint"]}
+    server.ask("POST", "/deployments/", {**common, "name": "older", "tags": ["malaria-retraining"]})
+    server.ask("POST", "/deployments/", {**common, "name": "not-ours"})
+    assert len(server.deployment("retrain/nightly")["schedules"]) == 2

@@ -1,0 +1,107 @@
+"""Which GPUs there are, and one for each training. The driver's own tool is stood in for by one that talks alike."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from infra.processes.gpus import VISIBLE, devices_of_a_training, gpus, own_gpus
+
+SMI = """#!/bin/sh
+echo "GPU 0: NVIDIA H200 (UUID: GPU-5d3c)"
+echo "  MIG 1g.18gb     Device  0: (UUID: MIG-1)"
+echo "GPU 1: NVIDIA H200 (UUID: GPU-77aa)"
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+def driver(folder: Path, script: str) -> None:
+    (folder / "nvidia-smi").write_text(script)
+    (folder / "nvidia-smi").chmod(0o755)
+
+
+def test_gpus_are_what_the_driver_lists(tmp_path: Path) -> None:
+    driver(tmp_path, SMI)
+    assert gpus() == ["0", "1"]
+
+
+def test_a_driver_that_fails_is_no_gpu(tmp_path: Path) -> None:
+    driver(tmp_path, "#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
+    assert gpus() == []
+
+
+@pytest.mark.parametrize(("said", "found"), [("", []), ("-1", []), ("1", ["1"]), ("0, GPU-77aa", ["0", "GPU-77aa"])])
+def test_what_cuda_is_told_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, found: list[str]
+) -> None:
+    driver(tmp_path, SMI)
+    monkeypatch.setenv(VISIBLE, said)
+    assert gpus() == found
+
+
+def test_without_a_gpu_nothing_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE, "")
+    with own_gpus(tmp_path / "gpus") as own:
+        assert own == []
+        assert os.environ[VISIBLE] == ""
+
+
+def test_two_trainings_get_a_gpu_each_and_a_third_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE, "0,1")
+    third: list[list[str]] = []
+
+    def training() -> None:
+        with own_gpus(tmp_path) as own:
+            third.append(own)
+
+    with own_gpus(tmp_path) as first:
+        assert (first, os.environ[VISIBLE]) == (["0"], "0")
+        monkeypatch.setenv(VISIBLE, "0,1")  # as another process sees it
+        with own_gpus(tmp_path) as second:
+            assert second == ["1"]
+            monkeypatch.setenv(VISIBLE, "0,1")
+            waiting = threading.Thread(target=training)
+            waiting.start()
+            waiting.join(0.3)
+            assert third == []
+    waiting.join(10)
+    assert third in ([["0"]], [["1"]])
+
+
+def test_a_training_on_two_gpus_waits_for_both_and_takes_neither_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VISIBLE, "0,1")
+    large: list[tuple[list[str], str]] = []
+
+    def training() -> None:
+        with own_gpus(tmp_path, 2) as own:
+            large.append((own, os.environ[VISIBLE]))
+
+    with own_gpus(tmp_path) as first:
+        monkeypatch.setenv(VISIBLE, "0,1")
+        waiting = threading.Thread(target=training)
+        waiting.start()
+        waiting.join(0.3)
+        with own_gpus(tmp_path) as second:
+            assert (first, second, large) == (["0"], ["1"], [])
+        monkeypatch.setenv(VISIBLE, "0,1")
+    waiting.join(10)
+    assert large == [(["0", "1"], "0,1")]
+
+
+@pytest.mark.parametrize(("there", "devices"), [("", 3), ("0,1,2,3", 3), ("0,1", 2)])
+def test_a_training_runs_on_no_more_gpus_than_there_are(
+    there: str, devices: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(VISIBLE, there)
+    assert devices_of_a_training(3) == devices
+    assert bool(caplog.records) == (devices < 3)

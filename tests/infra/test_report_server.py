@@ -1,0 +1,83 @@
+"""The web server on loopback: it reads pages, and nothing else, for this machine, and nobody else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from infra.report_server import local_site
+from validation.errors import StoreUnreachable, UsageError
+
+PAGES = {
+    "retraining/reports/index.html": "<p>ä</p>".encode(),
+    "retraining/validations/x/docs.css": b"p {}",
+    "retraining/candidates/x/model.onnx": b"model",
+    "retraining/nights/x.json": b"{}",
+}
+
+
+def read(key: str) -> bytes | None:
+    if key.endswith("away.html"):
+        raise StoreUnreachable("the bucket does not answer")
+    return PAGES.get(key)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with local_site(read, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{server.server_address[1]}", trust_env=False, timeout=120
+        ) as client:
+            yield client
+        server.shutdown()
+        thread.join()
+
+
+def test_the_root_leads_to_the_index(client: httpx.Client) -> None:
+    answer = client.get("/", follow_redirects=True)
+    assert (answer.status_code, answer.text) == (200, "<p>ä</p>")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/validations/x/docs.css").content == b"p {}"
+
+
+def test_head_has_no_body(client: httpx.Client) -> None:
+    answer = client.head("/reports/index.html")
+    assert answer.status_code == 200
+    assert answer.content == b""
+    assert int(answer.headers["content-length"]) == len(PAGES["retraining/reports/index.html"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/reports/other.html", "/candidates/x/model.onnx", "/nights/x.json", "/../labeled/x.html",
+        "/reports/%2e%2e/nights/x.json", "/reports//index.html", "//etc/passwd", "/%00.html",
+    ],
+)  # fmt: skip
+def test_nothing_but_pages_is_given_out(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_another_sites_page_cannot_read_here(client: httpx.Client) -> None:
+    assert client.get("/reports/index.html", headers={"Host": "evil.example:80"}).status_code == 403
+
+
+def test_it_only_reads(client: httpx.Client) -> None:
+    assert client.post("/reports/index.html", content=b"x").status_code == 501
+
+
+def test_a_store_that_does_not_answer_is_said(client: httpx.Client) -> None:
+    answer = client.get("/reports/away.html")
+    assert (answer.status_code, answer.text) == (502, "the bucket does not answer\n")
+
+
+def test_a_taken_port_says_what_to_do() -> None:
+    with local_site(read, 0) as server, pytest.raises(UsageError, match="cannot serve on port") as caught:
+        local_site(read, server.server_address[1]).__enter__()
+    assert "--port" in caught.value.hint

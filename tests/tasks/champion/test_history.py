@@ -1,0 +1,168 @@
+"""The history: entries are only added, the champion follows from them, and what was begun is finished."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from infra.registry.registry import Registry
+from infra.store.keys import history_key
+from tasks.champion.history import ENTRY, Change, champion_at, checked_why, enter, history, line_of_champions, settle
+from tasks.commands.describe_champion import describe_champion, tell_history
+from tasks.context import Context
+from tests.builders import NOON, channel_model, made_up_candidate, made_up_decision
+from validation.errors import ChampionChanged, RetrainError, UsageError
+from validation.records import ChampionRef, Promotion
+
+MODEL = channel_model()
+
+
+def register(registry: Registry, decision: str) -> ChampionRef:
+    return registry.register(made_up_candidate(MODEL), MODEL, made_up_decision(decision))
+
+
+def change(before: ChampionRef | None, after: ChampionRef, decision: str = "d", **values: Any) -> Change:
+    given = {"action": "promoted", "who": "somebody", "why": "it is better", "checked": "equal", **values}
+    return Change(decision=decision, before=before, after=after, **given)
+
+
+def entry(number: int, version: str, action: Any = "promoted", before: str | None = None, **values: Any) -> Promotion:
+    given = {"decision": f"d{number}", "why": "w", "at": NOON + timedelta(hours=number), **values}
+    return Promotion(number=number, action=action, version_before=before, version_after=version, **given)
+
+
+def test_entries_follow_each_other_and_the_alias_follows_them(context: Context, registry: Registry) -> None:
+    first, second = register(registry, "d1"), register(registry, "d2")
+    enter(context, registry, change(None, first, "d1"))
+    enter(context, registry, change(first, second, "d2", action="override", who="ann@lab"))
+    assert registry.champion() == second
+    told = [(e.number, e.action, e.who, e.version_before, e.version_after, e.decision) for e in history(context)]
+    assert told == [(1, "promoted", "somebody", None, "1", "d1"), (2, "override", "ann@lab", "1", "2", "d2")]
+
+
+def test_a_clock_that_is_behind_never_makes_the_history_run_backwards(context: Context, registry: Registry) -> None:
+    first, second = register(registry, "d1"), register(registry, "d2")
+    ahead = datetime.now(UTC) + timedelta(hours=3)
+    kept = entry(1, first.version, decision="d1", at=ahead)
+    registry.write_once(f"{ENTRY}000001", kept.model_dump_json(indent=2))
+    settle(context, registry)
+    enter(context, registry, change(first, second, "d2"))
+    assert [e.at for e in history(context)] == [ahead, ahead]
+    assert champion_at(history(context), ahead).version_after == second.version
+
+
+def test_who_was_decided_first_wins_and_the_other_hears_of_it(context: Context, registry: Registry) -> None:
+    first, second = register(registry, "d1"), register(registry, "d2")
+    theirs = entry(1, second.version, decision="d2", who="the other night", at=NOON)
+    registry.write_once(f"{ENTRY}000001", theirs.model_dump_json(indent=2))
+    # The other one was killed just after its entry was decided: neither store nor alias know of it yet.
+    assert (history(context), registry.champion()) == ([], None)
+    with pytest.raises(ChampionChanged, match=r"has changed .* version 2 \(the other night, 2026-01-02 12:00:00 UTC\)"):
+        enter(context, registry, change(None, first, "d1"))
+    assert registry.champion() == second
+    assert history(context) == [theirs]
+
+
+def test_an_alias_that_was_moved_by_hand_is_moved_back(
+    context: Context, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = register(registry, "d1"), register(registry, "d2")
+    enter(context, registry, change(None, first, "d1"))
+    registry.set_champion(second.version)
+    with caplog.at_level("INFO"):
+        assert describe_champion(context, registry)["version"] == "2"
+        assert "the history ends with version 1" in caplog.text
+        assert settle(context, registry) == first
+    assert "the alias goes from version 2 to 1" in caplog.text
+    assert registry.champion() == first
+
+
+def test_a_champion_from_before_the_history_is_left_where_it_is(context: Context, registry: Registry) -> None:
+    champion = register(registry, "d1")
+    registry.set_champion(champion.version)
+    assert settle(context, registry) == champion
+
+
+def test_a_registry_that_lost_the_champion_is_named_not_replaced(context: Context, registry: Registry) -> None:
+    context.store.put(history_key(1), entry(1, "7").model_dump_json().encode())
+    with pytest.raises(RetrainError, match="version 7 is champion, but: no version 7") as caught:
+        settle(context, registry)
+    assert "restore the registry" in caught.value.hint
+
+
+def test_another_registry_with_as_many_versions_is_noticed(context: Context, registry: Registry) -> None:
+    register(registry, "another one")
+    context.store.put(history_key(1), entry(1, "1").model_dump_json().encode())
+    with pytest.raises(RetrainError, match="by decision d1; the registry's is of decision another one"):
+        settle(context, registry)
+    assert registry.champion() is None
+
+
+def test_a_damaged_entry_is_named_and_can_be_had_again(context: Context, registry: Registry) -> None:
+    champion = enter(context, registry, change(None, register(registry, "d1"), "d1"))
+    whole = context.store.get(history_key(1))
+    context.store.put(history_key(1), whole[:40])
+    with pytest.raises(RetrainError, match=r"retraining/history/000001\.json .* damaged") as caught:
+        history(context)
+    assert "move retraining/history/000001.json away" in caught.value.hint
+    del context.store.objects[history_key(1)]  # type: ignore[attr-defined]
+    assert settle(context, registry) == champion
+    assert context.store.get(history_key(1)) == whole
+
+
+def test_a_rewritten_entry_is_noticed(context: Context, registry: Registry) -> None:
+    enter(context, registry, change(None, register(registry, "d1"), "d1"))
+    forged = history(context)[0].model_copy(update={"who": "nobody"})
+    context.store.put(history_key(1), forged.model_dump_json(indent=2).encode())
+    with pytest.raises(RetrainError, match=r"history/000001\.json .* was changed"):
+        settle(context, registry)
+
+
+def test_a_missing_entry_is_named(context: Context) -> None:
+    for number in (1, 3):
+        context.store.put(history_key(number), entry(number, "1").model_dump_json().encode())
+    with pytest.raises(RetrainError, match=r"no entry retraining/history/000002\.json"):
+        history(context)
+
+
+def test_the_history_is_told_in_order(context: Context) -> None:
+    for number in (2, 11, *range(3, 11), 1):
+        context.store.put(history_key(number), entry(number, str(number)).model_dump_json().encode())
+    assert [row["number"] for row in tell_history(context)] == list(range(1, 12))
+
+
+def test_the_champion_of_a_moment() -> None:
+    entries = [entry(1, "1"), entry(2, "2"), entry(3, "1", "rollback")]
+    minute = timedelta(minutes=1)
+    for hour, version in ((1, "1"), (2, "2"), (3, "1")):
+        assert champion_at(entries, NOON + timedelta(hours=hour)).version_after == version
+        assert champion_at(entries, NOON + timedelta(hours=hour + 1) - minute).version_after == version
+    with pytest.raises(UsageError, match="the first became champion at 2026-01-02 13:00:00 UTC"):
+        champion_at(entries, NOON)
+    with pytest.raises(UsageError, match="there never was"):
+        champion_at([], NOON)
+
+
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        ([], []),
+        ([entry(1, "4", before="3")], ["3", "4"]),
+        ([entry(1, "1"), entry(2, "2"), entry(3, "3")], ["1", "2", "3"]),
+        ([entry(1, "1"), entry(2, "2"), entry(3, "3"), entry(4, "2", "rollback")], ["1", "2"]),
+        ([entry(1, "1"), entry(2, "2"), entry(3, "3"), entry(4, "1", "rollback"), entry(5, "5")], ["1", "5"]),
+        # Forward again to one that was rolled back, by its number.
+        ([entry(1, "1"), entry(2, "2"), entry(3, "1", "rollback"), entry(4, "2", "rollback")], ["1", "2"]),
+    ],
+)
+def test_the_line_of_champions_leaves_out_who_was_rolled_back(entries: list[Promotion], line: list[str]) -> None:
+    assert line_of_champions(entries) == line
+
+
+def test_a_reason_is_needed_and_fits() -> None:
+    assert checked_why("  seen on slide 12 ") == "seen on slide 12"
+    for why in ("", "  \n", "x" * 1_001):
+        with pytest.raises(UsageError, match="reason"):
+            checked_why(why)

@@ -1,0 +1,147 @@
+"""By hand: back to an earlier champion, or past the gate, each with a reason and an entry of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.registry.registry import Registry
+from infra.store.keys import MODEL_NAME
+from tasks.champion.history import history
+from tasks.commands.describe_champion import tell_history
+from tasks.commands.rollback import override, rollback
+from tasks.context import Context
+from tasks.nights import find_decision
+from tasks.promote import promote
+from tests.builders import channel_model, made_up_candidate, made_up_decision
+from validation.digest import sha256
+from validation.errors import ModelFileInvalid, UsageError
+from validation.records import ChampionRef, Decision, Verdict
+
+ANN = "ann@lab"
+
+pytestmark = pytest.mark.usefixtures("tried_here")
+
+
+def decide(context: Context, number: int, before: ChampionRef | None, verdict: Verdict = Verdict.PROMOTED) -> Decision:
+    """Store a decision on a candidate of its own."""
+    model = channel_model(centre=100 + number)
+    candidate = made_up_candidate(model, id_=f"c{number:023d}")
+    context.store.put(candidate.model_key, model)
+    context.records.save(candidate, candidate.id)
+    decision = made_up_decision(f"d{number:023d}", before=before, verdict=verdict)
+    decision = decision.model_copy(update={"challenger": candidate.id})
+    context.records.save(decision, decision.id)
+    return decision
+
+
+@pytest.fixture
+def champions(context: Context, registry: Registry) -> list[ChampionRef]:
+    """Three champions, one after the other."""
+    line: list[ChampionRef] = []
+    for number in (1, 2, 3):
+        decision = decide(context, number, line[-1] if line else None)
+        candidate = made_up_candidate(channel_model(centre=100 + number), id_=decision.challenger or "")
+        champion = promote(context, decision, candidate, registry)
+        assert champion is not None
+        line.append(champion)
+    return line
+
+
+def test_rolling_back_twice_goes_two_champions_back(
+    context: Context, registry: Registry, champions: list[ChampionRef]
+) -> None:
+    before = history(context)
+    assert rollback(context, registry, None, why="it misses rings", who=ANN) == champions[1]
+    assert rollback(context, registry, None, why="so does this", who=ANN) == champions[0]
+    assert registry.champion() == champions[0]
+    with pytest.raises(UsageError, match="no champion before this one"):
+        rollback(context, registry, None, why="and this", who=ANN)
+    entries = history(context)
+    assert entries[:3] == before
+    told = [(e.action, e.who, e.version_before, e.version_after, e.why, e.decision[:1]) for e in entries[3:]]
+    assert told == [
+        ("rollback", ANN, "3", "2", "it misses rings", "d"),
+        ("rollback", ANN, "2", "1", "so does this", "d"),
+    ]
+    # Forward again, by number.
+    assert rollback(context, registry, "3", why="it was the stain", who=ANN) == champions[2]
+    assert rollback(context, registry, None, why="no, it was not", who=ANN) == champions[0]
+
+
+def test_a_rollback_is_refused_for_what_is_no_earlier_champion(
+    context: Context, registry: Registry, champions: list[ChampionRef]
+) -> None:
+    extra = registry.register(
+        made_up_candidate(channel_model()), channel_model(), made_up_decision("killed before it was champion")
+    )
+    for version, words in (("3", "champion already"), (extra.version, "never champion"), ("nine", "never champion")):
+        with pytest.raises(UsageError, match=words):
+            rollback(context, registry, version, why="w", who=ANN)
+    assert registry.champion() == champions[-1]
+    assert len(history(context)) == 3
+
+
+def test_a_tampered_version_does_not_become_champion_again(
+    context: Context, registry: Registry, champions: list[ChampionRef], home: Path
+) -> None:
+    old = registry.model_bytes(champions[1])
+    (file,) = (path for path in home.rglob("*.onnx") if path.read_bytes() == old)
+    file.write_bytes(channel_model(centre=5))
+    with pytest.raises(ModelFileInvalid, match=r"version 2 .* registered was"):
+        rollback(context, registry, None, why="w", who=ANN)
+    assert registry.champion() == champions[-1]
+    assert len(history(context)) == 3
+    # Not either when its checksum was exchanged with it: the store has that too.
+    registry._client.set_model_version_tag(MODEL_NAME, "2", "model_sha256", sha256(file.read_bytes()))
+    with pytest.raises(ModelFileInvalid, match="was trained to"):
+        rollback(context, registry, None, why="w", who=ANN)
+    # Past it, to one that is whole.
+    assert rollback(context, registry, "1", why="w", who=ANN) == champions[0]
+
+
+def test_a_person_can_overrule_the_gate_and_it_says_so(
+    context: Context, registry: Registry, champions: list[ChampionRef], caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = decide(context, 4, champions[-1], Verdict.KEPT)
+    champion = override(context, registry, find_decision(context, kept.id[:24]), why="the holdout is too old", who=ANN)
+    assert registry.champion() == champion
+    assert champion.candidate == kept.challenger
+    row = tell_history(context)[-1]
+    assert (row["action"], row["who"], row["why"]) == ("override", ANN, "the holdout is too old")
+    assert (row["from"], row["to"], row["decision"]) == ("3", "4", kept.id)
+    assert "could not be compared" in row["checked"]
+    assert context.records.load(Decision, kept.id) == kept
+    with pytest.raises(UsageError, match="champion already"):
+        override(context, registry, kept, why="again", who=ANN)
+    # Also on an older champion, which is told.
+    undecided = decide(context, 5, champions[0], Verdict.UNDECIDED)
+    override(context, registry, undecided, why="w", who=ANN)
+    assert "was compared with version 1, the champion is 4" in caplog.text
+
+
+def test_a_decision_without_a_challenger_cannot_be_promoted(context: Context, registry: Registry) -> None:
+    invalid = made_up_decision(verdict=Verdict.INVALID_DATA).model_copy(update={"challenger": None})
+    with pytest.raises(UsageError, match="no challenger"):
+        override(context, registry, invalid, why="w", who=ANN)
+
+
+def test_a_tampered_candidate_cannot_be_promoted_by_hand(context: Context, registry: Registry) -> None:
+    decision = decide(context, 1, None, Verdict.KEPT)
+    candidate = made_up_candidate(channel_model(), id_=decision.challenger or "")
+    context.store.put(candidate.model_key, b"something else")
+    with pytest.raises(ModelFileInvalid, match="tampered"):
+        override(context, registry, decision, why="w", who=ANN)
+    assert registry.champion() is None
+
+
+def test_a_decision_is_found_by_the_beginning_of_its_id(context: Context) -> None:
+    decision = decide(context, 1, None)
+    decide(context, 2, None)
+    assert find_decision(context, decision.id) == decision
+    for text, words in (("d", "2 decisions begin"), ("x", "no decisions begin"), ("", "no decisions")):
+        with pytest.raises(UsageError, match=words):
+            find_decision(context, text)
+    with pytest.raises(UsageError, match="no night"):
+        find_decision(context, "latest")

@@ -1,0 +1,435 @@
+"""Prune: what is not needed goes; whatever a report, a version, a rollback or an approval needs is there and works."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import pytest
+
+from flows import retrain
+from flows.night import Clock, finished_night
+from infra.registry.registry import Registry
+from infra.store.keys import LABELED, report_key
+from infra.store.memory import MemoryStore
+from tasks.champion.approval import open_requests
+from tasks.champion.history import history
+from tasks.commands.answer_approval import answer
+from tasks.commands.rollback import override, rollback
+from tasks.context import Context
+from tasks.pruning.prune import Pruned, prune, tidy, tidy_here
+from tasks.pruning.retire import find_retired
+from tasks.report import report
+from tasks.training.specs import find_candidate, train_spec
+from tests.builders import (
+    GREEN,
+    RED,
+    CountingStore,
+    channel_model,
+    context_over,
+    leave_finished_training,
+    plain_cells,
+    prepare,
+    registry_in,
+    with_settings,
+)
+from validation.errors import ObjectMissing, StoreUnreachable
+from validation.records import Candidate, Decision, Night, Snapshot, Split, Verdict
+
+GATE = {"min_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0, "error_budget": 0.4, "looks": 8}
+# Nothing is too young to go; what stays, stays because it is needed.
+NOW = {"orphan_days": 0, "models_days": 0, "models_nights": 1, "reports_days": 0, "reports_nights": 1, "packs": 1}
+KEEP_ALL = {"automatic": False}
+
+pytestmark = pytest.mark.usefixtures("tried_here")
+
+
+class World(NamedTuple):
+    """Five nights: promoted, promoted, kept, kept, awaiting approval; then a training that nobody decided on."""
+
+    context: Context
+    registry: Registry
+    nights: list[Night]
+
+
+def a_night(context: Context, fastai: bytes, keras: bytes) -> Night:
+    """One night whose trainings have ended with these model files."""
+    prepared = prepare(context, Registry(context.settings).champion())
+    for name, model in (("fastai", fastai), ("keras", keras)):
+        leave_finished_training(context, train_spec(context.settings, name, prepared.split.id), model)
+    return retrain.run_night(context)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[tuple[Context, list[Night]]]:
+    """The world, made once; a test gets a copy of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in vars(retrain) if name.endswith("_task")]:
+            patch.setattr(retrain, name, getattr(retrain, name).fn)
+        patch.setattr(retrain, "announce_task", lambda *_: None)  # it needs Prefect's server
+        home = tmp_path_factory.mktemp("lived") / "home"
+        registry_in(home, empty_registry)
+        context = context_over(CountingStore(plain_cells()), home, gate=GATE)
+        models = [
+            (channel_model(RED), channel_model(RED, centre=104.0)),
+            (channel_model(GREEN), channel_model(RED, centre=103.0)),
+            (channel_model(RED, centre=102.0), channel_model(RED, centre=101.0)),
+            (channel_model(RED, centre=99.0), channel_model(RED, centre=98.0)),
+        ]
+        nights = []
+        for number, (fastai, keras) in enumerate(models):
+            nights.append(a_night(context, fastai, keras))
+            # Cells arrive and go, so that every night has a snapshot of its own.
+            deliver(context, number)
+        rollback(context, Registry(context.settings), "1", why="to be beaten again", who="a test")
+        by_person = with_settings(context, gate=GATE, promotion={"approval": "person"})
+        nights.append(a_night(by_person, channel_model(GREEN, centre=104.0), channel_model(RED, centre=97.0)))
+        deliver(context, 9)
+        prepared = prepare(context)
+        leave_finished_training(context, train_spec(context.settings, "fastai", prepared.split.id), channel_model())
+        yield context, nights
+
+
+def deliver(context: Context, number: int) -> None:
+    for key, data in plain_cells(2, 4, seed=number + 2, first=200 + 10 * number).items():
+        context.store.put(key, data)
+    assert isinstance(context.store, MemoryStore)
+    for key in [key for key in context.store.objects if key.startswith(LABELED)][:4]:
+        del context.store.objects[key]
+
+
+@pytest.fixture
+def world(lived: tuple[Context, list[Night]], home: Path) -> World:
+    context, nights = lived
+    assert isinstance(context.store, MemoryStore)
+    shutil.copytree(context.workspace.home, home)
+    # MLflow names its files by full path; what is not touched may stay where it is.
+    copy = context_over(CountingStore(context.store.objects), home, gate=GATE)
+    settings = copy.settings.model_copy(update={"registry_artifacts": (home / "mlflow-artifacts").as_uri()})
+    return World(dataclasses.replace(copy, settings=settings), Registry(settings), nights)
+
+
+def pruning(world: World, **rules: float) -> World:
+    """The same world under other rules of retention."""
+    settings = world.context.settings
+    changed = settings.model_copy(update={"prune": settings.prune.model_copy(update={**NOW, **rules})})
+    return world._replace(context=dataclasses.replace(world.context, settings=changed))
+
+
+def prune_often(world: World) -> list[Pruned]:
+    """What nothing refers to goes when it was seen so on three occasions."""
+    found = [prune(world.context, world.registry) for _ in range(4)]
+    assert [pruned.problems for pruned in found] == [[]] * 4
+    return found
+
+
+def objects(world: World) -> dict[str, bytes]:
+    assert isinstance(world.context.store, MemoryStore)
+    return dict(world.context.store.objects)
+
+
+def decision_of(world: World, number: int) -> Decision:
+    return world.context.records.load(Decision, world.nights[number].decision or "")
+
+
+def test_the_world_is_as_it_is_said_to_be(world: World) -> None:
+    verdicts = [night.verdict for night in world.nights]
+    assert verdicts == [Verdict.PROMOTED, Verdict.PROMOTED, Verdict.KEPT, Verdict.KEPT, Verdict.AWAITING_APPROVAL]
+    assert [entry.action for entry in history(world.context)] == ["promoted", "promoted", "rollback"]
+
+
+def test_by_default_nothing_of_a_young_store_goes_but_what_is_made_again(world: World) -> None:
+    before = objects(world)
+    settings = world.context.settings.model_copy(update={"prune": type(world.context.settings.prune)()})
+    context = dataclasses.replace(world.context, settings=settings)
+    for _ in range(4):
+        pruned = prune(context, world.registry)
+        assert pruned.problems == []
+    assert objects(world) == before
+    assert len(list((context.workspace.home / "cache" / "packs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_is_needed_still_works_after_pruning(world: World, seed: int) -> None:
+    """Any rules, any acts before: reports are built again byte for byte, versions load, roll back and reproduce."""
+    random = Random(seed)
+    world = pruning(
+        world,
+        models_nights=random.randint(1, 6),
+        reports_nights=random.randint(1, 6),
+        cache_gb=random.choice([0, 0.0001, 1]),
+        orphan_days=random.choice([0, 30]),
+    )
+    context, registry = world.context, world.registry
+    inputs = {key: data for key, data in objects(world).items() if key.startswith(LABELED)}
+    if random.random() < 0.5:
+        override(context, registry, decision_of(world, 2), why="by hand", who="a test")
+    if random.random() < 0.5:
+        rollback(context, registry, "2", why="back again", who="a test")
+    pages = {night.decision: context.store.get(report_key(night.decision or "")) for night in world.nights}
+    entries, champion = history(context), registry.champion()
+    prune_often(world)
+
+    assert {key: data for key, data in objects(world).items() if key.startswith(LABELED)} == inputs
+    assert (history(context), registry.champion()) == (entries, champion)
+    standing = {entry.decision for entry in entries} | {request.decision for request in open_requests(context)}
+    for night in world.nights:
+        if find_retired(context, night.decision or "") is None:
+            assert report(context, night).read_bytes() == pages[night.decision]
+        else:
+            assert night.decision not in standing
+    for version in {entry.version_after for entry in entries}:
+        if registry.champion() != registry.version(version):
+            rollback(context, registry, version, why="does it still work?", who="a test")
+            if context.records.load(Decision, registry.decision_of(version) or "").evaluation:
+                assert "equal to the recorded predictions to the last bit" in history(context)[-1].checked
+        candidate = context.records.load(Candidate, registry.version(version).candidate)
+        assert context.store.exists(candidate.weights_key)
+        split = context.records.load(Split, candidate.spec.split)
+        assert len(context.records.load_table(split.table)) > 0
+    if registry.version("1") != registry.champion():
+        rollback(context, registry, "1", why="whom the challenger that waits was compared with", who="a test")
+    (request,) = open_requests(context)
+    given, crowned = answer(context, registry, request.decision, "approve", why="it is better", who="a test")
+    assert given.answer == "approve"
+    assert crowned == registry.champion()
+    if seed == 0:  # the next night finds all that it builds on
+        night = a_night(context, channel_model(GREEN, centre=103.5), channel_model(RED, centre=96.0))
+        assert night.decision not in {other.decision for other in world.nights}
+
+
+def test_a_pruning_that_is_killed_anywhere_ends_as_one_that_was_not(world: World) -> None:
+    world = pruning(world)
+    before = objects(world)
+    prune_often(world)
+    expected = objects(world).keys()
+    removed = len(before.keys() - expected)
+    assert removed > 20
+    store = world.context.store
+    assert isinstance(store, MemoryStore)
+    for at in range(1, removed, removed // 3):
+        store.objects.clear()
+        store.objects.update(before)
+        (notes,) = (world.context.workspace.home / "cache").glob("unreferenced-*")
+        notes.unlink()
+        calls = iter(range(1, 10_000))
+
+        def killed(key: str, sound: Callable[[str], None], at: int = at, calls: Iterator[int] = calls) -> None:
+            if next(calls) == at:
+                raise KeyboardInterrupt
+            sound(key)
+
+        for _ in range(3):
+            with pytest.MonkeyPatch.context() as patch:
+                sound = store._remove
+                patch.setattr(store, "_remove", lambda key, sound=sound, killed=killed: killed(key, sound))
+                try:
+                    prune(world.context, world.registry)
+                except KeyboardInterrupt:
+                    break
+        assert_nothing_half_removed_is_believed(world, at % len(world.nights))
+        prune_often(world)
+        assert objects(world).keys() == expected, at
+
+
+def assert_nothing_half_removed_is_believed(world: World, *numbers: int) -> None:
+    """A report that was not retired is built again, to the same bytes."""
+    for night in (world.nights[number] for number in numbers):
+        if find_retired(world.context, night.decision or "") is None:
+            before = world.context.store.get(report_key(night.decision or ""))
+            assert report(world.context, night).read_bytes() == before
+
+
+def test_what_nothing_refers_to_waits_for_three_occasions_and_for_its_time(world: World) -> None:
+    stray = {"retraining/snapshots/" + "a" * 24 + ".json": b"{}", "retraining/candidates/" + "b" * 24 + "/x": b"file"}
+    for key, data in stray.items():
+        world.context.store.put(key, data)
+    patient = pruning(world, orphan_days=1)
+    for _ in range(5):
+        assert prune(patient.context, world.registry).waiting["snapshots"] >= 1
+    assert stray.keys() <= objects(world).keys()
+    hasty = pruning(world)
+    prune_often(hasty)
+    assert not stray.keys() & objects(world).keys()
+
+
+def test_what_is_not_named_as_our_records_are_is_left_alone(world: World) -> None:
+    strange = ["retraining/snapshots/notes.txt", "retraining/other/" + "a" * 24 + ".json", "retraining/mine.json"]
+    for key in strange:
+        world.context.store.put(key, b"somebody's")
+    prune_often(pruning(world))
+    assert set(strange) <= objects(world).keys()
+
+
+def test_a_dry_run_tells_what_a_real_one_removes_and_removes_nothing(world: World) -> None:
+    world = pruning(world)
+    for _ in range(2):
+        prune(pruning(world, models_nights=9, reports_nights=9).context, world.registry)
+    before, files = objects(world), sorted(world.context.workspace.home.rglob("*"))
+    told = prune(world.context, world.registry, dry_run=True)
+    assert objects(world) == before
+    assert sorted(world.context.workspace.home.rglob("*")) == files
+    done = prune(world.context, world.registry)
+    assert {removal.name for removal in told.removals} == {removal.name for removal in done.removals}
+    assert told.size > 0
+    assert {why for _, why in told.by_reason()} >= {"nothing refers to it"}
+
+
+def test_a_challenger_whose_file_went_is_told_of_and_trained_anew_under_another_name(world: World) -> None:
+    world = pruning(world, reports_nights=9)
+    kept = decision_of(world, 2)
+    challenger = world.context.records.load(Candidate, kept.challenger or "")
+    assert find_candidate(world.context, challenger.spec) == (challenger.id, challenger)
+    prune_often(world)
+    assert not world.context.store.exists(challenger.model_key)
+    assert world.context.records.load(Candidate, challenger.id) == challenger
+    id_, found = find_candidate(world.context, challenger.spec)
+    assert (found, id_ != challenger.id) == (None, True)
+    with pytest.raises(ObjectMissing, match="is not in memory://counting any more") as caught:
+        override(world.context, world.registry, kept, why="too late", who="a test")
+    assert "prune.models_days" in caught.value.hint
+    assert_nothing_half_removed_is_believed(world, 2)
+
+
+def test_a_retired_report_leaves_a_page_and_its_data_may_come_back(world: World) -> None:
+    world = pruning(world)
+    prune_often(world)
+    context, night = world.context, world.nights[2]
+    retired = find_retired(context, night.decision or "")
+    assert retired is not None
+    page = context.store.get(report_key(night.decision or "")).decode()
+    assert "The report was retired" in page
+    assert decision_of(world, 2).sentence.split(";")[0][:40] in page
+    with pytest.raises(ObjectMissing, match="was retired on"):
+        report(context, night)
+    (context.workspace.reports / f"{night.decision}.html").unlink()
+    again = finished_night(context, night.id, world.registry, Clock())
+    assert again is not None
+    assert again.verdict is Verdict.NOTHING_NEW
+    assert Path(again.report or "").exists()
+
+
+def test_data_of_a_retired_night_that_comes_back_under_other_settings_is_judged_anew(world: World) -> None:
+    world = pruning(world)
+    decision = decision_of(world, 2)
+    snapshot = world.context.records.load(Snapshot, decision.snapshot)
+    rows = world.context.records.load_table(snapshot.table)
+    prune_often(world)
+    assert not world.context.store.exists(snapshot.table)
+    store = world.context.store
+    assert isinstance(store, MemoryStore)
+    held = dict(plain_cells())
+    for number in range(5):
+        held |= plain_cells(2, 4, seed=number + 2, first=200 + 10 * number)
+    for key in [key for key in store.objects if key.startswith(LABELED)]:
+        del store.objects[key]
+    store.objects.update({key: held[key] for key in rows["key"]})
+    # Judged against the same champion, so that validation and trainings are the very same; the gate is another.
+    rollback(world.context, world.registry, "2", why="as it was then", who="a test")
+    gate = world.context.settings.gate.model_copy(update={"resamples": 1_001})
+    context = dataclasses.replace(world.context, settings=world.context.settings.model_copy(update={"gate": gate}))
+    prepared = prepare(context, world.registry.champion())
+    assert (prepared.snapshot.id, prepared.split.id) == (snapshot.id, decision.split)
+    for name, model in (("fastai", channel_model(RED, centre=102.0)), ("keras", channel_model(RED, centre=101.0))):
+        spec = train_spec(context.settings, name, prepared.split.id)
+        id_, found = find_candidate(context, spec)
+        assert found is None
+        leave_finished_training(context, spec, model).rename(context.workspace.home / "scratch" / f"train-{id_}")
+    night = retrain.run_night(context)
+    assert night.verdict is Verdict.KEPT
+    assert night.decision != decision.id
+    assert night.challenger not in decision.candidates
+
+
+def test_killed_registrations_go_and_versions_stay(
+    world: World, lived: tuple[Context, list[Night]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = pruning(world)
+    artifacts = lived[0].workspace.home / "mlflow-artifacts"  # where the registry's experiment has them
+    files = set(artifacts.rglob("*.onnx"))
+    decision = decision_of(world, 4)
+    challenger = world.context.records.load(Candidate, decision.challenger or "")
+    model = world.context.store.get(challenger.model_key)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.registry._client, "create_model_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.registry.register(challenger, model, decision)
+    assert len(world.registry.abandoned()) == 1
+    assert len(set(artifacts.rglob("*.onnx")) - files) == 1
+    prune_often(world)
+    assert world.registry.abandoned() == []
+    assert set(artifacts.rglob("*.onnx")) == files
+    for version in ("1", "2"):
+        assert world.registry.model_bytes(world.registry.version(version))
+    assert world.registry.register(challenger, model, decision).version == "3"
+
+
+def test_caches_keep_what_is_in_the_store_and_work_folders_go_when_they_are_of_no_use(world: World) -> None:
+    world = pruning(world, scratch_days=7)
+    home = world.context.workspace.home
+    old, young = home / "scratch" / "train-old", home / "scratch" / "train-young"
+    done = home / "scratch" / f"train-{decision_of(world, 0).challenger}"
+    for folder in (old, young, done):
+        folder.mkdir(parents=True)
+        (folder / "stderr.log").write_text("what it said")
+    for path in (old / "stderr.log", old):
+        os.utime(path, (0, 0))
+    torn = home / "cache" / ".tmp-999999999-abc"
+    torn.write_bytes(b"half of a file")
+    os.utime(torn, (0, 0))
+    before = {path.name for path in (home / "cache" / "objects").rglob("*") if path.is_file()}
+    prune_often(world)
+    assert young.exists()
+    assert [path for path in (old, done, torn) if path.exists()] == []
+    after = {path.name for path in (home / "cache" / "objects").rglob("*") if path.is_file()}
+    assert 0 < len(before - after) < len(before)
+    store = world.context.store
+    assert isinstance(store, CountingStore)
+    store.fetched.clear()
+    prepare(world.context)
+    assert sum(store.fetched.values()) == 0  # what tonight needs was not fetched again
+
+
+def test_a_machine_that_only_trains_prunes_its_caches_and_nothing_else_and_never_beside_a_night(world: World) -> None:
+    context = pruning(world, packs=1, cache_gb=0.00005).context
+    home, before = context.workspace.home, objects(world)
+    packs = home / "cache" / "packs"
+    with context.workspace.night_lock():
+        tidy_here(context)
+    assert len(list(packs.iterdir())) > 1
+    tidy_here(context)
+    assert len(list(packs.iterdir())) == 1
+    kept = [path.stat().st_size for path in (home / "cache" / "objects").rglob("*") if path.is_file()]
+    assert 0 < sum(kept) <= 50_000
+    assert objects(world) == before
+
+
+def test_a_store_that_is_away_costs_the_night_a_warning(
+    world: World, told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreUnreachable("the store is away", "wait")
+
+    monkeypatch.setattr(world.context.store, "list", away)
+    before = objects(world)
+    tidy(pruning(world).context)
+    assert "not pruned: the store: the store is away" in told.text
+    assert objects(world) == before
+
+
+def test_a_damaged_decision_stops_the_sweep_and_is_named(world: World) -> None:
+    damaged = f"retraining/decisions/{decision_of(world, 1).id}.json"
+    world.context.store.put(damaged, b"{")
+    before = objects(world)
+    pruned = prune(pruning(world).context, world.registry)
+    assert any(damaged in problem for problem in pruned.problems)
+    assert objects(world) == before

@@ -1,0 +1,134 @@
+"""Reports in a real browser: accessible, light and dark; no request; nothing wider than a phone; a clean print."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.reporting.index import build_site
+from tasks.reporting.page import render_report
+from tests.tasks.reporting import samples
+from tests.tasks.reporting.test_index import a_night, remembered
+from validation.records import Verdict
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+PAGES = ("promoted", "champion unusable", "nothing new", "index")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Addresses of the pages on this machine's disk, as a reader opens them."""
+    folder = tmp_path_factory.mktemp("pages")
+    nights = {
+        "promoted": samples.full_inputs(synthetic=True),
+        "champion unusable": samples.unusable(),
+        "nothing new": samples.nothing_new(),
+    }
+    found = {}
+    for name, inputs in nights.items():
+        path = folder / f"{name.replace(' ', '-')}.html"
+        path.write_text(render_report(inputs), encoding="utf-8")
+        found[name] = path.as_uri()
+    verdicts = enumerate(Verdict, start=1)
+    context = remembered(folder / "home", *(a_night(number, verdict) for number, verdict in verdicts))
+    return found | {"index": build_site(context).as_uri()}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests of this module."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    """A tab that remembers what was asked of the network, and what the browser complained about."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(60_000)
+    page.asked, page.complaints = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_asks_the_network_or_bars_a_reader(name: str, tab: Any, pages: dict[str, str]) -> None:
+    from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+
+    tab.goto(pages[name])
+    asked = list(tab.asked)
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        violations = Axe().run(tab).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in violations] == [], scheme
+    assert {url for url in asked if not url.startswith("data:")} == {pages[name]}
+    assert tab.complaints == []
+
+
+@pytest.mark.parametrize("name", ["promoted", "index"])
+def test_a_phone_shows_it_without_scrolling_sideways(name: str, tab: Any, pages: dict[str, str]) -> None:
+    tab.set_viewport_size({"width": 360, "height": 740})
+    tab.goto(pages[name])
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_first_screen_holds_the_verdict_the_reason_and_the_command(tab: Any, pages: dict[str, str]) -> None:
+    tab.goto(pages["promoted"])
+    for name in ("h1", "#why", "#sure", "#changes", "#commands"):
+        assert tab.locator(name).bounding_box()["y"] < 900, name
+
+
+def test_pictures_are_drawn(tab: Any, pages: dict[str, str]) -> None:
+    """Each is defined once and used by name: a name that leads nowhere would draw nothing, without a complaint."""
+    tab.goto(pages["promoted"])
+    sizes = tab.evaluate("[...document.querySelectorAll('svg.cell use')].map(use => use.getBBox().width)")
+    assert sizes
+    assert min(sizes) > 0
+
+
+def test_it_prints_every_part_in_black_on_white(tab: Any, pages: dict[str, str], tmp_path: Path) -> None:
+    tab.emulate_media(color_scheme="dark", media="print")
+    tab.goto(pages["promoted"])
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    folded = tab.locator("details .keys").first
+    assert folded.bounding_box()["height"] > 0  # what a screen folds away, paper must show
+    pdf = tab.pdf(path=str(tmp_path / "page.pdf"), format="A4")
+    assert 4 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 30
+
+
+def test_the_index_filters_by_verdict_and_text(tab: Any, pages: dict[str, str]) -> None:
+    tab.goto(pages["index"])
+    rows = tab.locator("tbody tr:visible")
+    assert rows.count() == len(Verdict)
+    tab.select_option("select[name=verdict]", "kept")
+    assert rows.count() == 1
+    assert "Kept" in rows.first.inner_text()
+    assert tab.inner_text("#shown") == f"1 of {len(Verdict)} decisions"
+    tab.select_option("select[name=verdict]", "")
+    tab.fill("input[name=text]", "NIGHT 3")
+    assert rows.count() == 1
+
+
+def test_the_index_is_whole_without_its_script(browser: Any, pages: dict[str, str]) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages["index"])
+    assert page.locator("tbody tr:visible").count() == len(Verdict)
+    assert not page.locator("#filters").is_visible()
+    context.close()

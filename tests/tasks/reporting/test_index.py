@@ -1,0 +1,92 @@
+"""The index of all decisions: newest first, with what people did afterwards, whole without its script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from datetime import timedelta
+from pathlib import Path
+
+from infra.store.keys import history_key, record_key, report_index_key
+from infra.store.memory import MemoryStore
+from tasks.context import Context
+from tasks.reporting.index import build_site, entries, render_index
+from tests.builders import NOON, CountingStore, context_over, made_up_decision
+from tests.tasks.reporting.test_page import HOSTILE, text_of
+from tests.tasks.test_report import night_of
+from validation.records import Interval, Night, Promotion, Verdict
+
+
+def a_night(number: int, verdict: Verdict = Verdict.KEPT, value: float = 0.95, **changed: object) -> Night:
+    night = night_of(made_up_decision(f"d{number}" * 6, verdict=verdict), number)
+    figures = dict.fromkeys(("balanced_accuracy", "sensitivity", "specificity", "auc"))
+    metrics = {name: Interval(value=value, low=value - 0.01, high=value + 0.01) for name in figures}
+    at = NOON + timedelta(days=number)
+    return night.model_copy(update={"metrics": metrics, "started_at": at, "sentence": f"night {number}", **changed})
+
+
+def remembered(home: Path, *nights: Night) -> Context:
+    context = context_over(CountingStore(), home)
+    for night in nights:
+        context.records.save(night, night.id)
+    return context
+
+
+def test_all_decisions_are_listed_newest_first_with_their_numbers(tmp_path: Path) -> None:
+    context = remembered(tmp_path, a_night(2, value=0.961), a_night(1, Verdict.PROMOTED), a_night(3, metrics={}))
+    path = build_site(context)
+    page = path.read_text()
+    assert context.store.get(report_index_key()) == path.read_bytes()
+    assert path.parent == context.workspace.reports
+    assert [e.night.sentence for e in entries(context)] == ["night 3", "night 2", "night 1"]
+    assert re.findall(r'href="(d\d[^"]*)"', page) == [f"{f'd{n}' * 6}.html" for n in (3, 2, 1)]
+    assert "96.1% 95.1–97.1" in text_of(page)
+    assert page.count('class="spark"') == 4
+
+
+def test_what_people_did_afterwards_stands_with_the_decision(tmp_path: Path) -> None:
+    context = remembered(tmp_path, a_night(1, Verdict.AWAITING_APPROVAL))
+    entry = Promotion(
+        number=1, action="approved", who="Dr. <b>Ada", decision="d1" * 6, version_before=None, version_after="1",
+        why="seen & agreed", at=NOON,
+    )  # fmt: skip
+    context.store.put(history_key(1), entry.model_dump_json().encode())
+    text = text_of(build_site(context).read_text())
+    assert "Approved by Dr. <b>Ada, 2026-01-02 12:00 UTC: seen & agreed" in text
+
+
+def test_of_two_nights_with_one_decision_the_last_counts(tmp_path: Path) -> None:
+    again = a_night(1, sentence="again", id="later", started_at=NOON + timedelta(days=5))
+    assert [e.night.sentence for e in entries(remembered(tmp_path, a_night(1), again))] == ["again"]
+
+
+def test_a_damaged_record_hides_no_other(tmp_path: Path) -> None:
+    context = remembered(tmp_path, a_night(1))
+    assert isinstance(context.store, MemoryStore)
+    context.store.put(record_key(Night.kind, "broken"), b"{}")
+    assert len(entries(context)) == 1
+
+
+def test_an_empty_store_has_an_index_that_says_what_to_do(tmp_path: Path) -> None:
+    page = build_site(context_over(CountingStore(), tmp_path)).read_text()
+    assert "No night has come to a decision yet." in page
+    assert "retrain run" in page
+    assert "<script>" not in page
+
+
+def test_the_policy_names_the_one_script_and_hostile_text_is_text(tmp_path: Path) -> None:
+    hostile = HOSTILE.rstrip("\ud800")
+    night = a_night(1, sentence=hostile * 50_000, challenger_model=hostile)
+    page = build_site(remembered(tmp_path, night)).read_text()
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert "<img" not in page
+    assert len(page) < 40_000
+
+
+def test_the_same_records_are_the_same_index(tmp_path: Path) -> None:
+    context = remembered(tmp_path, a_night(1), a_night(2))
+    assert render_index(entries(context)) == render_index(entries(context))

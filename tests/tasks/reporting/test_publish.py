@@ -1,0 +1,77 @@
+"""The verdict on Prefect's own pages: there under its fixed key, harmless, and never the end of a night."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tasks.reporting.publish import KEY, LINK_KEY, announce, markdown
+from tests import ROOT
+from tests.builders import CountingStore, context_over
+from tests.tasks.reporting.test_index import a_night
+from tests.tasks.reporting.test_page import HOSTILE
+
+NIGHTS = """
+import sys
+from pathlib import Path
+from prefect import flow
+from tasks.reporting.publish import announce_task
+from tests.builders import CountingStore, context_over
+from tests.tasks.reporting.test_index import a_night
+from validation.records import Verdict
+
+@flow(name="nights")
+def nights():
+    for number, verdict in enumerate((Verdict.KEPT, Verdict.PROMOTED), start=1):
+        announce_task(context_over(CountingStore(), Path(sys.argv[1])), a_night(number, verdict))
+
+nights()
+"""
+
+
+@pytest.mark.server
+def test_each_night_is_another_version_under_one_key(prefect_url: str, tmp_path: Path) -> None:
+    # A process of its own, as a night is: Prefect reads its surroundings once, and keeps its connections.
+    wanted = {"artifacts": {"key": {"any_": [KEY]}}}
+    before = len(httpx.post(f"{prefect_url}/artifacts/filter", json=wanted, trust_env=False, timeout=120).json())
+    surroundings = {**os.environ, "PREFECT_API_URL": prefect_url, "PREFECT_HOME": str(tmp_path / "prefect")}
+    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=500)
+    latest = httpx.get(f"{prefect_url}/artifacts/{KEY}/latest", trust_env=False, timeout=120).json()
+    assert latest["type"] == "markdown"
+    assert "## Promoted" in latest["data"]
+    assert (
+        len(httpx.post(f"{prefect_url}/artifacts/filter", json=wanted, trust_env=False, timeout=120).json())
+        == before + 2
+    )
+    link = httpx.get(f"{prefect_url}/artifacts/{LINK_KEY}/latest", trust_env=False, timeout=120).json()
+    assert f"retraining/reports/{'d2' * 6}.html" in link["data"]
+
+
+@pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")
+def test_a_server_that_is_away_costs_the_night_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    caplog.set_level(logging.WARNING)
+    nowhere = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(nowhere):
+        announce(context_over(CountingStore(), tmp_path), a_night(1))
+    assert "the verdict is not on Prefect's page" in caplog.text
+
+
+def test_a_hostile_sentence_is_text() -> None:
+    night = a_night(1, sentence=HOSTILE.rstrip("\ud800") + "[click](javascript:x)\n# big\n" + "x" * 100_000)
+    shown = markdown(night)
+    assert "\\<script\\>" in shown
+    assert "\\[click\\]\\(javascript:x\\)" in shown
+    assert "\n# big" not in shown
+    assert len(shown) < 3_000
+
+
+def test_the_numbers_stand_in_a_table() -> None:
+    assert "| balanced accuracy | 0.9500 | 0.9400 to 0.9600 (95%) |" in markdown(a_night(1))

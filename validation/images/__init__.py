@@ -1,0 +1,1 @@
+"""One cell image: decoded safely, measured, and compared with others."""

@@ -1,0 +1,111 @@
+"""One cell image: decoded safely, and made the square that models see.
+
+``to_square`` is the only way from an image to a model's input, for packs and for predictions alike.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from validation.images.limits import BadImage, Limits, check_size
+from validation.images.png import SIGNATURE, decode_png
+
+__all__ = ["RGB", "BadImage", "Decoded", "decode", "read", "to_square"]
+
+RGB = npt.NDArray[np.uint8]
+
+_JPEG = b"\xff\xd8\xff"
+# Recognised by their headers, to be named; never decoded. Pillow knows dozens more, each with bugs of its own.
+_OTHERS = ("GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF", "ICO", "PPM")
+
+
+class Decoded(NamedTuple):
+    """An image that may be measured: its pixels uint8 [height, width, 3], and what its file was."""
+
+    rgb: RGB
+    format: str
+    mode: str
+
+
+def decode(data: bytes, rules: Limits) -> RGB:
+    """Return an image as uint8 [height, width, 3].
+
+    Raises:
+        BadImage: see ``read``.
+    """
+    return read(data, rules).rgb
+
+
+def read(data: bytes, limits: Limits) -> Decoded:
+    """Decode an image: PNG or JPEG, one picture, RGB, 8 bits a channel, no transparency.
+
+    Raises:
+        BadImage: with one of ``validation.images.limits.REFUSALS``. Limits are checked on the header, before any pixel
+            is decoded.
+    """
+    if data.startswith(SIGNATURE):
+        return Decoded(decode_png(data, limits), "PNG", "RGB")
+    if data.startswith(_JPEG):
+        return Decoded(_decode_jpeg(data, limits), "JPEG", "RGB")
+    raise _other(data)
+
+
+def _decode_jpeg(data: bytes, limits: Limits) -> RGB:
+    # With Pillow: OpenCV fills what is missing of a cut JPEG with grey, and says nothing.
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            check_size(*image.size, limits)
+            if image.mode != "RGB":
+                raise BadImage("wrong mode", f"mode {image.mode}, RGB expected")
+            if getattr(image, "n_frames", 1) > 1:
+                raise BadImage("animated", f"{getattr(image, 'n_frames', 1)} pictures (MPO), one expected")
+            return np.asarray(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage("too large", str(error)[:200]) from None
+    except BadImage:
+        raise
+    except Exception as error:  # any decoder error: hostile bytes must cost the image, not the night
+        raise _broken_jpeg(data, error) from None
+
+
+def _broken_jpeg(data: bytes, error: Exception) -> BadImage:
+    ends = data.rstrip(b"\0").endswith(b"\xff\xd9")
+    reason = "damaged image" if ends and "truncated" not in str(error) else "truncated"
+    if isinstance(error, UnidentifiedImageError):  # whose text holds a memory address
+        return BadImage(reason, f"{len(data)} bytes: its JPEG header cannot be read")
+    return BadImage(reason, f"{type(error).__name__}: {error}"[:200])
+
+
+def _other(data: bytes) -> BadImage:
+    """Say what bytes are that are neither PNG nor JPEG."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_OTHERS) as image:
+            if getattr(image, "is_animated", False):
+                return BadImage("animated", f"{image.format} with several pictures, one PNG or JPEG expected")
+            return BadImage("wrong format", f"{image.format}, PNG or JPEG expected")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return BadImage("wrong format", "a huge image of another format, PNG or JPEG expected")
+    except UnidentifiedImageError:
+        pass
+    except Exception as error:  # a header that misleads Pillow's own reader
+        return BadImage("not an image", f"{len(data)} bytes that cannot be read: {type(error).__name__}"[:200])
+    return BadImage("not an image", f"{len(data)} bytes that are neither PNG nor JPEG")
+
+
+def to_square(rgb: RGB, side: int) -> RGB:
+    """Pad an image with black to a centred square and resize it to uint8 [side, side, 3].
+
+    The square keeps a cell's proportions; resizing to one size takes away what its microscope added.
+    """
+    height, width, _ = rgb.shape
+    edge = max(height, width)
+    square = np.zeros((edge, edge, 3), np.uint8)
+    top, left = (edge - height) // 2, (edge - width) // 2
+    square[top : top + height, left : left + width] = rgb
+    # Pillow's bilinear filter widens with the reduction, so it does not alias.
+    return np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BILINEAR))

@@ -1,0 +1,1 @@
+"""Metrics, intervals and tests, with the patient as the unit."""
