@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from infra.processes.parent import marked_processes
+from infra.processes.parent import tagged_processes
 from tests import ROOT
 from tests.fleet import Up, ended, fill, running
 
@@ -44,7 +44,7 @@ def _here(machine: Up, *arguments: str) -> tuple[float, float]:
 
 def _of_worker(machine: Up) -> float:
     """Return the seconds of CPU of all that the cpu pool's worker has started and buried."""
-    for pid in marked_processes(machine.mark):
+    for pid in tagged_processes(machine.mark):
         if b"worker\0start\0--pool\0cpu" in Path(f"/proc/{pid}/cmdline").read_bytes():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")

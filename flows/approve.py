@@ -12,8 +12,8 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.opening import acting
-from infra.privacy import no_secret_escapes
+from flows.opening import initiator
+from infra.privacy import redact_exceptions
 from infra.registry.registry import Registry
 from infra.runtime import prepare_environment
 from infra.settings.settings import load_settings
@@ -50,8 +50,8 @@ def approve_flow(decision: DecisionId, answer: Reply, why: Why) -> str | None:
     settings = load_settings()
     prepare_environment(settings)
     context = Context.open(settings)
-    with no_secret_escapes():
+    with redact_exceptions():
         registry = Registry(settings)
-        _, champion = give_answer(context, registry, decision, answer.value, why=why, who=acting())
+        _, champion = give_answer(context, registry, decision, answer.value, why=why, who=initiator())
         refresh_index(context)
     return champion.version if champion else None

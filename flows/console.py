@@ -54,7 +54,7 @@ def prepare_logging() -> None:
             logger.addHandler(handler)
 
 
-def quieten_prefect() -> None:
+def silence_prefect() -> None:
     """Keep Prefect's own lines out of the terminal; its pages have them all."""
     for handler in logging.getLogger().handlers:
         if type(handler).__module__.startswith("prefect"):

@@ -11,7 +11,7 @@ from validation.records import Night, Verdict
 log = logging.getLogger(__name__)
 
 
-def announce(night: Night) -> None:
+def emit_night_events(night: Night) -> None:
     """Emit ``malaria.night.<verdict>``, and one event for each CNN that the night had to do without.
 
     Nobody hearing it costs the alert, never the night.

@@ -36,7 +36,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Clock:
+class StageTimer:
     """Measures stages and tells the log when one is done."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def night_id(context: Context, snapshot: Snapshot) -> str:
     return digest(snapshot.id, settings.fingerprint(), specs, *rotated)
 
 
-def begin(context: Context, id_: str, registry: Registry) -> Start:
+def start_night(context: Context, id_: str, registry: Registry) -> Start:
     """Note who is champion now; a night that was killed goes on with what it noted first."""
     if (stored := context.records.find(Start, id_)) is not None:
         return stored
@@ -78,7 +78,7 @@ def begin(context: Context, id_: str, registry: Registry) -> Start:
     return start
 
 
-def finished_night(context: Context, id_: str, registry: Registry, clock: Clock) -> Night | None:
+def finished_night(context: Context, id_: str, registry: Registry, clock: StageTimer) -> Night | None:
     """Return tonight's record when this very night is over already: nothing new, or data that is still invalid.
 
     A night whose champion could not be used is not over: the champion may have been repaired since.
@@ -113,12 +113,12 @@ def _lacks_report(context: Context, decision: str) -> bool:
     return not report_path(context, decision).exists() and find_retired(context, decision) is None
 
 
-def conclude(
+def build_night_record(
     context: Context,
     start: Start,
     decision: Decision,
     champion_after: ChampionRef | None,
-    clock: Clock,
+    clock: StageTimer,
 ) -> Night:
     """Return the record of a night that came to a decision."""
     records = context.records

@@ -5,7 +5,7 @@ from __future__ import annotations
 from infra.provenance import person
 
 
-def acting() -> str:
+def initiator() -> str:
     """Return what the history names as who changed the champion."""
     from prefect.runtime import flow_run
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.opening import acting
-from infra.privacy import no_secret_escapes
+from flows.opening import initiator
+from infra.privacy import redact_exceptions
 from infra.registry.registry import Registry
 from infra.runtime import prepare_environment
 from infra.settings.settings import load_settings
@@ -29,6 +29,6 @@ def promote_flow(decision: str) -> str | None:
     if record.challenger is None:
         raise UsageError(f"decision {decision} ({record.verdict.value}) has no challenger to promote")
     challenger = context.records.load(Candidate, record.challenger)
-    with no_secret_escapes():
-        champion = promote_task(context, record, challenger, Registry(settings), acting())
+    with redact_exceptions():
+        champion = promote_task(context, record, challenger, Registry(settings), initiator())
     return champion.version if champion else None

@@ -12,15 +12,15 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.events import announce
-from flows.night import Clock, begin, conclude, finished_night, night_id
-from flows.opening import acting
+from flows.events import emit_night_events
+from flows.night import StageTimer, build_night_record, finished_night, night_id, start_night
+from flows.opening import initiator
 from flows.train import trainings_elsewhere
-from infra.privacy import no_secret_escapes
+from infra.privacy import redact_exceptions
 from infra.registry.registry import Registry
 from infra.runtime import prepare_environment
 from infra.settings.settings import load_settings
-from tasks.champion.history import settle
+from tasks.champion.history import reconcile_champion
 from tasks.context import Context
 from tasks.decide import Evidence, decide_task
 from tasks.evaluate import Contest, evaluate_task, prepare_contest_task
@@ -30,7 +30,7 @@ from tasks.pruning.prune import tidy
 from tasks.pull import pull_task
 from tasks.report import report_task
 from tasks.reporting.index import refresh_index
-from tasks.reporting.publish import announce_task, note_in_registry
+from tasks.reporting.publish import note_in_registry, publish_task
 from tasks.split import split_task
 from tasks.train import train_task
 from tasks.training.specs import train_spec
@@ -58,11 +58,11 @@ def retrain(models: Models | None = None) -> dict[str, Any]:
         settings = settings.model_copy(update={"training": training})
     prepare_environment(settings)
     context = Context.open(settings)
-    with no_secret_escapes(), context.workspace.night_lock():
+    with redact_exceptions(), context.workspace.night_lock():
         night = run_night(context)
         # Under the lock, so that no other night begins meanwhile; this one's record is stored already.
         tidy(context)
-    announce(night)
+    emit_night_events(night)
     return night.model_dump(mode="json")
 
 
@@ -74,16 +74,16 @@ def run_night(context: Context) -> Night:
         DataInvalid: there is nothing to look at.
         TrainingFailed: no CNN could be trained.
     """
-    clock = Clock()
+    clock = StageTimer()
     registry = Registry(context.settings)
     # Whatever was killed half-way through changing the champion is finished before anybody asks who it is.
-    settle(context, registry)
+    reconcile_champion(context, registry)
     snapshot = clock.time("pull", pull_task, context)
     id_ = night_id(context, snapshot)
     if (night := finished_night(context, id_, registry, clock)) is not None:
-        announce_task(context, night)
+        publish_task(context, night)
         return night
-    start = begin(context, id_, registry)
+    start = start_night(context, id_, registry)
     validation = clock.time("validate", validate_task, context, snapshot, start.champion)
     if validation.valid:
         evidence = _compete(context, snapshot, validation, start, registry, clock)
@@ -93,8 +93,8 @@ def run_night(context: Context) -> Night:
     champion = start.champion
     if evidence.contest is not None:
         challenger = evidence.contest.challenger
-        champion = clock.time("promote", promote_task, context, decision, challenger, registry, acting())
-    night = conclude(context, start, decision, champion, clock)
+        champion = clock.time("promote", promote_task, context, decision, challenger, registry, initiator())
+    night = build_night_record(context, start, decision, champion, clock)
     # The night is over when its record is there, so the report, which can be built again, comes before it.
     clock.time("report", report_task, context, night)
     night = night.model_copy(update={"seconds": dict(clock.seconds)})
@@ -108,7 +108,7 @@ def _publish(context: Context, night: Night, registry: Registry) -> None:
     """Show the night in the index, on MLflow's pages and on Prefect's. It is over: nothing here may fail it."""
     refresh_index(context)
     note_in_registry(context, night, registry)
-    announce_task(context, night)
+    publish_task(context, night)
 
 
 def _compete(
@@ -117,7 +117,7 @@ def _compete(
     validation: ValidationResult,
     start: Start,
     registry: Registry,
-    clock: Clock,
+    clock: StageTimer,
 ) -> Evidence:
     """Train both CNNs, choose the challenger on validation, and let it look at the holdout if it is worth it."""
     split = clock.time("split", split_task, context, validation)
@@ -129,7 +129,7 @@ def _compete(
 
 
 def _train_all(
-    context: Context, start: Start, split: Split, pack: Pack, clock: Clock
+    context: Context, start: Start, split: Split, pack: Pack, clock: StageTimer
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Train every CNN of the settings; one that fails costs itself, not the night."""
     settings = context.settings
@@ -157,7 +157,9 @@ def _train_all(
     return candidates, failed
 
 
-def _look(context: Context, evidence: Evidence, contest: Contest, split: Split, pack: Pack, clock: Clock) -> Evidence:
+def _look(
+    context: Context, evidence: Evidence, contest: Contest, split: Split, pack: Pack, clock: StageTimer
+) -> Evidence:
     """Let the challenger look at the holdout if it is worth it; return the evidence with what that brought."""
     if not contest.worth_a_look:
         return evidence

@@ -22,7 +22,7 @@ from prefect.deployments import run_deployment
 
 from infra.environment import prefect_api_url
 from infra.prefect_api import FINAL, PrefectServer
-from infra.privacy import no_secret_escapes
+from infra.privacy import redact_exceptions
 from infra.processes.gpus import own_gpus
 from infra.runtime import prepare_environment
 from infra.settings.settings import load_settings
@@ -49,7 +49,7 @@ def train_flow(spec: TrainSpec) -> str:
     prepare_environment(settings)
     context = Context.open(settings)
     split = context.records.load(Split, spec.split)
-    with no_secret_escapes(), own_gpus(settings.home / "gpus", settings.training.devices) as own:
+    with redact_exceptions(), own_gpus(settings.home / "gpus", settings.training.devices) as own:
         log.info("%s is trained on %s", spec.model, f"GPU {', '.join(own)}" if own else "the CPU")
         candidate = train_task(context, spec, split, pack_task(context, split))
     tidy_here(context)

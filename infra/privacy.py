@@ -73,7 +73,7 @@ def keep_secrets_out_of_logs() -> None:
 
 
 @contextmanager
-def no_secret_escapes() -> Iterator[None]:
+def redact_exceptions() -> Iterator[None]:
     """Let an error that nobody foresaw, and that holds a secret, go on as one that does not.
 
     Around the whole of a flow: Prefect keeps the text of what ended one.

@@ -14,7 +14,7 @@ from tasks.judging.generations import current_generation
 from tasks.nights import last_good_decision
 from tasks.stage import stage
 from validation.digest import digest
-from validation.gate import Judgement, judge, judge_first
+from validation.gate import GateResult, judge, judge_first
 from validation.records import Candidate, Decision, Evaluation, Snapshot, Split, ValidationResult, Verdict
 
 
@@ -77,20 +77,20 @@ def decide(context: Context, evidence: Evidence) -> Decision:
     return decision
 
 
-def _judge(context: Context, evidence: Evidence) -> Judgement:
+def _judge(context: Context, evidence: Evidence) -> GateResult:
     if not evidence.validation.valid:
         failed = [check for check in evidence.validation.checks if check.severity == "invalid" and not check.passed]
         reasons = "; ".join(f"{check.name}: {check.observed}, expected {check.expected}" for check in failed)
-        return Judgement(Verdict.INVALID_DATA, f"Tonight's data must not be trained on: {reasons}", ())
+        return GateResult(Verdict.INVALID_DATA, f"Tonight's data must not be trained on: {reasons}", ())
     contest = evidence.contest
     if contest is None:
         raise ValueError("valid data without a contest: a night that trained nothing has nothing to decide")
     if contest.champion_problem:
-        return Judgement(Verdict.CHAMPION_UNUSABLE, _unusable(context, evidence, contest), ())
+        return GateResult(Verdict.CHAMPION_UNUSABLE, _unusable(context, evidence, contest), ())
     if evidence.refused_look:
-        return Judgement(Verdict.UNDECIDED, f"Not looked at: {evidence.refused_look}", ())
+        return GateResult(Verdict.UNDECIDED, f"Not looked at: {evidence.refused_look}", ())
     if evidence.evaluation is None:
-        return Judgement(Verdict.KEPT, _kept_on_validation(contest), ())
+        return GateResult(Verdict.KEPT, _kept_on_validation(contest), ())
     rules = context.settings.gate
     metrics = evidence.evaluation.challenger_metrics
     if contest.champion is None:

@@ -10,7 +10,7 @@ import logging
 
 from infra.registry.registry import Registry
 from tasks.champion.approval import request_approval
-from tasks.champion.history import Change, carried_out, enter, refuse_changed, settle
+from tasks.champion.history import ChampionChange, append_change, reconcile_champion, refuse_changed, was_promoted
 from tasks.champion.reproduce import reproduce
 from tasks.context import Context
 from tasks.stage import stage
@@ -34,16 +34,16 @@ def promote(
         ModelFileInvalid, NotReproduced: when the model file is not what was judged; the champion stays.
     """
     with context.workspace.champion_lock():
-        now = settle(context, registry)
+        now = reconcile_champion(context, registry)
         if decision.verdict is Verdict.AWAITING_APPROVAL:
             request_approval(context, decision)
-        if decision.verdict is not Verdict.PROMOTED or carried_out(context, decision.id):
+        if decision.verdict is not Verdict.PROMOTED or was_promoted(context, decision.id):
             return now
         before = decision.champion_before
         refuse_changed(now.version if now else None, before.version if before else None)
         reference, checked = register_and_try(context, registry, decision, challenger)
-        change = Change("promoted", who, decision.id, now, reference, decision.sentence, checked)
-        return enter(context, registry, change)
+        change = ChampionChange("promoted", who, decision.id, now, reference, decision.sentence, checked)
+        return append_change(context, registry, change)
 
 
 def register_and_try(

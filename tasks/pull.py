@@ -18,7 +18,7 @@ from infra.store.base import ObjectInfo
 from tasks.context import Context, Progress
 from tasks.snapshots import tables as snapshots
 from tasks.snapshots.fetch_log import Journal
-from tasks.snapshots.fetching import Fetcher, Outcome
+from tasks.snapshots.fetching import Fetcher, FetchResult
 from tasks.snapshots.listing import TEXT, batches_of, list_cells
 from tasks.snapshots.tables import ROWS
 from tasks.stage import stage
@@ -95,7 +95,7 @@ def _fetch_new(
     wanted = listed.select(["key", "size", "etag"]).filter(is_wanted)
     progress = Progress(log, "pulled", wanted.num_rows)
     fetched = np.zeros(wanted.num_rows, "S64")
-    others: dict[int, Outcome] = {}
+    others: dict[int, FetchResult] = {}
     with journal:
         for outcomes in Fetcher(context, journal).fetch_all(_infos(wanted)):
             for outcome in outcomes:
@@ -130,7 +130,7 @@ def _replaced(column: pa.Array, mask: pa.Array, values: np.ndarray) -> pa.Array:
     return pc.replace_with_mask(column, mask, pa.array(values.astype("U64"), TEXT))
 
 
-def _amended(rows: pa.RecordBatch, wanted: np.ndarray, others: dict[int, Outcome]) -> pa.RecordBatch:
+def _amended(rows: pa.RecordBatch, wanted: np.ndarray, others: dict[int, FetchResult]) -> pa.RecordBatch:
     """Write into the rows what differs from the listing, and leave out what vanished."""
     if not others:
         return rows

@@ -15,7 +15,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from infra.privacy import no_secret_escapes
+from infra.privacy import redact_exceptions
 from tasks.progress import Step, watch
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ R = TypeVar("R")
 def stage(function: Callable[P, R], *, name: str | None = None) -> Task[P, R]:
     """Return ``function`` as a Prefect task; outside a flow call the plain function."""
     # Prefect keeps the text of what ended a task.
-    discreet = no_secret_escapes()(function)
+    discreet = redact_exceptions()(function)
     return task(name=name or function.__name__, cache_policy=NO_CACHE, persist_result=False)(discreet)
 
 

@@ -24,7 +24,7 @@ from validation.batch.totals import tonight, totals
 from validation.digest import digest
 from validation.errors import ObjectMissing
 from validation.findings import REASONS, with_severities
-from validation.images.duplicates import near_doubles, without_doubles
+from validation.images.duplicates import near_duplicate_findings, without_duplicates
 from validation.images.facts import FACT_NAMES, FACTS_VERSION, ImageFacts, judge_image, learn_bounds
 from validation.records import CLASSES, ChampionRef, Finding, Snapshot, ValidationResult
 from validation.rules import DataRules
@@ -53,7 +53,7 @@ def validate(context: Context, snapshot: Snapshot, champion: ChampionRef | None 
     reference = reference_of(context, champion)
     objects = context.records.load_table(snapshot.table)
     objects["new"] = _is_new(context, snapshot, objects)
-    sieved = _sieve(context, objects, reference)
+    sieved = _reject_bad_images(context, objects, reference)
     result = _result(context, id_, snapshot, objects, sieved, reference)
     context.records.save(result, id_)
     context.records.point("validation", result)
@@ -67,7 +67,7 @@ def _is_whole(context: Context, stored: ValidationResult) -> bool:
 
 
 @dataclass(frozen=True)
-class Sieved:
+class Screened:
     """What is left of the images, what was found, and the bounds that it was found by."""
 
     facts: pd.DataFrame
@@ -87,7 +87,7 @@ def _is_new(context: Context, snapshot: Snapshot, objects: pd.DataFrame) -> pd.S
     return objects["key"].map(before).ne(objects["sha256"]) | ~objects["key"].isin(before.index)
 
 
-def _sieve(context: Context, objects: pd.DataFrame, reference: Reference) -> Sieved:
+def _reject_bad_images(context: Context, objects: pd.DataFrame, reference: Reference) -> Screened:
     rules = context.settings.data
     unusable = objects["problem"] != ""
     findings = [
@@ -98,9 +98,9 @@ def _sieve(context: Context, objects: pd.DataFrame, reference: Reference) -> Sie
     bounds = learn_bounds(facts if reference.facts is None else reference.facts)
     odd = with_severities(_judged(facts, rules, bounds), rules.severities)
     rejected = {finding.key for finding in odd if finding.severity != "warn"}
-    facts, doubled = without_doubles(facts[~facts["key"].isin(rejected)])
-    findings += [*bad, *odd, *doubled, *near_doubles(facts), *_without_patient(facts)]
-    return Sieved(facts, with_severities(findings, rules.severities), bounds)
+    facts, doubled = without_duplicates(facts[~facts["key"].isin(rejected)])
+    findings += [*bad, *odd, *doubled, *near_duplicate_findings(facts), *_without_patient(facts)]
+    return Screened(facts, with_severities(findings, rules.severities), bounds)
 
 
 def _judged(facts: pd.DataFrame, rules: DataRules, bounds: dict[str, tuple[float, float]]) -> Iterable[Finding]:
@@ -118,7 +118,7 @@ def _without_patient(facts: pd.DataFrame) -> list[Finding]:
 
 
 def _result(
-    context: Context, id_: str, snapshot: Snapshot, objects: pd.DataFrame, sieved: Sieved, reference: Reference
+    context: Context, id_: str, snapshot: Snapshot, objects: pd.DataFrame, sieved: Screened, reference: Reference
 ) -> ValidationResult:
     rules, facts, findings = context.settings.data, sieved.facts, sieved.findings
     # A file manager's leftover is no image, so it does not count as a rejected one.

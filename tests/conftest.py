@@ -20,7 +20,7 @@ from infra.settings.settings import Settings, load_settings
 from infra.store.s3 import S3Store
 from tests.ahead import Lane
 from tests.servers import postgres_server
-from validation.batch.expectations import Judged
+from validation.batch.expectations import BatchChecks
 
 # Of each of a failing test's outputs, in characters.
 MOST_SAID = 4_000
@@ -159,7 +159,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is expected of a batch as a whole is met: for what comes after validation, and half a second faster."""
-    monkeypatch.setattr("tasks.validate.check_batch", lambda *_: Judged((), {}))
+    monkeypatch.setattr("tasks.validate.check_batch", lambda *_: BatchChecks((), {}))
 
 
 @pytest.fixture(scope="session")

@@ -115,14 +115,14 @@ class Up:
 
     def start(self) -> dict[str, str]:
         """Start it and return what it prints once it is ready."""
-        from infra.processes.parent import make_mark
+        from infra.processes.parent import make_tag
 
         with (self.folder / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", "up", "--json"],
                 cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
-        self.mark = make_mark(self.process.pid)
+        self.mark = make_tag(self.process.pid)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, (self.folder / "up.log").read_text()
@@ -145,13 +145,13 @@ class Up:
 
     def processes(self) -> list[str]:
         """Return the command lines of all that it started and that is still there, and of itself."""
-        from infra.processes.parent import marked_processes
+        from infra.processes.parent import tagged_processes
 
-        found = {str(pid): "" for pid in marked_processes(self.mark)}
+        found = {str(pid): "" for pid in tagged_processes(self.mark)}
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if path.parent.name in found or f"reap {self.mark} " in command:
+                if path.parent.name in found or f"kill-orphans {self.mark} " in command:
                     found[path.parent.name] = command
         return list(found.values())
 

@@ -133,7 +133,7 @@ def _fork(job: dict[str, Any], barrier: tuple[int, int] | None) -> tuple[int, in
             name, when = job["kill"]
             _wrap(name, _killing(when))
         if barrier:
-            _wrap("infra.registry.registry.Registry.write_once", _waiting(*barrier))
+            _wrap("infra.registry.registry.Registry.put_if_absent", _waiting(*barrier))
         # A clean process of its own for each would take longer than all the rest; it is tested by itself.
         _wrap("tasks.champion.reproduce.rescore", lambda _: lambda *_, **__: __import__("numpy").zeros(1, "float32"))
         os.write(telling, json.dumps(_promote(job)).encode())

@@ -34,7 +34,9 @@ def check_sound(home: Path, **settings: Any) -> list[str]:
     given = settings_of(home, **settings)
     context, registry = Context.open(given), Registry(given)
     told = history(context)
-    decided = [Promotion.model_validate_json(text) for _, text in sorted(registry.written("history.").items())]
+    decided = [
+        Promotion.model_validate_json(text) for _, text in sorted(registry.entries_with_prefix("history.").items())
+    ]
     assert told == decided[: len(told)]
     assert len(decided) - len(told) <= 1
     for before, after in pairwise(decided):

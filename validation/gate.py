@@ -16,7 +16,7 @@ from validation.statistics.paired_tests import detectable, further_patients
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GateResult:
     """What the gates say together."""
 
     verdict: Verdict
@@ -37,22 +37,22 @@ def beats_on_validation(challenger: Metrics, champion: Metrics) -> bool:
     return new is not None and (old is None or new.value > old.value)
 
 
-def judge_first(challenger: Metrics, rules: GateRules) -> Judgement:
+def judge_first(challenger: Metrics, rules: GateRules) -> GateResult:
     """Judge a model that has no champion to beat: only the amount of data and the floors apply."""
     gates = (*_enough(challenger, rules), *_floors(challenger, rules))
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
-        return Judgement(
+        return GateResult(
             Verdict.PROMOTED, "First champion: it meets every floor; there was none to compare it with", gates
         )
     if any(gate.name.startswith("holdout") for gate in failed):
-        return Judgement(
+        return GateResult(
             Verdict.UNDECIDED,
             f"Too little holdout data to decide: {failed[0].sentence}",
             gates,
             _missing_patients(challenger, rules),
         )
-    return Judgement(Verdict.KEPT, f"No champion yet, and the challenger fails a floor: {failed[0].sentence}", gates)
+    return GateResult(Verdict.KEPT, f"No champion yet, and the challenger fails a floor: {failed[0].sentence}", gates)
 
 
 def judge(
@@ -60,7 +60,7 @@ def judge(
     differences: Mapping[str, Interval],
     rules: GateRules,
     spreads: Mapping[str, Spread] | None = None,
-) -> Judgement:
+) -> GateResult:
     """Judge a challenger against the champion.
 
     ``differences`` are challenger minus champion on the same holdout cells; each interval's lower bound is the
@@ -76,7 +76,7 @@ def judge(
 
 def _judged(
     challenger: Metrics, differences: Mapping[str, Interval], rules: GateRules, spreads: Mapping[str, Spread]
-) -> Judgement:
+) -> GateResult:
     level = level_of_look(rules)
     enough = _enough(challenger, rules)
     compared = tuple(
@@ -90,12 +90,12 @@ def _judged(
     floors = _floors(challenger, rules)
     gates = (*enough, *compared, *floors)
     if all(gate.passed for gate in gates):
-        return Judgement(
+        return GateResult(
             Verdict.PROMOTED, "The challenger is better than the champion, and worse in nothing that matters", gates
         )
     if not all(gate.passed for gate in enough):
         first = next(gate for gate in enough if not gate.passed)
-        return Judgement(
+        return GateResult(
             Verdict.UNDECIDED,
             f"Too little holdout data to decide: {first.sentence}",
             gates,
@@ -103,12 +103,12 @@ def _judged(
         )
     against = [g for g in compared if g.value is None or g.value <= g.bound] + [g for g in floors if not g.passed]
     if against:
-        return Judgement(Verdict.KEPT, f"The champion stays: {against[0].sentence}", gates)
+        return GateResult(Verdict.KEPT, f"The champion stays: {against[0].sentence}", gates)
     patients = max(
         _further(gate, spreads.get(_metric(gate)), challenger.patients, level) for gate in compared if not gate.passed
     )
     sentence = f"The challenger looks better, but not surely so; about {patients} further holdout patients would tell"
-    return Judgement(Verdict.UNDECIDED, sentence, gates, patients)
+    return GateResult(Verdict.UNDECIDED, sentence, gates, patients)
 
 
 def _difference_gate(name: str, difference: Interval | None, bound: float, level: float, text: str) -> Gate:

@@ -411,7 +411,7 @@ class ApprovalRequest(Record):
     expires_at: datetime
 
 
-class Answer(Record):
+class ApprovalAnswer(Record):
     """What a person answered to an approval request; there is one answer to a request. Named by its decision."""
 
     kind: ClassVar[str] = "answers"

@@ -37,7 +37,7 @@ class _Known:
 _known = _Known()
 
 
-def remember(secret: str | None) -> None:
+def register_secret(secret: str | None) -> None:
     """Hide ``secret`` from now on, as it is and as addresses and headers spell it; too short ones are let be."""
     if secret is None or len(secret) < SHORTEST:
         return
@@ -45,18 +45,18 @@ def remember(secret: str | None) -> None:
     _known.add({secret, quote(secret, safe=""), unquote(secret), spelt})
 
 
-def remember_login(login: str | None) -> None:
+def register_login(login: str | None) -> None:
     """Hide the password of ``user:password``, and the whole as a header spells it."""
     if login:
-        remember(login)
-        remember(login.partition(":")[2])
+        register_secret(login)
+        register_secret(login.partition(":")[2])
 
 
-def remember_address(address: str | None) -> None:
+def register_address(address: str | None) -> None:
     """Hide the password of an address wherever it turns up without the address."""
     if address and "@" in address:
         login = urlsplit(address).netloc.rpartition("@")[0]
-        remember(unquote(login.partition(":")[2]))
+        register_secret(unquote(login.partition(":")[2]))
 
 
 def holds_password(address: str) -> bool:
@@ -71,4 +71,4 @@ def mask(text: str) -> str:
     return _PASSWORD_ARGUMENT.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1{HIDDEN}@", text))
 
 
-__all__ = ["HIDDEN", "SHORTEST", "holds_password", "mask", "remember", "remember_address", "remember_login"]
+__all__ = ["HIDDEN", "SHORTEST", "holds_password", "mask", "register_address", "register_login", "register_secret"]

@@ -16,8 +16,7 @@ from validation.redaction import mask
 
 if TYPE_CHECKING:
     from tasks.commands.predict import Prediction
-    from tasks.intake.import_cells import ImportResult
-    from tasks.intake.import_cells import Progress as ImportProgress
+    from tasks.intake.import_cells import ImportProgress, ImportResult
     from validation.records import ChampionRef, Night
 from flows.console import LogLines, err, out
 

@@ -211,7 +211,7 @@ def _run_flow() -> Night:
     from flows.retrain import retrain
     from validation.records import Night
 
-    console.quieten_prefect()
+    console.silence_prefect()
     try:
         return Night.model_validate(retrain())
     except (httpx.TransportError, PrefectHTTPStatusError) as error:

@@ -31,12 +31,12 @@ def up(as_json: AsJson = False) -> None:
     It stays until Ctrl-C (or SIGTERM) and then ends all of it. Started again it goes on where it was.
     """
     from flows.unattended.signals import ignore_signals, interrupt_on_signals
-    from flows.unattended.up import Machine
+    from flows.unattended.up import LocalDeployment
     from infra.local.up_lock import machine_lock
 
     settings = prepared_settings()
     with machine_lock(settings.home):
-        machine = Machine(settings)
+        machine = LocalDeployment(settings)
         interrupt_on_signals()
         try:
             machine.start()

@@ -17,7 +17,7 @@ from flows.unattended.deploy import deploy, ensure_pools
 from infra.environment import CODE_ROOT, prefect_api_auth, prefect_api_url
 from infra.prefect_api import INTERRUPTED, PrefectServer
 from infra.processes.gpus import gpus
-from infra.processes.supervisor import Services
+from infra.processes.supervisor import Supervisor
 from infra.settings.groups import UpSettings, is_loopback
 from infra.settings.settings import Settings, secret_value
 from validation.errors import RetrainError, UsageError
@@ -35,7 +35,7 @@ KEEPS_SLOTS = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concu
 STOPPED = "the machine was stopped in the middle of it"
 
 
-class Machine:
+class LocalDeployment:
     """What runs on this machine between ``start`` and ``stop``."""
 
     def __init__(self, settings: Settings) -> None:
@@ -46,7 +46,7 @@ class Machine:
         if self.own_server:
             refuse_open_server(settings.up, self.auth)
         self.server = PrefectServer(named or settings.up.url, auth=self.auth if self.own_server else None)
-        self.services = Services(settings.home / "logs")
+        self.services = Supervisor(settings.home / "logs")
         self.slots = 0
         self.server_is_up = False
 
@@ -89,7 +89,7 @@ class Machine:
         """Keep everything running until interrupted."""
         while True:
             time.sleep(1.0)
-            self.services.look()
+            self.services.supervise_once()
 
     def stop(self) -> None:
         """End everything, the server last, since it is still told what was interrupted."""
@@ -169,7 +169,7 @@ class Machine:
         """Wait until there is a worker in each pool and every deployment can run."""
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:
-            self.services.look()
+            self.services.supervise_once()
             missing = [f"pool {pool}: no worker" for pool in POOLS if not self.server.has_worker(pool)]
             for name, found in self.server.deployments().items():
                 if "malaria-retraining" in found["tags"] and found["status"] != "READY":

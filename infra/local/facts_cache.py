@@ -11,7 +11,7 @@ from types import TracebackType
 _LOOKED_UP_AT_ONCE = 500
 
 
-class Kept:
+class FactsCache:
     """Texts by digest, in SQLite: a few hundred bytes an image, found by the thousand in milliseconds.
 
     Every text has a checksum, and a file that SQLite finds damaged is begun anew: what rotted is never believed.
@@ -58,7 +58,7 @@ class Kept:
         except sqlite3.DatabaseError:
             return 0
 
-    def strangers(self, living: Collection[str]) -> list[str]:
+    def stale(self, living: Collection[str]) -> list[str]:
         """Return the digests of all texts whose digest is not among ``living``."""
         try:
             found = [row[0].hex() for row in self._connection.execute("SELECT digest FROM kept")]
@@ -81,7 +81,7 @@ class Kept:
         """Let go of the file."""
         self._connection.close()
 
-    def __enter__(self) -> Kept:
+    def __enter__(self) -> FactsCache:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

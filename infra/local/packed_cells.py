@@ -24,7 +24,7 @@ _READ_AT_ONCE = 1 << 16
 _MOVED_AT_ONCE = 256
 
 
-class Shelf:
+class PackedCellCache:
     """Rows of ``row_bytes`` by digest, in the folder ``path``. Safe for several threads and processes."""
 
     def __init__(self, path: Path, row_bytes: int) -> None:
@@ -82,11 +82,11 @@ class Shelf:
         """How many rows there are, older copies counted."""
         return self._entries()
 
-    def strangers(self, living: Collection[str]) -> int:
+    def stale(self, living: Collection[str]) -> int:
         """Return how many rows are of no digest in ``living``, or are another's older copy."""
         return self._entries() - len(self.find(living))
 
-    def move_to(self, target: Shelf, living: Collection[str]) -> None:
+    def move_to(self, target: PackedCellCache, living: Collection[str]) -> None:
         """Append the rows of ``living`` that are whole to another shelf."""
         places = sorted(self.find(living).items(), key=lambda item: item[1])
         for start in range(0, len(places), _MOVED_AT_ONCE):
@@ -98,7 +98,7 @@ class Shelf:
         os.close(self._rows)
         os.close(self._index)
 
-    def __enter__(self) -> Shelf:
+    def __enter__(self) -> PackedCellCache:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -133,7 +133,7 @@ def clear_shelf(path: Path, row_bytes: int, living: Collection[str]) -> None:
     new = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     old = path.with_name(f".tmp-{os.getpid()}-{path.name}-old")
     try:
-        with Shelf(path, row_bytes) as shelf, Shelf(new, row_bytes) as target:
+        with PackedCellCache(path, row_bytes) as shelf, PackedCellCache(new, row_bytes) as target:
             shelf.move_to(target, living)
         path.replace(old)
         new.replace(path)

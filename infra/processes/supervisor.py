@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.environment import CODE_ROOT
-from infra.processes.parent import MARK, end_marked, make_mark
+from infra.processes.parent import PROCESS_TAG, kill_tagged, make_tag
 from validation.errors import RetrainError
 
 log = logging.getLogger(__name__)
@@ -38,16 +38,16 @@ class Service:
     again_at: float = field(default=0.0)
 
 
-class Services:
+class Supervisor:
     """All services of one parent process. They, and all that they start, end with it, however it ends."""
 
     def __init__(self, logs: Path) -> None:
-        self.mark = make_mark(os.getpid())
+        self.mark = make_tag(os.getpid())
         self._logs = logs
         self._services: list[Service] = []
         # In a session of its own and without the mark: it must outlive us, if only for a moment.
         self._reaper = subprocess.Popen(
-            [sys.executable, "-m", "infra.processes.parent", "reap", self.mark],
+            [sys.executable, "-m", "infra.processes.parent", "kill-orphans", self.mark],
             cwd=CODE_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
@@ -55,7 +55,7 @@ class Services:
     def start(self, name: str, arguments: Sequence[str], environment: dict[str, str]) -> Service:
         """Start a service and keep it running."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        service = Service(name, arguments, {**environment, MARK: self.mark}, self._logs / f"{name}.log")
+        service = Service(name, arguments, {**environment, PROCESS_TAG: self.mark}, self._logs / f"{name}.log")
         self._services.append(service)
         self._spawn(service)
         return service
@@ -73,7 +73,7 @@ class Services:
             time.sleep(0.1)
         raise RetrainError(f"{service.name} did not start: {last_line(service.log)}", f"its log: {service.log}")
 
-    def look(self) -> None:
+    def supervise_once(self) -> None:
         """Start again what has ended, the later the more often it ended; keep logs from filling the disk."""
         now = time.monotonic()
         for service in self._services:
@@ -105,7 +105,7 @@ class Services:
     def end_all(self, *, but: Sequence[str] = ()) -> None:
         """End all that is left of what the services started, except the services named."""
         kept = {service.process.pid for service in self._services if service.name in but and service.process}
-        left = end_marked(self.mark, but=kept)
+        left = kill_tagged(self.mark, but=kept)
         if left:
             log.error("these processes could not be ended: %s", ", ".join(map(str, left)))
 

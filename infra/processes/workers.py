@@ -161,7 +161,7 @@ class SpareWorkers:
 SPARE = SpareWorkers()
 
 
-class Crew:
+class WorkerPool:
     """Some workers that answer batches side by side; a batch's item that kills its worker is blamed, not the batch."""
 
     def __init__(self, module: str, size: int, *, seconds: float) -> None:
@@ -170,7 +170,7 @@ class Crew:
         self._lock = threading.Lock()
         self.size = size
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,7 +21,7 @@ TRIES = 8
 PASSING = ("database is locked", "UniqueViolation", "UNIQUE constraint failed", "Duplicate entry", "deadlock detected")
 
 
-def answered(uri: str, call: Callable[[], T]) -> T:
+def call_mlflow(uri: str, call: Callable[[], T]) -> T:
     """Return what ``call`` asks MLflow for; raises RegistryUnreachable when it does not answer or refuses."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -54,7 +54,7 @@ def none_if_missing(call: Callable[[], T]) -> T | None:
         raise
 
 
-def unless_there(create: Callable[[], object]) -> bool:
+def create_if_missing(create: Callable[[], object]) -> bool:
     """Create something by name; False when somebody else just did."""
     from mlflow.exceptions import MlflowException
 
@@ -91,7 +91,7 @@ def is_database(uri: str) -> bool:
     return uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
 
 
-def knock(uri: str) -> None:
+def check_database(uri: str) -> None:
     """Ask a database once for its tables. MLflow asks ten times in 100 s before it believes that one cannot be used."""
     import sqlalchemy
 
@@ -104,7 +104,7 @@ def knock(uri: str) -> None:
     engine.dispose()
 
 
-def quieten() -> None:
+def silence_mlflow() -> None:
     """Keep MLflow from telling of its database migrations, from calling home and from retrying for minutes."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

@@ -2,7 +2,7 @@
 
 Each version holds the one model file and where it came from (infra/registry/versions.py). The champion is the version
 under the alias ``champion``; what it was when, and why, is the append-only history (tasks/champion/history.py), whose
-entries are decided here: ``write_once`` is the one operation of which exactly one of two at once can win.
+entries are decided here: ``put_if_absent`` is the one operation of which exactly one of two at once can win.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from infra.environment import environment_kept
 from infra.local.temporary import temporary_folder
 from infra.registry.cleanup import abandoned_runs, nights_of, remove_page, remove_run, unfinished_nights
 from infra.registry.mlflow_client import (
-    answered,
+    call_mlflow,
+    check_database,
+    create_if_missing,
     flush_files,
     is_database,
-    knock,
     none_if_missing,
-    quieten,
-    unless_there,
+    silence_mlflow,
 )
 from infra.registry.nights import log_night
 from infra.registry.versions import log_version, tags_of
@@ -40,7 +40,7 @@ T = TypeVar("T")
 EXPERIMENT = "nightly"
 # One run a night with its verdict; apart from the runs that versions come from.
 VERDICTS = "verdicts"
-# The run whose parameters are what ``write_once`` wrote; the registered model's tag names it.
+# The run whose parameters are what ``put_if_absent`` wrote; the registered model's tag names it.
 LEDGER = "champion history"
 LEDGER_TAG = "history_run"
 # MLflow cuts longer parameters off without a word.
@@ -58,7 +58,7 @@ class Registry:
         # SQLAlchemy means a driver by this that is not among our packages; psycopg2 is.
         self.uri = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", settings.registry.get_secret_value())
         self._store = settings.store
-        quieten()
+        silence_mlflow()
         # A server keeps files where it was told to (--artifacts-destination) and hands them on; a database cannot.
         self._artifacts = settings.registry_artifacts if is_database(self.uri) else None
         if self._artifacts and self._artifacts.startswith("s3:") and settings.store_endpoint:
@@ -68,7 +68,7 @@ class Registry:
     def _open(self) -> Any:
         import mlflow
 
-        knock(self.uri)
+        check_database(self.uri)
         client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         # A first question now, so that a registry that is away is noticed before anything is trained.
         client.search_registered_models(max_results=1)
@@ -151,12 +151,12 @@ class Registry:
         """Show a night on MLflow's pages, once: its verdict as tags, its figures, its report ``page`` (HTML)."""
         self._call(lambda: log_night(self._client, self._experiment(VERDICTS), night, page))
 
-    def origins(self) -> list[tuple[str, str]]:
+    def version_sources(self) -> list[tuple[str, str]]:
         """Return candidate and decision of every registered version."""
         tags = (version.tags for version in self._call(self._versions))
         return [(tag.get("candidate", ""), tag.get("decision", "")) for tag in tags]
 
-    def abandoned(self) -> list[str]:
+    def abandoned_runs(self) -> list[str]:
         """Return the runs of registrations and of nights that were killed; no version came from them."""
 
         def find() -> list[str]:
@@ -173,7 +173,7 @@ class Registry:
         """Delete a run that ``abandoned`` named, with its files."""
         self._call(lambda: remove_run(self._client, self.uri, run))
 
-    def forget_page(self, decision: str) -> None:
+    def delete_report_page(self, decision: str) -> None:
         """Delete the report on a decision from MLflow's pages; the night's figures stay there."""
 
         def forget() -> None:
@@ -182,7 +182,7 @@ class Registry:
 
         self._call(forget)
 
-    def write_once(self, name: str, text: str) -> str:
+    def put_if_absent(self, name: str, text: str) -> str:
         """Write ``text`` under ``name`` unless something stands there, and return what stands there afterwards.
 
         Exactly one of any number of writers at once wins, in whatever process or machine, and what it wrote stays:
@@ -204,8 +204,8 @@ class Registry:
 
         return self._call(write)
 
-    def written(self, prefix: str) -> dict[str, str]:
-        """Return all that ``write_once`` wrote under names that begin with ``prefix``; the prefix is cut off."""
+    def entries_with_prefix(self, prefix: str) -> dict[str, str]:
+        """Return all that ``put_if_absent`` wrote under names that begin with ``prefix``; the prefix is cut off."""
 
         def read() -> dict[str, str]:
             model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
@@ -217,7 +217,7 @@ class Registry:
         return self._call(read)
 
     def _ledger_run(self) -> str:
-        """Return the run that ``write_once`` writes to, made with the registered model: all at once, or not at all."""
+        """Return the run that ``put_if_absent`` writes to, made with the registered model: both or neither."""
         model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
         if model is None or LEDGER_TAG not in model.tags:
             run = self._client.create_run(self._experiment(), run_name=LEDGER).info.run_id
@@ -232,7 +232,7 @@ class Registry:
         return str(model.tags[LEDGER_TAG])
 
     def _create_model(self, run: str) -> bool:
-        return unless_there(
+        return create_if_missing(
             lambda: self._client.create_registered_model(
                 MODEL_NAME,
                 tags={LEDGER_TAG: run},
@@ -291,12 +291,12 @@ class Registry:
     def _experiment(self, name: str = EXPERIMENT) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            unless_there(lambda: self._client.create_experiment(name, artifact_location=self._artifacts))
+            create_if_missing(lambda: self._client.create_experiment(name, artifact_location=self._artifacts))
             found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id)
 
     def _call(self, call: Callable[[], T]) -> T:
-        return answered(self.uri, call)
+        return call_mlflow(self.uri, call)
 
 
 def _reference(version: Any) -> ChampionRef:

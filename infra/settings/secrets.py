@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Secret, SecretStr
 
 from validation.errors import SettingsError
-from validation.redaction import mask, remember, remember_address, remember_login
+from validation.redaction import mask, register_address, register_login, register_secret
 
 FILE = "_FILE"
 BLOCK = "prefect-secret:"
@@ -72,9 +72,9 @@ def fill_in_outside(environment: MutableMapping[str, str]) -> None:
             del environment[name + FILE]  # or the next look would find two
         value = environment.get(name)
         if name in LOGINS:
-            remember_login(value)
+            register_login(value)
         elif name not in _NO_SECRET:
-            remember(value)
+            register_secret(value)
 
 
 def from_files(prefix: str, paths: Mapping[Path_, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -135,15 +135,15 @@ def remember_setting(path: Path_, secret: AnySecret) -> None:
     """Hide a setting's secret wherever it turns up."""
     value = secret.get_secret_value()
     if isinstance(secret, SecretAddress):
-        remember_address(value)
+        register_address(value)
     elif path[-1] == "auth":
-        remember_login(value)
+        register_login(value)
     else:
-        remember(value)
+        register_secret(value)
         # What takes a webhook's call often tells only the path of its address, which is the secret part.
         scheme, _, rest = value.partition("://")
         if scheme in ("http", "https"):
-            remember(rest.partition("/")[2])
+            register_secret(rest.partition("/")[2])
 
 
 def _file_of(name: str, environment: Mapping[str, str]) -> str | None:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from infra.local.facts_cache import Kept
+from infra.local.facts_cache import FactsCache
 from infra.processes.dask_cluster import LOCAL, open_engine
-from infra.processes.workers import Crew, WorkerDied
+from infra.processes.workers import WorkerDied, WorkerPool
 from tasks.cells.measuring_worker import MISSING, REFUSED, WORKER
 from tasks.cells.on_dask import DIED, SECONDS, WORTH_AN_ENGINE, Place, in_chunks, measure_chunk, refuse_others
 from tasks.context import Context, Progress
@@ -44,7 +44,7 @@ class Refused(NamedTuple):
     detail: str
 
 
-Outcome = ImageFacts | Refused
+MeasureResult = ImageFacts | Refused
 
 
 def measure_all(context: Context, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
@@ -66,14 +66,14 @@ def measure_all(context: Context, rows: pd.DataFrame) -> tuple[pd.DataFrame, lis
     return pd.DataFrame(measured, columns=[*rows.columns, *FACT_NAMES]), findings
 
 
-def _outcomes(context: Context, rows: pd.DataFrame) -> dict[str, Outcome]:
+def _outcomes(context: Context, rows: pd.DataFrame) -> dict[str, MeasureResult]:
     """Return what is known of each content, by SHA-256: from what is kept, or measured now."""
     keys: dict[str, list[str]] = {}
     for key, sha256 in zip(rows["key"], rows["sha256"], strict=True):
         keys.setdefault(sha256, []).append(key)
     max_pixels = context.settings.data.max_pixels
     folder = context.workspace.home / "cache"
-    with Kept(folder / f"facts-{FACTS_VERSION}.sqlite") as kept:
+    with FactsCache(folder / f"facts-{FACTS_VERSION}.sqlite") as kept:
         known = {sha256: _from_text(text, max_pixels) for sha256, text in kept.get(keys).items()}
         outcomes = {sha256: outcome for sha256, outcome in known.items() if outcome is not None}
         todo = {sha256: where for sha256, where in keys.items() if sha256 not in outcomes}
@@ -86,14 +86,14 @@ def _outcomes(context: Context, rows: pd.DataFrame) -> dict[str, Outcome]:
     return outcomes
 
 
-def _measured(context: Context, todo: dict[str, list[str]], max_pixels: int) -> Iterator[dict[str, Outcome]]:
+def _measured(context: Context, todo: dict[str, list[str]], max_pixels: int) -> Iterator[dict[str, MeasureResult]]:
     """Measure contents (SHA-256 -> keys that hold it) in worker processes, and yield them by the batch."""
     contents = list(todo)
     batches = [contents[start : start + BATCH] for start in range(0, len(contents), BATCH)]
     if not batches:
         return
     processes = max(1, min(len(os.sched_getaffinity(0)), len(contents) // WORTH_A_PROCESS))
-    with Crew(WORKER, processes, seconds=SECONDS) as crew, ThreadPoolExecutor(processes) as threads:
+    with WorkerPool(WORKER, processes, seconds=SECONDS) as crew, ThreadPoolExecutor(processes) as threads:
         futures = [threads.submit(_measure_batch, context, crew, batch, todo, max_pixels) for batch in batches]
         try:
             for future in as_completed(futures):
@@ -102,7 +102,9 @@ def _measured(context: Context, todo: dict[str, list[str]], max_pixels: int) -> 
             threads.shutdown(cancel_futures=True)
 
 
-def _measured_elsewhere(context: Context, todo: dict[str, list[str]], max_pixels: int) -> Iterator[dict[str, Outcome]]:
+def _measured_elsewhere(
+    context: Context, todo: dict[str, list[str]], max_pixels: int
+) -> Iterator[dict[str, MeasureResult]]:
     """Measure contents on the workers of the engine that the settings name, and yield them by the chunk."""
     place = Place.of(context.settings)
     contents = [(sha256, tuple(keys)) for sha256, keys in todo.items()]
@@ -116,8 +118,8 @@ def _measured_elsewhere(context: Context, todo: dict[str, list[str]], max_pixels
 
 
 def _measure_batch(
-    context: Context, crew: Crew, batch: Sequence[str], keys: dict[str, list[str]], max_pixels: int
-) -> dict[str, Outcome]:
+    context: Context, crew: WorkerPool, batch: Sequence[str], keys: dict[str, list[str]], max_pixels: int
+) -> dict[str, MeasureResult]:
     answers = dict(zip(batch, _ask(context, crew, batch, max_pixels), strict=True))
     missing = [sha256 for sha256, answer in answers.items() if _is_missing(answer)]
     outcomes = {sha256: _outcome(answer) for sha256, answer in answers.items() if not _is_missing(answer)}
@@ -129,7 +131,7 @@ def _measure_batch(
     return outcomes
 
 
-def _ask(context: Context, crew: Crew, contents: Sequence[str], max_pixels: int) -> list[Any]:
+def _ask(context: Context, crew: WorkerPool, contents: Sequence[str], max_pixels: int) -> list[Any]:
     items = [[str(context.workspace.object_path(sha256)), sha256] for sha256 in contents]
     return crew.answer(max_pixels, items)
 
@@ -151,7 +153,7 @@ def _is_missing(answer: Any) -> bool:
     return isinstance(answer, list) and answer[0] == MISSING
 
 
-def _outcome(answer: Any) -> Outcome:
+def _outcome(answer: Any) -> MeasureResult:
     if isinstance(answer, WorkerDied):
         return Refused("decoder crashed", f"the process that decoded it {answer.how}, twice")
     kind, *values = answer
@@ -162,7 +164,7 @@ def _outcome(answer: Any) -> Outcome:
     return Refused(*values) if kind == REFUSED else ImageFacts(*values)
 
 
-def _as_text(outcome: Outcome, max_pixels: int) -> str | None:
+def _as_text(outcome: MeasureResult, max_pixels: int) -> str | None:
     """Return what is kept of an outcome; None for one that may be another next time."""
     if isinstance(outcome, ImageFacts):
         return json.dumps(_VALUES(outcome))
@@ -172,7 +174,7 @@ def _as_text(outcome: Outcome, max_pixels: int) -> str | None:
     return json.dumps([*outcome, max_pixels if outcome.reason == "too large" else 0])
 
 
-def _from_text(text: str, max_pixels: int) -> Outcome | None:
+def _from_text(text: str, max_pixels: int) -> MeasureResult | None:
     values = json.loads(text)
     if len(values) > 3:
         return ImageFacts(*values)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.processes.dask_cluster import Engine
-from infra.processes.workers import Crew, WorkerDied
+from infra.processes.workers import WorkerDied, WorkerPool
 from infra.settings.groups import WireSettings
 from infra.settings.settings import Settings
 from infra.store.base import Store
@@ -97,7 +97,7 @@ def measure_chunk(place: Place, contents: Sequence[Content], max_pixels: int) ->
             path = Path(folder) / digest
             path.write_bytes(data)
             here.append((digest, path))
-        with Crew(WORKER, 1, seconds=SECONDS) as crew:
+        with WorkerPool(WORKER, 1, seconds=SECONDS) as crew:
             found = crew.answer(max_pixels, [[str(path), digest] for digest, path in here])
     for (digest, _), answer in zip(here, found, strict=True):
         answers[digest] = [DIED, answer.how] if isinstance(answer, WorkerDied) else answer

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infra.local.packed_cells import Shelf
+from infra.local.packed_cells import PackedCellCache
 from infra.processes.dask_cluster import LOCAL, open_engine
 from tasks.cells.on_dask import WORTH_AN_ENGINE, Place, draw_chunk, in_chunks, refuse_others
 from tasks.context import Context, Progress
@@ -75,14 +75,14 @@ def write_pack(context: Context, path: Path, rows: Any, side: int) -> None:
     shelf_path, row_bytes = shelf_place(context, side)
     progress = Progress(log, "packed", len(rows))
     try:
-        with temporary.open("wb") as file, Shelf(shelf_path, row_bytes) as shelf:
+        with temporary.open("wb") as file, PackedCellCache(shelf_path, row_bytes) as shelf:
             shape = (len(rows), side, side, 3)
             np.lib.format.write_array_header_1_0(
                 file,
                 {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape},
             )
             file.flush()
-            press = _Press(context, shelf, file.fileno(), file.tell(), side)
+            press = _PackWriter(context, shelf, file.fileno(), file.tell(), side)
             if context.settings.engine != LOCAL:
                 _draw_elsewhere(context, shelf, _cells(rows), side)
             with ThreadPoolExecutor(THREADS) as pool:
@@ -104,7 +104,7 @@ def _cells(rows: Any) -> list[tuple[str, str]]:
     return list(zip(rows["key"], rows["sha256"], strict=True))
 
 
-def _draw_elsewhere(context: Context, shelf: Shelf, cells: Sequence[tuple[str, str]], side: int) -> None:
+def _draw_elsewhere(context: Context, shelf: PackedCellCache, cells: Sequence[tuple[str, str]], side: int) -> None:
     """Let the workers of the engine that the settings name draw ``cells`` (key, sha256) onto the shelf.
 
     What they do not draw is drawn here afterwards, like any cell that is not on the shelf.
@@ -126,10 +126,10 @@ def _draw_elsewhere(context: Context, shelf: Shelf, cells: Sequence[tuple[str, s
             progress.advance(len(drawn))
 
 
-class _Press:
+class _PackWriter:
     """Puts rows into the array's file, each at its place; several threads at once."""
 
-    def __init__(self, context: Context, shelf: Shelf, file: int, begins: int, side: int) -> None:
+    def __init__(self, context: Context, shelf: PackedCellCache, file: int, begins: int, side: int) -> None:
         self._context, self._shelf, self._file, self._begins, self._side = context, shelf, file, begins, side
 
     def rows(self, cells: Sequence[tuple[str, str]], start: int, pool: Executor) -> Iterator[int]:

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from infra.settings.settings import Settings
 from tasks.context import Context
-from validation.gate import Judgement
-from validation.records import Answer, ApprovalRequest, Decision, Verdict
+from validation.gate import GateResult
+from validation.records import ApprovalAnswer, ApprovalRequest, Decision, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def waits_for_person(settings: Settings) -> list[str]:
     return ["person"] if settings.promotion.approval == "person" else []
 
 
-def leave_to_person(settings: Settings, judgement: Judgement) -> Judgement:
+def leave_to_person(settings: Settings, judgement: GateResult) -> GateResult:
     """Turn a promotion into a request for approval where the settings say so."""
     if judgement.verdict is not Verdict.PROMOTED or not waits_for_person(settings):
         return judgement
@@ -58,7 +58,7 @@ def request_approval(context: Context, decision: Decision) -> ApprovalRequest:
 def open_request(context: Context, decision: str) -> ApprovalRequest | None:
     """Return the request of a decision that can still be answered."""
     request = context.records.find(ApprovalRequest, decision)
-    if request is None or context.records.find(Answer, decision) or request.expires_at <= datetime.now(UTC):
+    if request is None or context.records.find(ApprovalAnswer, decision) or request.expires_at <= datetime.now(UTC):
         return None
     return request
 

@@ -1,7 +1,8 @@
 """History: every change of the champion, in entries that are only ever added; the champion follows from them.
 
-An entry is decided by one write into the registry of which exactly one can win (``Registry.write_once``); the store's
-copy and MLflow's alias follow from it, and ``settle`` makes them follow where a process was killed in between.
+An entry is decided by one write into the registry of which exactly one can win (``Registry.put_if_absent``); the
+store's copy and MLflow's alias follow from it, and ``reconcile_champion`` repairs them where a process was killed in
+between.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from infra.registry.registry import Registry
 from infra.store.keys import OURS, history_key, record_key
 from tasks.context import Context
 from validation.errors import ChampionChanged, ObjectMissing, RetrainError, UsageError
-from validation.records import Answer, ChampionRef, Promotion
+from validation.records import ApprovalAnswer, ChampionRef, Promotion
 from validation.redaction import mask
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ LONGEST_WHY = 1_000
 
 
 @dataclass(frozen=True)
-class Change:
+class ChampionChange:
     """A change of the champion that is about to be made: ``before`` is who it was compared with, or seen as."""
 
     action: Literal["promoted", "approved", "override", "rollback"]
@@ -66,7 +67,7 @@ def history(context: Context) -> list[Promotion]:
     return entries
 
 
-def settle(context: Context, registry: Registry) -> ChampionRef | None:
+def reconcile_champion(context: Context, registry: Registry) -> ChampionRef | None:
     """Finish what a killed process has begun, and return the champion, which store and alias then agree on.
 
     Entries and answers that were decided in the registry get their copy in the store; the alias goes to where the
@@ -87,7 +88,7 @@ def settle(context: Context, registry: Registry) -> ChampionRef | None:
         registry.set_champion(version)
 
 
-def enter(context: Context, registry: Registry, change: Change) -> ChampionRef:
+def append_change(context: Context, registry: Registry, change: ChampionChange) -> ChampionRef:
     """Make a change of the champion: decide its entry, then let store and alias follow.
 
     Raises:
@@ -111,8 +112,8 @@ def enter(context: Context, registry: Registry, change: Change) -> ChampionRef:
         at=max(now, entries[-1].at) if entries else now,
     )
     text = entry.model_dump_json(indent=2)
-    stands = registry.write_once(f"{ENTRY}{number:06d}", text)
-    settle(context, registry)
+    stands = registry.put_if_absent(f"{ENTRY}{number:06d}", text)
+    reconcile_champion(context, registry)
     if stands != text:
         winner = Promotion.model_validate_json(stands)
         if (winner.decision, winner.version_after) != (entry.decision, entry.version_after):
@@ -144,7 +145,7 @@ def champion_at(entries: Sequence[Promotion], moment: datetime) -> Promotion:
     return until[-1]
 
 
-def line_of_champions(entries: Sequence[Promotion]) -> list[str]:
+def champion_lineage(entries: Sequence[Promotion]) -> list[str]:
     """Return the versions that led to today's champion, oldest first; one that was rolled back is not among them."""
     line: list[str] = []
     for entry in entries:
@@ -157,7 +158,7 @@ def line_of_champions(entries: Sequence[Promotion]) -> list[str]:
     return line
 
 
-def carried_out(context: Context, decision: str) -> bool:
+def was_promoted(context: Context, decision: str) -> bool:
     """Whether a decision has made its challenger champion once, whatever came later."""
     return any(entry.decision == decision and entry.action != "rollback" for entry in history(context))
 
@@ -173,7 +174,7 @@ def checked_why(why: str) -> str:
 
 def _untouched(context: Context, registry: Registry) -> list[Promotion]:
     """Return the history; refuse an entry that is not what was decided."""
-    entries, decided = history(context), registry.written(ENTRY)
+    entries, decided = history(context), registry.entries_with_prefix(ENTRY)
     for entry in entries:
         text = decided.get(f"{entry.number:06d}")
         if text is not None and Promotion.model_validate_json(text) != entry:
@@ -186,9 +187,9 @@ def _untouched(context: Context, registry: Registry) -> list[Promotion]:
 
 
 def _copy(context: Context, registry: Registry) -> None:
-    for prefix, kind in ((ENTRY, Promotion.kind), (ANSWER, Answer.kind)):
+    for prefix, kind in ((ENTRY, Promotion.kind), (ANSWER, ApprovalAnswer.kind)):
         stored = {info.key for info in context.store.list(f"{OURS}{kind}/")}
-        for id_, text in registry.written(prefix).items():
+        for id_, text in registry.entries_with_prefix(prefix).items():
             if (key := record_key(kind, id_)) not in stored:
                 # Whoever writes it, writes the same: the registry holds the one text.
                 context.store.put(key, text.encode())

@@ -9,12 +9,20 @@ from typing import Literal
 from infra.registry.registry import Registry
 from infra.store.keys import record_key
 from tasks.champion.approval import open_requests
-from tasks.champion.history import ANSWER, Change, carried_out, checked_why, enter, refuse_changed, settle
+from tasks.champion.history import (
+    ANSWER,
+    ChampionChange,
+    append_change,
+    checked_why,
+    reconcile_champion,
+    refuse_changed,
+    was_promoted,
+)
 from tasks.context import Context
 from tasks.nights import find_decision
 from tasks.promote import register_and_try
 from validation.errors import ApprovalClosed, UsageError
-from validation.records import Answer, ApprovalRequest, Candidate, ChampionRef, Decision
+from validation.records import ApprovalAnswer, ApprovalRequest, Candidate, ChampionRef, Decision
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +52,7 @@ def find_request(context: Context, text: str) -> tuple[Decision, ApprovalRequest
 
 def answer(
     context: Context, registry: Registry, text: str, reply: Reply, *, why: str, who: str
-) -> tuple[Answer, ChampionRef | None]:
+) -> tuple[ApprovalAnswer, ChampionRef | None]:
     """Approve or reject the challenger of a waiting decision; return the answer and the champion afterwards.
 
     An approval that was killed before its challenger was champion is finished by approving again.
@@ -57,9 +65,9 @@ def answer(
     why = checked_why(why)
     decision, request = find_request(context, text)
     with context.workspace.champion_lock():
-        now = settle(context, registry)
-        given = context.records.find(Answer, decision.id)
-        unfinished = given is not None and given.answer == reply == "approve" and not carried_out(context, decision.id)
+        now = reconcile_champion(context, registry)
+        given = context.records.find(ApprovalAnswer, decision.id)
+        unfinished = given is not None and given.answer == reply == "approve" and not was_promoted(context, decision.id)
         if not unfinished:
             _refuse_closed(request, given)
         refuse_changed(now.version if now else None, request.champion.version if request.champion else None)
@@ -69,11 +77,11 @@ def answer(
         # Before the answer: one that cannot be carried out should not stand there as given.
         reference, checked = register_and_try(context, registry, decision, challenger)
         given = given or _give(context, registry, decision.id, reply, who, why)
-        change = Change("approved", given.who, decision.id, now, reference, given.why, checked)
-        return given, enter(context, registry, change)
+        change = ChampionChange("approved", given.who, decision.id, now, reference, given.why, checked)
+        return given, append_change(context, registry, change)
 
 
-def _refuse_closed(request: ApprovalRequest, given: Answer | None) -> None:
+def _refuse_closed(request: ApprovalRequest, given: ApprovalAnswer | None) -> None:
     if given is not None:
         word = {"approve": "approved", "reject": "rejected"}[given.answer]
         raise ApprovalClosed(
@@ -87,14 +95,14 @@ def _refuse_closed(request: ApprovalRequest, given: Answer | None) -> None:
         )
 
 
-def _give(context: Context, registry: Registry, decision: str, reply: Reply, who: str, why: str) -> Answer:
+def _give(context: Context, registry: Registry, decision: str, reply: Reply, who: str, why: str) -> ApprovalAnswer:
     """Record an answer; of two at once one is given, and the other is told so."""
-    given = Answer(decision=decision, answer=reply, who=who, why=why, at=datetime.now(UTC))
+    given = ApprovalAnswer(decision=decision, answer=reply, who=who, why=why, at=datetime.now(UTC))
     text = given.model_dump_json(indent=2)
-    stands = registry.write_once(f"{ANSWER}{decision}", text)
-    context.store.put(record_key(Answer.kind, decision), stands.encode())
+    stands = registry.put_if_absent(f"{ANSWER}{decision}", text)
+    context.store.put(record_key(ApprovalAnswer.kind, decision), stands.encode())
     if stands != text:
         request = context.records.load(ApprovalRequest, decision)
-        _refuse_closed(request, Answer.model_validate_json(stands))
+        _refuse_closed(request, ApprovalAnswer.model_validate_json(stands))
     log.info("decision %s: %s by %s", decision, reply, who)
     return given

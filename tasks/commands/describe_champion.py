@@ -10,7 +10,7 @@ from infra.registry.registry import Registry
 from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME, OURS, report_key
 from tasks.champion.history import champion_at, current_champion, history
 from tasks.context import Context
-from validation.records import Answer, ChampionRef, Decision, Evaluation, Promotion
+from validation.records import ApprovalAnswer, ChampionRef, Decision, Evaluation, Promotion
 from validation.redaction import mask
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def tell_history(context: Context) -> list[dict[str, Any]]:
         for entry in entries
     ]
     carried_out = {entry.decision for entry in entries if entry.action == "approved"}
-    for answer in (context.records.load(Answer, id_) for id_ in context.records.ids(Answer)):
+    for answer in (context.records.load(ApprovalAnswer, id_) for id_ in context.records.ids(ApprovalAnswer)):
         if answer.decision in carried_out:
             continue  # told by its entry
         action = "rejected" if answer.answer == "reject" else "approved, not carried out"

@@ -9,7 +9,14 @@ import logging
 
 from infra.registry.registry import Registry
 from tasks.champion.approval import open_request
-from tasks.champion.history import Change, checked_why, enter, history, line_of_champions, settle
+from tasks.champion.history import (
+    ChampionChange,
+    append_change,
+    champion_lineage,
+    checked_why,
+    history,
+    reconcile_champion,
+)
 from tasks.champion.reproduce import reproduce
 from tasks.context import Context
 from tasks.promote import register_and_try
@@ -30,10 +37,10 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
     """
     why = checked_why(why)
     with context.workspace.champion_lock():
-        now = settle(context, registry)
+        now = reconcile_champion(context, registry)
         entries = history(context)
         if version is None:
-            version = _before(line_of_champions(entries))
+            version = _before(champion_lineage(entries))
         elif version not in {name for entry in entries for name in (entry.version_before, entry.version_after)}:
             raise UsageError(
                 f"version {version} was never champion", "`retrain promote DECISION --why ...` makes a challenger one"
@@ -43,7 +50,7 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
         decision = registry.decision_of(version) or ""
         record = context.records.find(Decision, decision) if decision else None
         checked = reproduce(context, registry, target, record, strict=False)
-        return enter(context, registry, Change("rollback", who, decision, now, target, why, checked))
+        return append_change(context, registry, ChampionChange("rollback", who, decision, now, target, why, checked))
 
 
 def override(context: Context, registry: Registry, decision: Decision, *, why: str, who: str) -> ChampionRef:
@@ -57,7 +64,7 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
     if decision.challenger is None:
         raise UsageError(f"decision {decision.id} ({decision.verdict.value}) has no challenger to promote")
     with context.workspace.champion_lock():
-        now = settle(context, registry)
+        now = reconcile_champion(context, registry)
         if open_request(context, decision.id) is not None:
             raise UsageError(
                 f"decision {decision.id} waits for an approval", f"`retrain approve {decision.id} --why ...`"
@@ -69,7 +76,9 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
         if now is not None and now.candidate == challenger.id:
             raise UsageError(f"its challenger is champion already, as version {now.version}")
         reference, checked = register_and_try(context, registry, decision, challenger, strict=False)
-        return enter(context, registry, Change("override", who, decision.id, now, reference, why, checked))
+        return append_change(
+            context, registry, ChampionChange("override", who, decision.id, now, reference, why, checked)
+        )
 
 
 def _before(line: list[str]) -> str:

@@ -6,7 +6,7 @@ about it (ETag, Last-Modified, length) lies beside it, so that another process c
 
 from __future__ import annotations
 
-__all__ = ["Progress", "Ticker", "download", "shown_url"]
+__all__ = ["ImportProgress", "Ticker", "download", "shown_url"]
 
 import fcntl
 import json
@@ -40,7 +40,7 @@ _TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_M
 
 
 @dataclass(frozen=True)
-class Progress:
+class ImportProgress:
     """How far an import is; ``total`` is None when the server does not say how long the file is."""
 
     stage: Literal["download", "import"]
@@ -52,11 +52,11 @@ class Progress:
 class Ticker:
     """Reports progress at most every 0.2 s, and at the end."""
 
-    def __init__(self, report: Callable[[Progress], None] | None) -> None:
+    def __init__(self, report: Callable[[ImportProgress], None] | None) -> None:
         self._report = report
         self._next = 0.0
 
-    def tick(self, now: Progress, *, last: bool = False) -> None:
+    def tick(self, now: ImportProgress, *, last: bool = False) -> None:
         """Pass ``now`` on if it is time."""
         if self._report and (last or time.monotonic() >= self._next):
             self._report(now)
@@ -105,7 +105,7 @@ def download(
     url: str,
     folder: Path,
     *,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ImportProgress], None] | None = None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Return the file at ``url``, downloaded or kept from an earlier time, as a file in ``folder``.
@@ -254,7 +254,7 @@ class _Fetch:
             # In the pieces that arrive: larger ones are collected in memory, and lost when the connection breaks.
             for chunk in answer.iter_raw():
                 file.write(chunk)
-                self.ticker.tick(Progress("download", file.tell(), total, "bytes"))
+                self.ticker.tick(ImportProgress("download", file.tell(), total, "bytes"))
 
     def _finish(self, version: _Version) -> None:
         size = self._size()
@@ -265,7 +265,7 @@ class _Fetch:
         self.part.replace(self.target)
         self._save(self.target, version)
         self._described(self.part).unlink(missing_ok=True)
-        self.ticker.tick(Progress("download", size, size, "bytes"), last=True)
+        self.ticker.tick(ImportProgress("download", size, size, "bytes"), last=True)
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0

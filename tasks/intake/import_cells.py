@@ -6,7 +6,7 @@ never overwritten, so an import can be run again at any time and only adds what 
 
 from __future__ import annotations
 
-__all__ = ["NLM_URL", "ImportResult", "Progress", "import_cells"]
+__all__ = ["NLM_URL", "ImportProgress", "ImportResult", "import_cells"]
 
 import hashlib
 import logging
@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from infra.local.files import Workspace
 from infra.store.base import ObjectInfo, Store
 from infra.store.keys import LABELED, is_junk, is_odd
-from tasks.intake.download import Progress, Ticker, download, shown_url
+from tasks.intake.download import ImportProgress, Ticker, download, shown_url
 from tasks.intake.sources import SourceFile, folder_files, zip_files
 from validation.errors import DataInvalid, UsageError
 from validation.records import CLASSES
@@ -59,7 +59,7 @@ class ImportResult:
 
 
 def import_cells(
-    source: str, store: Store, workspace: Workspace, *, progress: Callable[[Progress], None] | None = None
+    source: str, store: Store, workspace: Workspace, *, progress: Callable[[ImportProgress], None] | None = None
 ) -> ImportResult:
     """Copy the cells of ``source`` to ``labeled/<Class>/<name>``, except those that are there already.
 
@@ -85,7 +85,7 @@ def import_cells(
 
 @contextmanager
 def _files(
-    source: str, store: Store, workspace: Workspace, progress: Callable[[Progress], None] | None
+    source: str, store: Store, workspace: Workspace, progress: Callable[[ImportProgress], None] | None
 ) -> Iterator[Sequence[SourceFile]]:
     """List the source's files, which can be read while the context is open."""
     if "://" in source:
@@ -183,10 +183,10 @@ class _Import:
                     self.bytes += size
                 else:
                     self.skipped[outcome].append(item.file.path)
-                ticker.tick(Progress("import", number, len(chosen), "cells"))
+                ticker.tick(ImportProgress("import", number, len(chosen), "cells"))
         finally:
             pool.shutdown(cancel_futures=True)
-        ticker.tick(Progress("import", len(chosen), len(chosen), "cells"), last=True)
+        ticker.tick(ImportProgress("import", len(chosen), len(chosen), "cells"), last=True)
 
     def _stored(self, keys: set[str]) -> dict[str, ObjectInfo]:
         folders = {key.removeprefix(LABELED).partition("/")[0] for key in keys}

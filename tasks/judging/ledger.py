@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One stored look. One that cannot be read (``look`` is None) counts as spent: what it was spent on is unknown."""
 
     key: str
@@ -30,7 +30,7 @@ class Entry:
         return level if self.look is None else self.look.spent
 
 
-def read_ledger(context: Context, generation: str) -> list[Entry]:
+def read_ledger(context: Context, generation: str) -> list[LedgerEntry]:
     """Return all looks of a generation, oldest first. A damaged one is told loudly, and is there all the same."""
     entries = []
     for info in context.store.list(f"{OURS}looks/{generation}/"):
@@ -40,10 +40,10 @@ def read_ledger(context: Context, generation: str) -> list[Entry]:
         number = name.removesuffix(".json").partition("-")[0]
         at = int(number) if number.isdecimal() else 0
         try:
-            entries.append(Entry(info.key, at, context.records.load_at(Look, info.key)))
+            entries.append(LedgerEntry(info.key, at, context.records.load_at(Look, info.key)))
         except RetrainError as error:
             log.error("a look at the holdout cannot be read, and counts as spent: %s", error)
-            entries.append(Entry(info.key, at, None, error.message))
+            entries.append(LedgerEntry(info.key, at, None, error.message))
     return sorted(entries, key=lambda entry: (entry.number, entry.key))
 
 
@@ -75,7 +75,7 @@ def take_look(context: Context, generation: str, challenger: str, champion: str 
     return mine.look or _new(context, generation, mine.number, challenger, champion)
 
 
-def _find(entries: list[Entry], challenger: str, champion: str | None) -> Entry | None:
+def _find(entries: list[LedgerEntry], challenger: str, champion: str | None) -> LedgerEntry | None:
     """Return the pair's own entry: by what it says, or by its name when it cannot be read."""
     suffix = f"-{_pair(challenger, champion)}.json"
     for entry in entries:
@@ -87,7 +87,7 @@ def _find(entries: list[Entry], challenger: str, champion: str | None) -> Entry 
 
 
 def _refuse_beyond_budget(
-    context: Context, generation: str, champion: str | None, before: list[Entry], cost: float
+    context: Context, generation: str, champion: str | None, before: list[LedgerEntry], cost: float
 ) -> None:
     """Refuse a look that costs ``cost`` after the looks ``before``: by their number, and by what they have spent."""
     if champion is None:

@@ -25,7 +25,7 @@ from validation.digest import digest
 from validation.errors import RetrainError
 from validation.records import EpochRecord
 
-__all__ = ["Checkpoints", "Progress", "Saved"]
+__all__ = ["Checkpoints", "FitProgress", "Saved"]
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Checkpoints:
 
 
 @dataclass
-class Progress:
+class FitProgress:
     """How far a fit is: its epochs so far, also those before it was killed."""
 
     schedule: Schedule

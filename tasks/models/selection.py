@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tasks.models import TrainingData
 from validation.statistics.calibration import cross_entropy, temperature_of
 
-__all__ = ["Judged", "Selection", "is_surely_higher"]
+__all__ = ["EpochComparison", "Selection", "is_surely_higher"]
 
 # Standard errors by which an epoch has to be worse: one in forty would be by chance.
 SURELY = 2.0
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Judged:
+class EpochComparison:
     """An epoch on the validation cells: loss (nats) at its best temperature, accuracy at a half, whether it is kept."""
 
     loss: float
@@ -46,13 +46,13 @@ class Selection:
         # Each cell's loss after the epoch with the lowest mean; none before the first. A checkpoint holds it.
         self.lowest: Floats = np.empty(0)
 
-    def judge(self, logits: npt.NDArray[np.floating]) -> Judged:
+    def judge(self, logits: npt.NDArray[np.floating]) -> EpochComparison:
         """Judge the epoch that has just ended by its logits, float [n]; twice comes to the same."""
         temperature = temperature_of(logits, self._labels)
         losses = cross_entropy(logits.astype(np.float64) / temperature, self._labels)
         if not len(self.lowest) or losses.mean() < self.lowest.mean():
             self.lowest = losses
-        return Judged(
+        return EpochComparison(
             float(losses.mean()),
             temperature,
             float(np.mean((logits > 0) == self._labels)),

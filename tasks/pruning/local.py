@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from infra.local.facts_cache import Kept
-from infra.local.packed_cells import Shelf, clear_shelf
+from infra.local.facts_cache import FactsCache
+from infra.local.packed_cells import PackedCellCache, clear_shelf
 from infra.local.temporary import abandoned_folders
 from infra.store.keys import OURS
 from tasks.cells.packing import shelf_place
@@ -87,8 +87,8 @@ def _shelves(context: Context, living: Collection[str]) -> Iterator[Removal]:
             yield from _one(CACHES, path, "cells packed at another size, or by another Pillow")
     if not current.is_dir():
         return
-    with Shelf(current, row_bytes) as shelf:
-        rows, stale = shelf.rows, shelf.strangers(living)
+    with PackedCellCache(current, row_bytes) as shelf:
+        rows, stale = shelf.rows, shelf.stale(living)
     if stale > rows * STALE_SHARE:
         why = f"{stale:,} of {rows:,} packed cells are of images that are not in the store any more"
         yield Removal(CACHES, str(current), stale * row_bytes, why, lambda: clear_shelf(current, row_bytes, living))
@@ -102,8 +102,8 @@ def _facts(context: Context, living: Collection[str]) -> Iterator[Removal]:
             yield from _one(CACHES, path, "facts that were measured by other rules")
     if not current.is_file():
         return
-    with Kept(current) as kept:
-        rows, stale = kept.count(), kept.strangers(living)
+    with FactsCache(current) as kept:
+        rows, stale = kept.count(), kept.stale(living)
     if stale and len(stale) > rows * STALE_SHARE:
         size = int(current.stat().st_size * len(stale) / max(rows, 1))
         why = f"facts of {len(stale):,} images that are not in the store any more"
@@ -112,7 +112,7 @@ def _facts(context: Context, living: Collection[str]) -> Iterator[Removal]:
 
 def _dropper(path: Path, digests: list[str]) -> Callable[[], None]:
     def drop() -> None:
-        with Kept(path) as kept:
+        with FactsCache(path) as kept:
             kept.drop(digests)
 
     return drop

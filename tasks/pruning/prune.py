@@ -17,7 +17,7 @@ from tasks.pruning.references import References
 from tasks.pruning.removal import AREAS, Removal
 from tasks.pruning.retire import retirements
 from tasks.pruning.store import registry_removals, store_removals
-from tasks.pruning.unreferenced import Orphans
+from tasks.pruning.unreferenced import UnreferencedSince
 from validation.errors import NightRunning, RetrainError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def prune(context: Context, registry: Registry, *, dry_run: bool = False) -> Pru
         references = References(context, registry)
         pruned.take(retirements(context, references, registry))
         references.count_as_retired({r.name for r in pruned.removals})
-        orphans = Orphans(context)
+        orphans = UnreferencedSince(context)
         pruned.take(store_removals(context, references, orphans))
         pruned.take(registry_removals(registry, orphans))
         if not dry_run:

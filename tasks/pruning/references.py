@@ -21,7 +21,7 @@ from tasks.champion.history import history
 from tasks.context import Context
 from validation.errors import RetrainError
 from validation.records import (
-    Answer,
+    ApprovalAnswer,
     Candidate,
     Decision,
     Evaluation,
@@ -70,7 +70,7 @@ class References:
 
     def __init__(self, context: Context, registry: Registry) -> None:
         self._context = context
-        self._origins = registry.origins()
+        self._origins = registry.version_sources()
 
     @cached_property
     def decisions(self) -> list[Decision]:
@@ -97,7 +97,7 @@ class References:
         found = {decision for _, decision in self._origins}
         found |= {entry.decision for entry in history(self._context)}
         found |= {request.decision for request in open_requests(self._context)}
-        found |= set(records.ids(Answer))
+        found |= set(records.ids(ApprovalAnswer))
         newest = records.latest("night", Night)
         return found | {newest.decision or "" if newest else ""} | {d.id for d in self.decisions[:1]}
 

@@ -62,7 +62,7 @@ def retirements(context: Context, references: References, registry: Registry) ->
 def retire(context: Context, registry: Registry, decision: Decision, why: str = "") -> None:
     """Put a page in place of a report, here and in the store; do it again where it was killed on the way."""
     # Before the record: nothing is lost by it, and nobody would come back to it afterwards.
-    registry.forget_page(decision.id)
+    registry.delete_report_page(decision.id)
     retired = find_retired(context, decision.id)
     if retired is None:
         retired = Retired(decision=decision.id, why=why, at=datetime.now(UTC))

@@ -17,14 +17,14 @@ from infra.store.keys import OURS, record_key, report_key
 from tasks.context import Context
 from tasks.pruning.references import REMOVABLE, Needed, References
 from tasks.pruning.removal import REGISTRY, STORE, Removal
-from tasks.pruning.unreferenced import Orphans
+from tasks.pruning.unreferenced import UnreferencedSince
 from validation.records import Candidate
 
 # Records are named by digests; whatever is named otherwise is not ours to judge.
 _ID = re.compile(r"[0-9a-f]{24}(?=[./])")
 
 
-def store_removals(context: Context, references: References, orphans: Orphans) -> Iterator[Removal]:
+def store_removals(context: Context, references: References, orphans: UnreferencedSince) -> Iterator[Removal]:
     """Yield what nothing in the store has referred to for long enough, and what the policy lets go of the rest."""
     needed = references.needed()
     units: dict[tuple[str, str], list[ObjectInfo]] = defaultdict(list)
@@ -44,15 +44,15 @@ def store_removals(context: Context, references: References, orphans: Orphans) -
                 yield Removal(STORE, info.key, info.size, why, partial(context.store.delete, info.key))
 
 
-def registry_removals(registry: Registry, orphans: Orphans) -> Iterator[Removal]:
+def registry_removals(registry: Registry, orphans: UnreferencedSince) -> Iterator[Removal]:
     """Yield the runs that killed registrations left in MLflow, with the model files in them."""
-    for run in registry.abandoned():
+    for run in registry.abandoned_runs():
         if orphans.is_due(f"run/{run}"):
             yield Removal(REGISTRY, run, 0, "an MLflow run that was killed; no version is from it",
                           partial(registry.remove_run, run))  # fmt: skip
 
 
-def _why(kind: str, id_: str, needed: Needed, orphans: Orphans) -> str | None:
+def _why(kind: str, id_: str, needed: Needed, orphans: UnreferencedSince) -> str | None:
     """Return why something may go now; None when it has not been without use for long enough."""
     if (kind, id_) not in needed.records:
         return "nothing refers to it" if orphans.is_due(f"{kind}/{id_}") else None

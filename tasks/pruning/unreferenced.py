@@ -19,7 +19,7 @@ from validation.digest import digest
 SIGHTINGS = 3
 
 
-class Orphans:
+class UnreferencedSince:
     """What was seen without any reference, since when and how often; ``save`` forgets what was not seen again."""
 
     def __init__(self, context: Context) -> None:

@@ -55,7 +55,7 @@ show();
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexRow:
     """One decision of the index: its night, and what people did about it afterwards."""
 
     night: Night
@@ -84,7 +84,7 @@ def refresh_index(context: Context) -> None:
         log.warning("the index of all decisions was not rebuilt: %s", error)
 
 
-def entries(context: Context) -> list[Entry]:
+def entries(context: Context) -> list[IndexRow]:
     """Return all decisions, newest first; of nights that came to the same one, the last."""
     changes = history(context)
 
@@ -100,13 +100,13 @@ def entries(context: Context) -> list[Entry]:
     nights.sort(key=lambda night: (night.started_at, night.id))
     latest = {night.decision: night for night in nights}
     found = [
-        Entry(night, tuple(c for c in changes if c.decision == night.decision and c.action != "promoted"))
+        IndexRow(night, tuple(c for c in changes if c.decision == night.decision and c.action != "promoted"))
         for night in latest.values()
     ]
     return sorted(found, key=lambda entry: (entry.night.started_at, entry.night.id), reverse=True)
 
 
-def render_index(found: list[Entry]) -> str:
+def render_index(found: list[IndexRow]) -> str:
     """Return the index page; the same entries give the same bytes."""
     oldest_first = [entry.night for entry in reversed(found)]
     lines = {

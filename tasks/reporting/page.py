@@ -22,9 +22,9 @@ from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.models import Model, models_on_holdout
 from tasks.reporting.pictures import gallery
 from tasks.reporting.subgroups import stain_groups, worst_patients
-from tasks.reporting.words.confidence import how_sure
-from tasks.reporting.words.headline import lead
-from tasks.reporting.words.next_steps import answer
+from tasks.reporting.words.confidence import confidence
+from tasks.reporting.words.headline import summary_sentence
+from tasks.reporting.words.next_steps import next_steps
 from tasks.reporting.words.reasons import changes, outlook, why
 from validation.records import (
     Evaluation,
@@ -51,12 +51,12 @@ def render_report(inputs: ReportInputs) -> str:
         e=inputs.evaluation,
         x=inputs.exhibits,
         difference_level=_difference_level(inputs.evaluation),
-        lead=lead(inputs),
+        summary_sentence=summary_sentence(inputs),
         why=" ".join(why(inputs)),
-        sure=" ".join(how_sure(inputs)),
+        sure=" ".join(confidence(inputs)),
         outlook=outlook(inputs),
         changes=changes(inputs),
-        answer=answer(inputs),
+        next_steps=next_steps(inputs),
         headline=_headline(inputs),
         models=models,
         figures=_figures(inputs, models),

@@ -24,7 +24,7 @@ KEY, LINK_KEY = "promotion-report", "promotion-report-page"
 _ACTS = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]()<>#+!|~&"})
 
 
-def announce(context: Context, night: Night) -> None:
+def publish_artifacts(context: Context, night: Night) -> None:
     """Show a night's verdict on Prefect's pages. What goes wrong with that is logged and costs the night nothing."""
     try:
         create_markdown_artifact(markdown(night), key=KEY, description=f"Verdict: {night.verdict.value}")
@@ -72,4 +72,4 @@ def _text(value: str, length: int = 80) -> str:
     return shorten(" ".join(value.split()), length).translate(_ACTS)
 
 
-announce_task = stage(announce)
+publish_task = stage(publish_artifacts)

@@ -30,7 +30,7 @@ ASK_AFTER, GIVE_UP_AFTER = 8, 100
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FetchResult:
     """What became of one wanted object. ``problem`` is empty, or why there are no bytes; ``vanished``: deleted since;
     ``changed``: ``info`` is not what the listing said.
     """
@@ -53,7 +53,7 @@ class Fetcher:
         self._lock = Lock()
         self._failed_in_a_row = 0
 
-    def fetch_all(self, wanted: Iterable[tuple[int, ObjectInfo]]) -> Iterator[list[Outcome]]:
+    def fetch_all(self, wanted: Iterable[tuple[int, ObjectInfo]]) -> Iterator[list[FetchResult]]:
         """Yield outcomes as they come, in any order.
 
         Raises:
@@ -61,7 +61,7 @@ class Fetcher:
             RetrainError: when the disk is full.
         """
         source, taking = iter(wanted), Lock()
-        done: SimpleQueue[list[Outcome] | BaseException | None] = SimpleQueue()
+        done: SimpleQueue[list[FetchResult] | BaseException | None] = SimpleQueue()
         self._stopping.clear()
 
         def work() -> None:
@@ -94,15 +94,15 @@ class Fetcher:
             for worker in workers:
                 worker.join()
 
-    def _batch(self, batch: list[tuple[int, ObjectInfo]]) -> list[Outcome]:
+    def _batch(self, batch: list[tuple[int, ObjectInfo]]) -> list[FetchResult]:
         """Fetch a few objects and then write them, together as far as that is not much memory."""
-        outcomes: list[Outcome] = []
+        outcomes: list[FetchResult] = []
         waiting: list[tuple[int, ObjectInfo, bytes, bool]] = []
         for index, listed in batch:
             if self._stopping.is_set():
                 break  # nobody waits for the rest: the store is gone, or the disk is full
             read = self._read(index, listed)
-            if isinstance(read, Outcome):
+            if isinstance(read, FetchResult):
                 outcomes.append(read)
                 continue
             info, fetched = read
@@ -112,29 +112,29 @@ class Fetcher:
                 waiting = []
         return outcomes + self._write(waiting)
 
-    def _write(self, waiting: list[tuple[int, ObjectInfo, bytes, bool]]) -> list[Outcome]:
+    def _write(self, waiting: list[tuple[int, ObjectInfo, bytes, bool]]) -> list[FetchResult]:
         if not waiting:
             return []
         with self._writing:
             digests = [self._context.workspace.write_object(data) for _, _, data, _ in waiting]
         self._journal.note((info, digest) for (_, info, _, _), digest in zip(waiting, digests, strict=True))
         return [
-            Outcome(index, info, digest, changed=changed)
+            FetchResult(index, info, digest, changed=changed)
             for (index, info, _, changed), digest in zip(waiting, digests, strict=True)
         ]
 
-    def _read(self, index: int, info: ObjectInfo) -> Outcome | tuple[ObjectInfo, Fetched]:
+    def _read(self, index: int, info: ObjectInfo) -> FetchResult | tuple[ObjectInfo, Fetched]:
         try:
             info, fetched = self._settled(info)
         except ObjectMissing:
-            return Outcome(index, info, "", "vanished")  # deleted while the listing ran
+            return FetchResult(index, info, "", "vanished")  # deleted while the listing ran
         except StoreUnreachable as error:
             log.warning("cannot fetch %r: %s", info.key, error.message)
             self._failed(error)
-            return Outcome(index, info, "", "unreadable")
+            return FetchResult(index, info, "", "unreadable")
         self._failed_in_a_row = 0
         if info.size > self._context.settings.data.max_bytes:
-            return Outcome(index, info, "", "too many bytes")
+            return FetchResult(index, info, "", "too many bytes")
         return info, fetched
 
     def _settled(self, info: ObjectInfo) -> tuple[ObjectInfo, Fetched]:

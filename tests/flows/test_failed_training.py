@@ -27,8 +27,8 @@ def night() -> Night:
 def test_an_alert_waits_for_what_is_told(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(announce, "emit_event", lambda **event: told.append(event))
-    announce.announce(night)
-    announce.announce(night.model_copy(update={"failed_trainings": {}}))
+    announce.emit_night_events(night)
+    announce.emit_night_events(night.model_copy(update={"failed_trainings": {}}))
     verdict, failed, _ = told
     assert verdict["payload"]["sentence"] == "The champion stays"
     assert failed["payload"]["sentence"].endswith("the night went on without it: loss became nan")

@@ -37,7 +37,7 @@ def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations:
     """Outside a flow a Prefect task would start a server."""
     for name in [name for name in vars(retrain) if name.endswith("_task")]:
         monkeypatch.setattr(retrain, name, getattr(retrain, name).fn)
-    monkeypatch.setattr(retrain, "announce_task", lambda *_: None)
+    monkeypatch.setattr(retrain, "publish_task", lambda *_: None)
 
 
 def set_clock(patch: pytest.MonkeyPatch, wrong_by: timedelta) -> None:

@@ -21,7 +21,7 @@ def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations:
     """Outside a flow a Prefect task would start a server; what a stage does stands in its function."""
     for name in [name for name in vars(retrain) if name.endswith("_task")]:
         monkeypatch.setattr(retrain, name, getattr(retrain, name).fn)
-    monkeypatch.setattr(retrain, "announce_task", lambda *_: None)  # it needs Prefect's server
+    monkeypatch.setattr(retrain, "publish_task", lambda *_: None)  # it needs Prefect's server
 
 
 def a_night(context: Context, fastai: bytes, keras: bytes) -> Night:

@@ -23,11 +23,11 @@ import tasks.validate
 from infra.backup import back_up
 from infra.registry.registry import Registry
 from infra.runtime import prepare_environment
-from infra.processes.supervisor import Services
+from infra.processes.supervisor import Supervisor
 from infra.settings.settings import Settings
 from tests.builders import folder_context, plain_cells, prepare
-from validation.batch.expectations import Judged
-tasks.validate.check_batch = lambda *_: Judged((), {})
+from validation.batch.expectations import BatchChecks
+tasks.validate.check_batch = lambda *_: BatchChecks((), {})
 for umask in map(int, sys.argv[2:]):
     os.umask(umask)
     place = Path(sys.argv[1]) / str(umask)
@@ -39,7 +39,7 @@ for umask in map(int, sys.argv[2:]):
     prepare(context)
     with context.workspace.night_lock(), context.workspace.champion_lock():
         pass
-    services = Services(settings.home / "logs")
+    services = Supervisor(settings.home / "logs")
     services.start("a", ["this"], dict(os.environ)).process.wait()
     services.close()
     back_up(settings, place / "backup")
@@ -48,7 +48,7 @@ UMASKS = (0o000, 0o022, 0o077)
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def entries_with_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home and its backup for each umask."""
     folder = tmp_path_factory.mktemp("umasks")
     done = subprocess.run(

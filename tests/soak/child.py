@@ -108,7 +108,7 @@ def stages_as_functions() -> None:
     for name in [name for name in vars(retrain) if name.endswith("_task")]:
         task = getattr(retrain, name)
         setattr(retrain, name, getattr(task, "fn", task))
-    for name in ("announce", "announce_task"):
+    for name in ("emit_night_events", "publish_task"):
         setattr(retrain, name, lambda *_: None)
 
 

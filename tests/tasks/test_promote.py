@@ -96,7 +96,7 @@ def killed(*_: object, **__: object) -> None:
     [
         "infra.registry.registry.Registry.register",
         "tasks.promote.reproduce",
-        "infra.registry.registry.Registry.write_once",
+        "infra.registry.registry.Registry.put_if_absent",
         "infra.store.memory.MemoryStore.put",
         "infra.registry.registry.Registry.set_champion",
     ],

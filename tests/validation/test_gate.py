@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from validation.gate import Judgement, beats_on_validation, judge, judge_first, level_of_look
+from validation.gate import GateResult, beats_on_validation, judge, judge_first, level_of_look
 from validation.records import Gate, Interval, Metrics, Verdict
 from validation.rules import GateRules
 from validation.statistics.metrics import Scored, compare, summarise
@@ -51,11 +51,11 @@ def gains(
     return {name: Interval(value=v, low=low, high=2 * v - low) for name, (v, low) in given_ends.items()}
 
 
-def failed(judgement: Judgement) -> list[str]:
+def failed(judgement: GateResult) -> list[str]:
     return [gate.name for gate in judgement.gates if not gate.passed]
 
 
-def gate(judgement: Judgement, name: str) -> Gate:
+def gate(judgement: GateResult, name: str) -> Gate:
     return next(gate for gate in judgement.gates if gate.name == name)
 
 
@@ -201,7 +201,7 @@ def test_that_many_further_patients_at_the_same_difference_would_settle_it(
 ) -> None:
     assume(value - error <= 0)
 
-    def with_patients(total: int) -> Judgement:
+    def with_patients(total: int) -> GateResult:
         # The error of a mean over patients shrinks with the square root of their number.
         low = value - error * math.sqrt(patients / total)
         return judge(measured(patients=total), gains(balanced=(value, low)), RULES)

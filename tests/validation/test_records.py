@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from validation import records
 from validation.records import (
-    Answer,
+    ApprovalAnswer,
     ApprovalRequest,
     Candidate,
     ChampionRef,
@@ -87,7 +87,7 @@ SAMPLES: list[Record] = [
     Promotion(number=1, decision="6", version_before=None, version_after="8", why="better", at=AT),
     ApprovalRequest(decision="6", challenger="c1", champion=CHAMPION, sentence="better", requested_at=AT,
                     expires_at=AT),
-    Answer(decision="6", answer="reject", who="ann@lab", why="too few patients", at=AT),
+    ApprovalAnswer(decision="6", answer="reject", who="ann@lab", why="too few patients", at=AT),
     Start(id="7", champion=None, started_at=AT),
     Night(id="8", verdict=Verdict.KEPT, sentence="The champion stays", decision="6", champion_before="7",
           champion_after="7", challenger="c1", challenger_model="keras", metrics={"auc": INTERVAL, "accuracy": None},

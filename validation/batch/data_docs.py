@@ -30,7 +30,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def data_docs_page(results: Mapping[str, Any], *, title: str) -> bytes:
-    """Return one HTML page on Great Expectations' results by table (validation.batch.expectations.Judged.results)."""
+    """Return one HTML page on Great Expectations' results by table (BatchChecks.results)."""
     sections = "".join(
         f'<section id="{escape(name)}"><h2>{escape(TITLES[name])}</h2>{_rendered(name, result)}</section>'
         for name, result in results.items()

@@ -20,14 +20,14 @@ from validation.rules import DataRules
 
 
 @dataclass(frozen=True)
-class Judged:
+class BatchChecks:
     """The checks, and Great Expectations' own results by table (``images``, ``batch``), for its Data Docs."""
 
     checks: tuple[Check, ...]
     results: dict[str, Any]
 
 
-def check_batch(facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRules) -> Judged:
+def check_batch(facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRules) -> BatchChecks:
     """Run all expectations and return one Check each; none stops the others.
 
     ``facts`` has one row an accepted image (label, pixels, width, height); ``totals`` gives a value for each check of
@@ -43,7 +43,7 @@ def check_batch(facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRul
         results["images"] = _validated(context, "images", facts, _of_images(rules))
     results["batch"] = _validated(context, "batch", row, _of_totals(totals, rules))
     checks = [check for name, result in results.items() for check in _checks(name, result, len(facts), totals, rules)]
-    return Judged(tuple(checks), results)
+    return BatchChecks(tuple(checks), results)
 
 
 def cost(name: str, rules: DataRules) -> Any:

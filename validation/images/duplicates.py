@@ -8,7 +8,7 @@ from validation.images.fingerprints import near_duplicates
 from validation.records import Finding
 
 
-def without_doubles(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
+def without_duplicates(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
     """Return the facts without doubles, sorted by key, and a finding for each image that was left out.
 
     ``facts`` has one row an image (key, label, patient, pixels, first_seen). All images whose pixels are filed under
@@ -33,7 +33,7 @@ def without_doubles(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
     return facts[~disputed & ~later].sort_values("key", kind="stable"), findings
 
 
-def near_doubles(facts: pd.DataFrame) -> list[Finding]:
+def near_duplicate_findings(facts: pd.DataFrame) -> list[Finding]:
     """Return a finding for each image that hardly differs from one that was seen before it."""
     facts = facts.sort_values(["first_seen", "key"], kind="stable")
     keys, patients, labels = (facts[column].tolist() for column in ("key", "patient", "label"))

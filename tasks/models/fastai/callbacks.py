@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.models import Recipe
-from tasks.models.checkpoint import Progress
+from tasks.models.checkpoint import FitProgress
 from tasks.models.fastai.ranks import Ranks, parallel
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
@@ -32,7 +32,7 @@ MONITORED = "kept_epoch"
 MOMENTA = 0.85, 0.95
 
 
-def weights_of(progress: Progress) -> Path:
+def weights_of(progress: FitProgress) -> Path:
     """Where the best weights so far lie."""
     return progress.checkpoints.folder / "weights.safetensors"
 
@@ -42,7 +42,7 @@ def state_of(model: Any) -> dict[str, Any]:
     return {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
 
 
-def fit_from_checkpoint(learn: Any, progress: Progress, ranks: Ranks) -> None:
+def fit_from_checkpoint(learn: Any, progress: FitProgress, ranks: Ranks) -> None:
     """Fit until the schedule is over, from the last checkpoint on."""
     learn.create_opt()
     _go_on(learn, progress, ranks)
@@ -53,7 +53,7 @@ def fit_from_checkpoint(learn: Any, progress: Progress, ranks: Ranks) -> None:
 
 
 def callbacks(
-    recipe: Recipe, progress: Progress, on_epoch: Callable[[EpochRecord], None], ranks: Ranks, valid_cells: int
+    recipe: Recipe, progress: FitProgress, on_epoch: Callable[[EpochRecord], None], ranks: Ranks, valid_cells: int
 ) -> tuple[list[Any], list[Any]]:
     """Return the metric, and the callbacks: fastai's keeper of the best weights, the journal, and what ends the fit."""
     from fastai.callback.core import Callback, CancelFitException
@@ -180,7 +180,7 @@ def callbacks(
     ]
 
 
-def _keep(learn: Any, progress: Progress) -> None:
+def _keep(learn: Any, progress: FitProgress) -> None:
     """Write a checkpoint: weights, the best ones where they are others, and the optimiser's moments."""
     from safetensors.numpy import load_file
 
@@ -192,7 +192,7 @@ def _keep(learn: Any, progress: Progress) -> None:
     progress.save(arrays)
 
 
-def _go_on(learn: Any, progress: Progress, ranks: Ranks) -> None:
+def _go_on(learn: Any, progress: FitProgress, ranks: Ranks) -> None:
     """Put model, optimiser and history where the last checkpoint of this training left them."""
     import torch
     from safetensors.numpy import save_file

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from tasks.models import Deadline, FitResult, Images, Recipe, TrainingData
-from tasks.models.checkpoint import Checkpoints, Progress
+from tasks.models.checkpoint import Checkpoints, FitProgress
 from tasks.models.fastai.batches import Batches, Shuffled, chunks
 from tasks.models.fastai.callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
 from tasks.models.fastai.ranks import Ranks
@@ -114,7 +114,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
 
     versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
-    progress = Progress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
+    progress = FitProgress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
     metrics, watchers = callbacks(recipe, progress, on_epoch, ranks, len(data.valid_labels))
     learn = Learner(
         DataLoaders(train, valid, path=folder, device=device),

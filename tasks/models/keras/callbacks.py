@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.models import Images, Recipe
-from tasks.models.checkpoint import Progress
+from tasks.models.checkpoint import FitProgress
 from tasks.models.keras.batches import scores
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
@@ -41,7 +41,7 @@ def accuracy(labels: Any, logits: Any) -> Any:
 
 def callbacks(
     recipe: Recipe,
-    progress: Progress,
+    progress: FitProgress,
     network: Any,
     images: Images,
     on_epoch: Callable[[EpochRecord], None],
@@ -126,7 +126,7 @@ def callbacks(
     return keep, [Journal(), keep]
 
 
-def go_on(network: Any, keep: Any, progress: Progress) -> None:
+def go_on(network: Any, keep: Any, progress: FitProgress) -> None:
     """Put network, optimiser, history and the best weights where the last checkpoint of this training left them."""
     saved = progress.checkpoints.find()
     if saved is None:
@@ -138,7 +138,7 @@ def go_on(network: Any, keep: Any, progress: Progress) -> None:
     log.info("keras goes on after epoch %d", progress.before)
 
 
-def _keep(network: Any, best: Any, progress: Progress) -> None:
+def _keep(network: Any, best: Any, progress: FitProgress) -> None:
     arrays = {f"state/{number}": variable.numpy() for number, variable in enumerate(_state(network))}
     if progress.waited:
         arrays.update({f"best/{number}": np.asarray(array) for number, array in enumerate(best)})

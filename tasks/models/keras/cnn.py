@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from tasks.models import Deadline, FitResult, Images, Recipe, TrainingData
-from tasks.models.checkpoint import Checkpoints, Progress
+from tasks.models.checkpoint import Checkpoints, FitProgress
 from tasks.models.keras.batches import FIRST_EPOCH, batches, lie_on_device, scores, shown_on_device
 from tasks.models.keras.callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks, go_on
 from tasks.models.preparation import (
@@ -115,7 +115,7 @@ def fit(
             jit_compile=False,  # batches come in two sizes, and XLA would compile everything for each
         )
     versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
-    progress = Progress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
+    progress = FitProgress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
     keep, watchers = callbacks(recipe, progress, network, data.valid_images, on_epoch, devices)
     with together():
         _complete(trained, devices)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tasks.reporting.inputs import ReportInputs
 
 
-def how_sure(r: ReportInputs) -> list[str]:
+def confidence(r: ReportInputs) -> list[str]:
     """How far the verdict can be relied on, sentence by sentence."""
     if r.evaluation is None:
         return [_without_a_look(r)]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tasks.reporting.inputs import ReportInputs
 
 
-def lead(r: ReportInputs) -> str:
+def summary_sentence(r: ReportInputs) -> str:
     """Return what was decided, for a reader who reads nothing else."""
     challenger = f"the {r.night.challenger_model} challenger" if r.night.challenger_model else "the challenger"
     sentences: dict[Verdict, Callable[[ReportInputs], str]] = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Change:
+class ErrorRateChange:
     """What a verdict means for cells of one class: of 1,000 ``cells`` the model ``verb`` ``ours`` (not ``theirs``)."""
 
     cells: str
@@ -175,7 +175,7 @@ def outlook(r: ReportInputs) -> str:
     return f"Nothing changes: {today}. The challenger, judging by the holdout patients:"
 
 
-def changes(r: ReportInputs) -> list[Change]:
+def changes(r: ReportInputs) -> list[ErrorRateChange]:
     """Errors in 1,000 cells of each class on the holdout, challenger and champion, with their intervals."""
     if r.evaluation is None:
         return []
@@ -187,11 +187,11 @@ def changes(r: ReportInputs) -> list[Change]:
     ]
 
 
-def _change(e: Evaluation, name: str, cells: str, verb: str) -> Change:
+def _change(e: Evaluation, name: str, cells: str, verb: str) -> ErrorRateChange:
     ours = measured(e.challenger_metrics, name)
     theirs = measured(e.champion_metrics, name) if e.champion_metrics else None
     if isinstance(ours, str):
-        return Change(cells, verb, None, None, (f"{name}: {ours}",))
+        return ErrorRateChange(cells, verb, None, None, (f"{name}: {ours}",))
     details = [f"{level(ours)} interval: {_errors(ours)}"]
     if isinstance(theirs, Interval):
         details.append(f"the champion's: {_errors(theirs)}")
@@ -200,7 +200,7 @@ def _change(e: Evaluation, name: str, cells: str, verb: str) -> Change:
         ends = f"{_more(-difference.high)} to {_more(-difference.low)}"
         details.append(f"the difference, paired by patient ({level(difference)}): {ends}")
     before = _per_thousand(theirs.value) if isinstance(theirs, Interval) else None
-    return Change(cells, verb, _per_thousand(ours.value), before, tuple(details))
+    return ErrorRateChange(cells, verb, _per_thousand(ours.value), before, tuple(details))
 
 
 def _per_thousand(rate_right: float) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main as cli
-from infra.processes.parent import make_mark, marked_processes
+from infra.processes.parent import make_tag, tagged_processes
 from tests import ROOT
 
 
@@ -185,7 +185,7 @@ def test_a_port_that_is_taken_is_a_clear_error_and_leaves_nothing(
     shown = capsys.readouterr().err
     assert f"port {port} is taken" in shown
     assert "RETRAIN_UP__PORT" in shown
-    assert marked_processes(make_mark(os.getpid())) == []
+    assert tagged_processes(make_tag(os.getpid())) == []
 
 
 def test_a_notice_without_a_server_says_what_to_do(
@@ -213,7 +213,7 @@ def test_a_machine_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "up"], cwd=ROOT, env=machine.environment, stderr=log
         )
-    machine.mark = make_mark(process.pid)
+    machine.mark = make_tag(process.pid)
     until(lambda: any("prefect server start" in command for command in machine.processes()))
     process.terminate()
     assert process.wait(timeout=300) == 130

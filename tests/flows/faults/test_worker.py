@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from infra.prefect_api import FINAL, PrefectServer
-from infra.processes.supervisor import Service, Services
+from infra.processes.supervisor import Service, Supervisor
 from tests import ROOT
 from tests.builders import channel_model
 from tests.fleet import fake_environment, until
@@ -46,7 +46,7 @@ class Machine:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }
         self._deploy()
-        self.services = Services(home / "logs")
+        self.services = Supervisor(home / "logs")
         started = ["prefect", "worker", "start", "--pool", "cpu", "--name", "cpu"]
         self.worker: Service = self.services.start("worker", started, environment)
 
@@ -91,7 +91,7 @@ class Machine:
 
     def watched(self) -> bool:
         """Look after the worker as `retrain up` does every second; return whether it runs."""
-        self.services.look()
+        self.services.supervise_once()
         return self.worker.process is not None
 
     def hold_the_training(self) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from flows.cli import main as cli
-from flows.unattended.up import Machine
+from flows.unattended.up import LocalDeployment
 from infra.prefect_server import free_port
 from infra.privacy import keep_files_private
 from infra.settings.groups import is_loopback
@@ -67,7 +67,7 @@ def test_with_a_password_nobody_gets_in_without_it(home: Path, monkeypatch: pyte
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
     settings = Settings(home=home, up={"host": "0.0.0.0", "port": free_port(), "auth": LOGIN})
     keep_files_private()
-    machine = Machine(settings)
+    machine = LocalDeployment(settings)
     try:
         machine._start_server()
         url = machine.server.url
@@ -88,7 +88,7 @@ def test_with_a_password_nobody_gets_in_without_it(home: Path, monkeypatch: pyte
 
 
 def test_a_host_of_another_machine_is_one_line(home: Path) -> None:
-    machine = Machine(Settings(home=home, up={"host": "192.0.2.7", "port": free_port(), "auth": LOGIN}))
+    machine = LocalDeployment(Settings(home=home, up={"host": "192.0.2.7", "port": free_port(), "auth": LOGIN}))
     try:
         with pytest.raises(RetrainError, match=r"cannot listen at 192\.0\.2\.7"):
             machine._start_server()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.facts_cache import Kept
+from infra.local.facts_cache import FactsCache
 from validation.digest import sha256
 
 TEXTS = {sha256(str(number).encode()): f'["täxt", {number}]' for number in range(1_200)}
@@ -18,13 +18,13 @@ OTHER = sha256(b"other")
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "cache" / "kept.sqlite"
-    with Kept(path) as kept:
+    with FactsCache(path) as kept:
         kept.put(TEXTS)
     return path
 
 
 def test_texts_come_back_and_others_do_not(path: Path) -> None:
-    with Kept(path) as kept:
+    with FactsCache(path) as kept:
         assert kept.get([*TEXTS, OTHER]) == TEXTS
         assert kept.get([OTHER]) == {}
         assert kept.get([]) == {}
@@ -32,7 +32,7 @@ def test_texts_come_back_and_others_do_not(path: Path) -> None:
 
 def test_a_text_is_replaced(path: Path) -> None:
     digest = next(iter(TEXTS))
-    with Kept(path) as kept:
+    with FactsCache(path) as kept:
         kept.put({digest: "new"})
         assert kept.get([digest]) == {digest: "new"}
 
@@ -46,7 +46,7 @@ def test_a_damaged_file_is_begun_anew(path: Path, harm: str) -> None:
         middle = len(whole) // 2
         zeroed = whole[:4096] + bytes(len(whole) - 4096)
         path.write_bytes({"text": b"no database" * 500, "cut": whole[:middle], "zeros": zeroed, "empty": b""}[harm])
-    with Kept(path) as kept:
+    with FactsCache(path) as kept:
         found = kept.get(TEXTS)
         assert found.items() <= TEXTS.items()
         assert len(found) < len(TEXTS)
@@ -60,7 +60,7 @@ def test_a_text_that_rotted_is_not_believed(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE kept SET text = ? WHERE digest = ?", (b"[1]", bytes.fromhex(digest)))
     connection.close()
-    with Kept(path) as kept:
+    with FactsCache(path) as kept:
         assert set(TEXTS) - set(kept.get(TEXTS)) == {digest}
 
 
@@ -68,7 +68,7 @@ def test_two_write_at_once(tmp_path: Path) -> None:
     digests = sorted(TEXTS)
 
     def put(some: list[str]) -> None:
-        with Kept(tmp_path / "kept.sqlite") as kept:
+        with FactsCache(tmp_path / "kept.sqlite") as kept:
             for digest in some:
                 kept.put({digest: TEXTS[digest]})
 
@@ -77,5 +77,5 @@ def test_two_write_at_once(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    with Kept(tmp_path / "kept.sqlite") as kept:
+    with FactsCache(tmp_path / "kept.sqlite") as kept:
         assert set(kept.get(digests)) == set(digests[:60])

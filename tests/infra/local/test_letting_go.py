@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prefect.settings import Settings as PrefectSettings
 
-from infra.local.facts_cache import Kept
-from infra.local.packed_cells import Shelf, clear_shelf
+from infra.local.facts_cache import FactsCache
+from infra.local.packed_cells import PackedCellCache, clear_shelf
 from infra.local.temporary import OLD_SECONDS, abandoned_folders, temporary_folder
 from infra.runtime import prepare_environment
 from infra.settings.settings import Settings
@@ -57,12 +57,12 @@ def rows(*numbers: int) -> list[tuple[str, bytes]]:
 
 
 def test_a_shelf_that_was_cleared_holds_the_rows_of_the_living_and_takes_new_ones(tmp_path: Path) -> None:
-    with Shelf(tmp_path / "cells", ROW) as shelf:
+    with PackedCellCache(tmp_path / "cells", ROW) as shelf:
         shelf.append(rows(*range(100)))
     living = {digest for digest, _ in rows(*range(0, 100, 3))}
     clear_shelf(tmp_path / "cells", ROW, living)
-    with Shelf(tmp_path / "cells", ROW) as shelf:
-        assert (shelf.rows, shelf.strangers(living)) == (34, 0)
+    with PackedCellCache(tmp_path / "cells", ROW) as shelf:
+        assert (shelf.rows, shelf.stale(living)) == (34, 0)
         found = shelf.find({digest for digest, _ in rows(*range(100))})
         assert found.keys() == living
         assert {digest: shelf.read(where) for digest, where in found.items()} == dict(rows(*range(0, 100, 3)))
@@ -73,21 +73,21 @@ def test_a_shelf_that_was_cleared_holds_the_rows_of_the_living_and_takes_new_one
 
 
 def test_rotten_rows_are_not_carried_over(tmp_path: Path) -> None:
-    with Shelf(tmp_path / "cells", ROW) as shelf:
+    with PackedCellCache(tmp_path / "cells", ROW) as shelf:
         shelf.append(rows(1, 2))
     with (tmp_path / "cells" / "rows.bin").open("r+b") as file:
         file.write(b"\xff" * ROW)
     clear_shelf(tmp_path / "cells", ROW, {digest for digest, _ in rows(1, 2)})
-    with Shelf(tmp_path / "cells", ROW) as shelf:
+    with PackedCellCache(tmp_path / "cells", ROW) as shelf:
         assert list(shelf.find(dict(rows(1, 2)))) == [rows(2)[0][0]]
 
 
 def test_facts_of_strangers_are_dropped_and_the_file_becomes_smaller(tmp_path: Path) -> None:
     digests = [sha256(bytes([number])) for number in range(200)]
-    with Kept(tmp_path / "facts.sqlite") as kept:
+    with FactsCache(tmp_path / "facts.sqlite") as kept:
         kept.put(dict.fromkeys(digests, "a text " * 50))
         before = kept.path.stat().st_size
-        strangers = kept.strangers(set(digests[:20]))
+        strangers = kept.stale(set(digests[:20]))
         assert sorted(strangers) == sorted(digests[20:])
         kept.drop(strangers)
         assert (kept.count(), len(kept.get(digests))) == (20, 20)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.local.facts_cache import Kept
+from infra.local.facts_cache import FactsCache
 from infra.local.files import Workspace, write_atomic
-from infra.local.packed_cells import Shelf
+from infra.local.packed_cells import PackedCellCache
 from infra.store.base import ObjectInfo
 from infra.store.folder import FolderStore
 from infra.store.records import Records
@@ -130,16 +130,16 @@ def test_the_journal_of_a_pull_tells_nothing_that_was_not_noted(root: Path, monk
 
 def test_a_shelf_gives_whole_rows_or_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(sha256(b"%d" % number), bytes([number]) * 48) for number in range(1, 30)]
-    with Shelf(root / "cells", 48) as shelf:
+    with PackedCellCache(root / "cells", 48) as shelf:
         shelf.append(rows[:10])
     read: set[bool] = set()
 
     def write() -> None:
-        with Shelf(root / "cells", 48) as shelf:
+        with PackedCellCache(root / "cells", 48) as shelf:
             shelf.append(rows[10:])
 
     def check(left: Path, _: bool) -> None:
-        with Shelf(left / "cells", 48) as shelf:
+        with PackedCellCache(left / "cells", 48) as shelf:
             found = shelf.find([digest for digest, _ in rows])
             for digest, row in rows:
                 given = shelf.read(found[digest]) if digest in found else None
@@ -156,11 +156,11 @@ def test_kept_texts_are_the_right_ones_or_gone_and_can_be_kept_again(
     texts = {sha256(b"%d" % number): f'["measured", {number}]' * 30 for number in range(60)}
 
     def write() -> None:
-        with Kept(root / "kept.sqlite") as kept:
+        with FactsCache(root / "kept.sqlite") as kept:
             kept.put(texts)
 
     def check(left: Path, _: bool) -> None:
-        with Kept(left / "kept.sqlite") as kept:
+        with FactsCache(left / "kept.sqlite") as kept:
             assert kept.get(texts).items() <= texts.items()
             kept.put(texts)
             assert kept.get(texts) == texts

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.processes.parent import EVERY_SECONDS, end_marked, make_mark, marked_processes
+from infra.processes.parent import EVERY_SECONDS, kill_tagged, make_tag, tagged_processes
 from tests import ROOT
 
 # A module to run: it says who it is, then waits longer than any test.
@@ -86,9 +86,9 @@ def test_what_was_started_in_a_session_of_its_own_ends_when_its_ancestor_is_kill
     """As Prefect's workers start flow runs; the reaper ends what cannot look after itself."""
     program = """
 import os, subprocess, sys, time
-from infra.processes.supervisor import Services
+from infra.processes.supervisor import Supervisor
 from pathlib import Path
-services = Services(Path(sys.argv[1]))
+services = Supervisor(Path(sys.argv[1]))
 environment = {**os.environ, "MALARIA_MACHINE": services.mark}
 child = subprocess.Popen([sys.executable, "-m", "waits"], env=environment, start_new_session=True)
 print(child.pid, services._reaper.pid, flush=True)
@@ -105,17 +105,17 @@ time.sleep(600)
 
 
 def test_a_mark_names_one_process_and_not_the_next_of_its_number() -> None:
-    mark = make_mark(os.getpid())
-    assert mark == make_mark(os.getpid())
+    mark = make_tag(os.getpid())
+    assert mark == make_tag(os.getpid())
     with subprocess.Popen(["sleep", "600"], env={"MALARIA_MACHINE": mark, "PATH": os.environ["PATH"]}) as child:
         try:
             # Popen returns when the program is loaded, which may be before the kernel shows its environment.
             until = time.monotonic() + 60
-            while not (found := marked_processes(mark)) and time.monotonic() < until:
+            while not (found := tagged_processes(mark)) and time.monotonic() < until:
                 time.sleep(0.01)
             assert found == [child.pid]
-            assert marked_processes(mark[:-1]) == []
-            assert end_marked(mark) == []
+            assert tagged_processes(mark[:-1]) == []
+            assert kill_tagged(mark) == []
         finally:
             child.kill()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.processes.workers import SPARE, Crew, Worker, WorkerDied
+from infra.processes.workers import SPARE, Worker, WorkerDied, WorkerPool
 from validation.errors import RetrainError
 
 FRAIL = "tests.infra.processes.frail_worker"
@@ -30,7 +30,7 @@ def no_spare_is_left() -> Iterator[None]:
 
 
 def answered(items: list[str], *, seconds: float = 60) -> list[str]:
-    with Crew(FRAIL, 1, seconds=seconds) as crew:
+    with WorkerPool(FRAIL, 1, seconds=seconds) as crew:
         return [item.how if isinstance(item, WorkerDied) else item for item in crew.answer(None, items)]
 
 
@@ -71,7 +71,7 @@ def test_an_accident_is_not_held_against_an_item(tmp_path: Path) -> None:
 def test_threads_have_a_worker_each() -> None:
     given = [[f"{thread} {number}" for number in range(50)] for thread in range(3)]
     got: dict[int, list[str]] = {}
-    with Crew(FRAIL, 3, seconds=60) as crew:
+    with WorkerPool(FRAIL, 3, seconds=60) as crew:
 
         def ask(thread: int) -> None:
             got[thread] = crew.answer(None, given[thread])
@@ -85,11 +85,11 @@ def test_threads_have_a_worker_each() -> None:
 
 
 def test_small_batches_share_one_process() -> None:
-    with Crew(FRAIL, 1, seconds=60) as crew:
+    with WorkerPool(FRAIL, 1, seconds=60) as crew:
         crew.answer(None, ["a"])
     spare = SPARE.take(FRAIL)
     SPARE.give_back(spare)
-    with Crew(FRAIL, 1, seconds=60) as crew:
+    with WorkerPool(FRAIL, 1, seconds=60) as crew:
         crew.answer(None, ["b"])
     again = SPARE.take(FRAIL)
     assert again is spare

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.registry.mlflow_client import answered
+from infra.registry.mlflow_client import call_mlflow
 from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
 from infra.settings.settings import Settings
@@ -123,25 +123,25 @@ def test_a_version_tells_where_it_came_from(registry: Registry, home: Path) -> N
 
 
 def test_what_is_written_once_stays(registry: Registry, home: Path) -> None:
-    assert registry.written("history.") == {}
-    assert registry.write_once("history.000001", "ours") == "ours"
+    assert registry.entries_with_prefix("history.") == {}
+    assert registry.put_if_absent("history.000001", "ours") == "ours"
     other = Registry(Settings(home=home))
-    assert other.write_once("history.000001", "theirs") == "ours"
-    assert other.write_once("history.000002", 'two\nlines, "quotes"') == 'two\nlines, "quotes"'
-    assert registry.write_once("answer.000001", "x") == "x"
-    assert registry.written("history.") == {"000001": "ours", "000002": 'two\nlines, "quotes"'}
+    assert other.put_if_absent("history.000001", "theirs") == "ours"
+    assert other.put_if_absent("history.000002", 'two\nlines, "quotes"') == 'two\nlines, "quotes"'
+    assert registry.put_if_absent("answer.000001", "x") == "x"
+    assert registry.entries_with_prefix("history.") == {"000001": "ours", "000002": 'two\nlines, "quotes"'}
     with pytest.raises(RetrainError, match="6,001 characters"):
-        registry.write_once("history.000003", "x" * 6_001)
+        registry.put_if_absent("history.000003", "x" * 6_001)
     # Before anything is registered, and afterwards, it is the same place.
     register(registry)
-    assert Registry(Settings(home=home)).written("history.")["000001"] == "ours"
+    assert Registry(Settings(home=home)).entries_with_prefix("history.")["000001"] == "ours"
 
 
 def test_a_model_of_an_older_registry_gets_its_history_too(registry: Registry) -> None:
     registry._client.create_registered_model(MODEL_NAME)
-    assert registry.written("history.") == {}
-    assert registry.write_once("history.000001", "ours") == "ours"
-    assert registry.written("history.") == {"000001": "ours"}
+    assert registry.entries_with_prefix("history.") == {}
+    assert registry.put_if_absent("history.000001", "ours") == "ours"
+    assert registry.entries_with_prefix("history.") == {"000001": "ours"}
 
 
 def test_a_version_that_is_not_there_is_a_mistake(registry: Registry) -> None:
@@ -289,7 +289,7 @@ def test_what_passes_by_itself_is_asked_again(passing: str) -> None:
             raise answer
         return answer
 
-    assert answered("sqlite:///x", ask) == "the answer"
+    assert call_mlflow("sqlite:///x", ask) == "the answer"
 
 
 def test_what_does_not_pass_is_asked_once() -> None:
@@ -302,5 +302,5 @@ def test_what_does_not_pass_is_asked_once() -> None:
         raise MlflowException("permission denied")
 
     with pytest.raises(RegistryUnreachable, match="permission denied"):
-        answered("sqlite:///x", ask)
+        call_mlflow("sqlite:///x", ask)
     assert asked == [1]

@@ -17,11 +17,11 @@ from urllib.parse import quote
 
 import pytest
 
-from infra.privacy import keep_secrets_out_of_logs, no_secret_escapes
+from infra.privacy import keep_secrets_out_of_logs, redact_exceptions
 from infra.settings.secrets import fill_in_outside
 from infra.settings.settings import SECRETS, Settings, load_settings
 from validation.errors import RetrainError, SettingsError
-from validation.redaction import mask, remember, remember_login
+from validation.redaction import mask, register_login, register_secret
 
 SECRET = "canary/of+these-tests"
 HOOK = f"https://hooks.example/services/{SECRET}"
@@ -190,8 +190,8 @@ def test_a_secret_in_a_mistake_is_not_shown(line: str, home: Path) -> None:
 
 
 def test_what_is_remembered_is_hidden_in_every_spelling() -> None:
-    remember_login(f"me:{SECRET}")
-    remember("short")
+    register_login(f"me:{SECRET}")
+    register_secret("short")
     header = base64.b64encode(f"me:{SECRET}".encode()).decode()
     for spelt in (SECRET, quote(SECRET, safe=""), header):
         assert mask(f"before {spelt} after") == "before *** after"
@@ -201,7 +201,7 @@ def test_what_is_remembered_is_hidden_in_every_spelling() -> None:
 
 
 def test_no_log_has_a_secret_whatever_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    remember(SECRET)
+    register_secret(SECRET)
     before = logging.getLogRecordFactory()
     try:
         keep_secrets_out_of_logs()
@@ -222,9 +222,9 @@ def test_no_log_has_a_secret_whatever_is_logged(caplog: pytest.LogCaptureFixture
 
 
 def test_an_error_that_nobody_foresaw_goes_on_without_its_secret() -> None:
-    remember(SECRET)
-    with pytest.raises(RetrainError, match=r"unexpected KeyError: '\*\*\*'") as caught, no_secret_escapes():
+    register_secret(SECRET)
+    with pytest.raises(RetrainError, match=r"unexpected KeyError: '\*\*\*'") as caught, redact_exceptions():
         raise KeyError(SECRET)
     assert caught.value.__suppress_context__
-    with pytest.raises(KeyError), no_secret_escapes():
+    with pytest.raises(KeyError), redact_exceptions():
         raise KeyError("no secret")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infra.processes.workers import SPARE, Crew
+from infra.processes.workers import SPARE, WorkerPool
 from tasks.cells import measuring
 from tasks.cells.measuring import measure_all
 from tasks.context import Context
@@ -44,13 +44,13 @@ def context(store: CountingStore, home: Path) -> Context:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The contents that are given to a measuring process from now on."""
     seen: list[str] = []
-    plain = Crew.answer
+    plain = WorkerPool.answer
 
-    def watched(self: Crew, setting: object, items: list[list[str]]) -> list[object]:
+    def watched(self: WorkerPool, setting: object, items: list[list[str]]) -> list[object]:
         seen.extend(digest for _, digest in items)
         return plain(self, setting, items)
 
-    monkeypatch.setattr(Crew, "answer", watched)
+    monkeypatch.setattr(WorkerPool, "answer", watched)
     return seen
 
 

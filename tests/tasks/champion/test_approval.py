@@ -27,8 +27,8 @@ from tests.builders import (
 )
 from tests.tasks.test_promote import Killed, killed
 from validation.errors import ApprovalClosed, ChampionChanged, ModelFileInvalid, UsageError
-from validation.gate import Judgement
-from validation.records import Answer, ApprovalRequest, Candidate, ChampionRef, Decision, Start, Verdict
+from validation.gate import GateResult
+from validation.records import ApprovalAnswer, ApprovalRequest, Candidate, ChampionRef, Decision, Start, Verdict
 
 MODEL = channel_model()
 ANN = "ann@lab"
@@ -62,13 +62,13 @@ def expire(context: Context, decision: Decision) -> None:
 
 def test_the_setting_turns_a_promotion_and_nothing_else_into_a_request(context: Context) -> None:
     person = with_settings(context, promotion={"approval": "person", "approval_hours": 5})
-    judgement = Judgement(Verdict.PROMOTED, "Better", ())
+    judgement = GateResult(Verdict.PROMOTED, "Better", ())
     assert leave_to_person(context.settings, judgement) == judgement
     left = leave_to_person(person.settings, judgement)
     assert left.verdict is Verdict.AWAITING_APPROVAL
     assert left.sentence.startswith("Better; a person has to approve it within 5 hours")
     for verdict in set(Verdict) - {Verdict.PROMOTED}:
-        other = Judgement(verdict, "w", ())
+        other = GateResult(verdict, "w", ())
         assert leave_to_person(person.settings, other) == other
     # What is left to a person is another decision, and another night; how long it may take is neither.
     assert waits_for_person(context.settings) != waits_for_person(person.settings)
@@ -148,18 +148,18 @@ def test_a_second_answer_is_refused_with_who_answered_first(
 def test_of_two_answers_at_once_one_is_given(
     context: Context, registry: Registry, waiting: Decision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_once = Registry.write_once
+    put_if_absent = Registry.put_if_absent
 
     def slower(self: Registry, name: str, text: str) -> str:
-        theirs = Answer(decision=waiting.id, answer="reject", who="bob@lab", why="no", at=datetime.now(UTC))
-        write_once(self, name, theirs.model_dump_json(indent=2))
-        return write_once(self, name, text)
+        theirs = ApprovalAnswer(decision=waiting.id, answer="reject", who="bob@lab", why="no", at=datetime.now(UTC))
+        put_if_absent(self, name, theirs.model_dump_json(indent=2))
+        return put_if_absent(self, name, text)
 
-    monkeypatch.setattr(Registry, "write_once", slower)
+    monkeypatch.setattr(Registry, "put_if_absent", slower)
     with pytest.raises(ApprovalClosed, match="rejected by bob@lab"):
         answer(context, registry, waiting.id, "approve", why="yes", who=ANN)
     assert registry.champion() is None
-    assert context.records.load(Answer, waiting.id).who == "bob@lab"
+    assert context.records.load(ApprovalAnswer, waiting.id).who == "bob@lab"
 
 
 def test_an_expired_request_cannot_be_answered(context: Context, registry: Registry, waiting: Decision) -> None:
@@ -188,7 +188,7 @@ def test_an_approval_that_was_killed_is_finished_by_approving_again(
     context: Context, registry: Registry, waiting: Decision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.commands.answer_approval.enter", killed)
+        patch.setattr("tasks.commands.answer_approval.append_change", killed)
         with pytest.raises(Killed):
             answer(context, registry, waiting.id, "approve", why="seen", who=ANN)
     assert registry.champion() is None

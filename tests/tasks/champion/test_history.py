@@ -9,7 +9,16 @@ import pytest
 
 from infra.registry.registry import Registry
 from infra.store.keys import history_key
-from tasks.champion.history import ENTRY, Change, champion_at, checked_why, enter, history, line_of_champions, settle
+from tasks.champion.history import (
+    ENTRY,
+    ChampionChange,
+    append_change,
+    champion_at,
+    champion_lineage,
+    checked_why,
+    history,
+    reconcile_champion,
+)
 from tasks.commands.describe_champion import describe_champion, tell_history
 from tasks.context import Context
 from tests.builders import NOON, channel_model, made_up_candidate, made_up_decision
@@ -23,9 +32,9 @@ def register(registry: Registry, decision: str) -> ChampionRef:
     return registry.register(made_up_candidate(MODEL), MODEL, made_up_decision(decision))
 
 
-def change(before: ChampionRef | None, after: ChampionRef, decision: str = "d", **values: Any) -> Change:
+def change(before: ChampionRef | None, after: ChampionRef, decision: str = "d", **values: Any) -> ChampionChange:
     given = {"action": "promoted", "who": "somebody", "why": "it is better", "checked": "equal", **values}
-    return Change(decision=decision, before=before, after=after, **given)
+    return ChampionChange(decision=decision, before=before, after=after, **given)
 
 
 def entry(number: int, version: str, action: Any = "promoted", before: str | None = None, **values: Any) -> Promotion:
@@ -35,8 +44,8 @@ def entry(number: int, version: str, action: Any = "promoted", before: str | Non
 
 def test_entries_follow_each_other_and_the_alias_follows_them(context: Context, registry: Registry) -> None:
     first, second = register(registry, "d1"), register(registry, "d2")
-    enter(context, registry, change(None, first, "d1"))
-    enter(context, registry, change(first, second, "d2", action="override", who="ann@lab"))
+    append_change(context, registry, change(None, first, "d1"))
+    append_change(context, registry, change(first, second, "d2", action="override", who="ann@lab"))
     assert registry.champion() == second
     told = [(e.number, e.action, e.who, e.version_before, e.version_after, e.decision) for e in history(context)]
     assert told == [(1, "promoted", "somebody", None, "1", "d1"), (2, "override", "ann@lab", "1", "2", "d2")]
@@ -46,9 +55,9 @@ def test_a_clock_that_is_behind_never_makes_the_history_run_backwards(context: C
     first, second = register(registry, "d1"), register(registry, "d2")
     ahead = datetime.now(UTC) + timedelta(hours=3)
     kept = entry(1, first.version, decision="d1", at=ahead)
-    registry.write_once(f"{ENTRY}000001", kept.model_dump_json(indent=2))
-    settle(context, registry)
-    enter(context, registry, change(first, second, "d2"))
+    registry.put_if_absent(f"{ENTRY}000001", kept.model_dump_json(indent=2))
+    reconcile_champion(context, registry)
+    append_change(context, registry, change(first, second, "d2"))
     assert [e.at for e in history(context)] == [ahead, ahead]
     assert champion_at(history(context), ahead).version_after == second.version
 
@@ -56,11 +65,11 @@ def test_a_clock_that_is_behind_never_makes_the_history_run_backwards(context: C
 def test_who_was_decided_first_wins_and_the_other_hears_of_it(context: Context, registry: Registry) -> None:
     first, second = register(registry, "d1"), register(registry, "d2")
     theirs = entry(1, second.version, decision="d2", who="the other night", at=NOON)
-    registry.write_once(f"{ENTRY}000001", theirs.model_dump_json(indent=2))
+    registry.put_if_absent(f"{ENTRY}000001", theirs.model_dump_json(indent=2))
     # The other one was killed just after its entry was decided: neither store nor alias know of it yet.
     assert (history(context), registry.champion()) == ([], None)
     with pytest.raises(ChampionChanged, match=r"has changed .* version 2 \(the other night, 2026-01-02 12:00:00 UTC\)"):
-        enter(context, registry, change(None, first, "d1"))
+        append_change(context, registry, change(None, first, "d1"))
     assert registry.champion() == second
     assert history(context) == [theirs]
 
@@ -69,12 +78,12 @@ def test_an_alias_that_was_moved_by_hand_is_moved_back(
     context: Context, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = register(registry, "d1"), register(registry, "d2")
-    enter(context, registry, change(None, first, "d1"))
+    append_change(context, registry, change(None, first, "d1"))
     registry.set_champion(second.version)
     with caplog.at_level("INFO"):
         assert describe_champion(context, registry)["version"] == "2"
         assert "the history ends with version 1" in caplog.text
-        assert settle(context, registry) == first
+        assert reconcile_champion(context, registry) == first
     assert "the alias goes from version 2 to 1" in caplog.text
     assert registry.champion() == first
 
@@ -82,13 +91,13 @@ def test_an_alias_that_was_moved_by_hand_is_moved_back(
 def test_a_champion_from_before_the_history_is_left_where_it_is(context: Context, registry: Registry) -> None:
     champion = register(registry, "d1")
     registry.set_champion(champion.version)
-    assert settle(context, registry) == champion
+    assert reconcile_champion(context, registry) == champion
 
 
 def test_a_registry_that_lost_the_champion_is_named_not_replaced(context: Context, registry: Registry) -> None:
     context.store.put(history_key(1), entry(1, "7").model_dump_json().encode())
     with pytest.raises(RetrainError, match="version 7 is champion, but: no version 7") as caught:
-        settle(context, registry)
+        reconcile_champion(context, registry)
     assert "restore the registry" in caught.value.hint
 
 
@@ -96,28 +105,28 @@ def test_another_registry_with_as_many_versions_is_noticed(context: Context, reg
     register(registry, "another one")
     context.store.put(history_key(1), entry(1, "1").model_dump_json().encode())
     with pytest.raises(RetrainError, match="by decision d1; the registry's is of decision another one"):
-        settle(context, registry)
+        reconcile_champion(context, registry)
     assert registry.champion() is None
 
 
 def test_a_damaged_entry_is_named_and_can_be_had_again(context: Context, registry: Registry) -> None:
-    champion = enter(context, registry, change(None, register(registry, "d1"), "d1"))
+    champion = append_change(context, registry, change(None, register(registry, "d1"), "d1"))
     whole = context.store.get(history_key(1))
     context.store.put(history_key(1), whole[:40])
     with pytest.raises(RetrainError, match=r"retraining/history/000001\.json .* damaged") as caught:
         history(context)
     assert "move retraining/history/000001.json away" in caught.value.hint
     del context.store.objects[history_key(1)]  # type: ignore[attr-defined]
-    assert settle(context, registry) == champion
+    assert reconcile_champion(context, registry) == champion
     assert context.store.get(history_key(1)) == whole
 
 
 def test_a_rewritten_entry_is_noticed(context: Context, registry: Registry) -> None:
-    enter(context, registry, change(None, register(registry, "d1"), "d1"))
+    append_change(context, registry, change(None, register(registry, "d1"), "d1"))
     forged = history(context)[0].model_copy(update={"who": "nobody"})
     context.store.put(history_key(1), forged.model_dump_json(indent=2).encode())
     with pytest.raises(RetrainError, match=r"history/000001\.json .* was changed"):
-        settle(context, registry)
+        reconcile_champion(context, registry)
 
 
 def test_a_missing_entry_is_named(context: Context) -> None:
@@ -158,7 +167,7 @@ def test_the_champion_of_a_moment() -> None:
     ],
 )
 def test_the_line_of_champions_leaves_out_who_was_rolled_back(entries: list[Promotion], line: list[str]) -> None:
-    assert line_of_champions(entries) == line
+    assert champion_lineage(entries) == line
 
 
 def test_a_reason_is_needed_and_fits() -> None:

@@ -19,7 +19,7 @@ import pytest
 from infra.registry.registry import Registry
 from infra.settings.settings import Settings
 from infra.store.keys import MODEL_NAME
-from tasks.champion.history import history, settle
+from tasks.champion.history import history, reconcile_champion
 from tasks.context import Context
 from tasks.promote import promote
 from tests.builders import channel_model, made_up_candidate, made_up_decision, registry_in, small_settings
@@ -174,7 +174,7 @@ def kill_everywhere(place: Place, kills: list[tuple[str, str]]) -> None:
         assert seen is not None
         assert seen == old or seen.candidate == candidate.id
         # The next command, from another machine.
-        settled = settle(place.context, place.registry)
+        settled = reconcile_champion(place.context, place.registry)
         entries = history(place.context)
         assert settled == place.registry.champion()
         assert settled is not None
@@ -212,7 +212,7 @@ def test_the_first_champion_killed_at_every_step(sqlite: Place) -> None:
     for kill in [("mlflow.MlflowClient.create_registered_model", when) for when in ("before", "after")]:
         (killed,) = sqlite.rivals.run(sqlite.job("a", decision, kill))
         assert killed.signal == 9, killed
-        assert settle(sqlite.context, sqlite.registry) is None
+        assert reconcile_champion(sqlite.context, sqlite.registry) is None
         assert history(sqlite.context) == []
     (again,) = sqlite.rivals.run(sqlite.job("a", decision))
     assert (again.said, again.version) == ("promoted", "1")

@@ -21,7 +21,7 @@ import pytest
 import tasks.intake.download as module
 from infra.local.files import Workspace
 from infra.store.memory import MemoryStore
-from tasks.intake.download import Progress, download, shown_url
+from tasks.intake.download import ImportProgress, download, shown_url
 from tasks.intake.import_cells import import_cells
 from tests.loopback import QuietServer, serving
 from validation.digest import digest
@@ -373,11 +373,11 @@ def test_two_downloads_of_one_file_exclude_each_other(remote: Remote, tmp_path: 
 
 
 def test_progress_grows_and_ends_at_the_length(remote: Remote, tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[ImportProgress] = []
     remote.steps = [broken(0.5)]
     download(remote.url, tmp_path, progress=seen.append, pause=lambda _: None)
     assert [event.done for event in seen] == sorted(event.done for event in seen)
-    assert seen[-1] == Progress("download", len(CONTENT), len(CONTENT), "bytes")
+    assert seen[-1] == ImportProgress("download", len(CONTENT), len(CONTENT), "bytes")
 
 
 def test_secrets_of_an_address_are_not_shown(remote: Remote, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -406,7 +406,7 @@ def archive(names: list[str]) -> bytes:
 def test_an_import_from_a_url_downloads_once(remote: Remote, tmp_path: Path) -> None:
     remote.content = archive(["cell_images/Parasitized/a.png", "cell_images/Uninfected/b.png"])
     remote.steps = [broken(0.5)]
-    store, workspace, seen = MemoryStore(), Workspace(tmp_path), list[Progress]()
+    store, workspace, seen = MemoryStore(), Workspace(tmp_path), list[ImportProgress]()
     first = import_cells(f"{remote.url}?token=hidden", store, workspace, progress=seen.append)
     assert (first.source, first.found, first.written) == (remote.url, 2, 2)
     assert sorted(store.objects) == ["labeled/Parasitized/a.png", "labeled/Uninfected/b.png"]

@@ -19,7 +19,7 @@ from infra.store.folder import FolderStore
 from infra.store.memory import MemoryStore
 from infra.store.s3 import S3Store
 from tasks.intake import sources as cell_sources
-from tasks.intake.import_cells import ImportResult, Progress, import_cells
+from tasks.intake.import_cells import ImportProgress, ImportResult, import_cells
 from validation.errors import DataInvalid, StoreUnreachable, UsageError
 
 CELLS = {"Parasitized/a.png": b"\x89PNG a", "Parasitized/ä b.png": b"\x89PNG b", "Uninfected/c.png": b"\x89PNG c"}
@@ -283,10 +283,10 @@ def test_a_file_and_a_folder_of_one_name(run: Import, store: MemoryStore, tmp_pa
 
 
 def test_progress_ends_at_the_total(store: MemoryStore, tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[ImportProgress] = []
     files = {f"Parasitized/{number}.png": b"x" for number in range(500)}
     import_cells(str(folder(tmp_path / "cells", files)), store, Workspace(tmp_path), progress=seen.append)
-    assert seen[-1] == Progress("import", 500, 500, "cells")
+    assert seen[-1] == ImportProgress("import", 500, 500, "cells")
     assert [event.done for event in seen] == sorted(event.done for event in seen)
     assert len(seen) < 50  # throttled: an event a cell would flood a terminal
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from infra.processes.parent import marked_processes
+from infra.processes.parent import tagged_processes
 from infra.scoring.model_file import ModelFile
 from tasks import models
 from tasks.models.preparation import check_data
@@ -80,7 +80,7 @@ def train(lane: Lane, name: str, job: str, *, harm: str = "", **recipe: Any) -> 
     command = [sys.executable, "-m", "tests.one_training", str(os.getpid()), str(folder)]
     ended = lane.run(command, HARM=harm, MALARIA_MACHINE=mark)
     told = [json.loads(line) for line in ended.stdout.splitlines()]
-    return Done(ended.returncode, told, ended.stderr, folder, marked_processes(mark))
+    return Done(ended.returncode, told, ended.stderr, folder, tagged_processes(mark))
 
 
 @pytest.fixture(scope="module", params=models.model_names())

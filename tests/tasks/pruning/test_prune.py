@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from flows import retrain
-from flows.night import Clock, finished_night
+from flows.night import StageTimer, finished_night
 from infra.registry.registry import Registry
 from infra.store.keys import LABELED, report_key
 from infra.store.memory import MemoryStore
@@ -71,7 +71,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in vars(retrain) if name.endswith("_task")]:
             patch.setattr(retrain, name, getattr(retrain, name).fn)
-        patch.setattr(retrain, "announce_task", lambda *_: None)  # it needs Prefect's server
+        patch.setattr(retrain, "publish_task", lambda *_: None)  # it needs Prefect's server
         home = tmp_path_factory.mktemp("lived") / "home"
         registry_in(home, empty_registry)
         context = context_over(CountingStore(plain_cells()), home, gate=GATE)
@@ -308,7 +308,7 @@ def test_a_retired_report_leaves_a_page_and_its_data_may_come_back(world: World)
     with pytest.raises(ObjectMissing, match="was retired on"):
         report(context, night)
     (context.workspace.reports / f"{night.decision}.html").unlink()
-    again = finished_night(context, night.id, world.registry, Clock())
+    again = finished_night(context, night.id, world.registry, StageTimer())
     assert again is not None
     assert again.verdict is Verdict.NOTHING_NEW
     assert Path(again.report or "").exists()
@@ -363,10 +363,10 @@ def test_killed_registrations_go_and_versions_stay(
         patch.setattr(world.registry._client, "create_model_version", killed)
         with pytest.raises(KeyboardInterrupt):
             world.registry.register(challenger, model, decision)
-    assert len(world.registry.abandoned()) == 1
+    assert len(world.registry.abandoned_runs()) == 1
     assert len(set(artifacts.rglob("*.onnx")) - files) == 1
     prune_often(world)
-    assert world.registry.abandoned() == []
+    assert world.registry.abandoned_runs() == []
     assert set(artifacts.rglob("*.onnx")) == files
     for version in ("1", "2"):
         assert world.registry.model_bytes(world.registry.version(version))

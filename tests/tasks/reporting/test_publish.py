@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.reporting.publish import KEY, LINK_KEY, announce, markdown
+from tasks.reporting.publish import KEY, LINK_KEY, markdown, publish_artifacts
 from tests import ROOT
 from tests.builders import CountingStore, context_over
 from tests.tasks.reporting.test_index import a_night
@@ -60,7 +60,7 @@ def test_a_server_that_is_away_costs_the_night_nothing(tmp_path: Path, caplog: p
     caplog.set_level(logging.WARNING)
     nowhere = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
     with temporary_settings(nowhere):
-        announce(context_over(CountingStore(), tmp_path), a_night(1))
+        publish_artifacts(context_over(CountingStore(), tmp_path), a_night(1))
     assert "the verdict is not on Prefect's page" in caplog.text
 
 

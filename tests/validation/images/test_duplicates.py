@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from validation.images.duplicates import near_doubles, without_doubles
+from validation.images.duplicates import near_duplicate_findings, without_duplicates
 from validation.records import NEGATIVE, POSITIVE
 
 COLUMNS = ["key", "label", "patient", "pixels", "first_seen", "fingerprint"]
@@ -18,7 +18,7 @@ def facts(*rows: tuple[str, str, str, str, str]) -> pd.DataFrame:
 
 
 def test_the_first_seen_stays_whatever_its_name() -> None:
-    kept, findings = without_doubles(
+    kept, findings = without_duplicates(
         facts(("z", POSITIVE, "P1", "same", "2026-01-01"), ("a", POSITIVE, "P1", "same", "2026-01-02"))
     )
     assert list(kept["key"]) == ["z"]
@@ -26,7 +26,7 @@ def test_the_first_seen_stays_whatever_its_name() -> None:
 
 
 def test_one_image_under_two_patients_names_both() -> None:
-    kept, findings = without_doubles(
+    kept, findings = without_duplicates(
         facts(
             ("a", POSITIVE, "P1", "same", "2026-01-02"),
             ("b", POSITIVE, "P2", "same", "2026-01-01"),
@@ -42,7 +42,7 @@ def test_one_image_under_two_patients_names_both() -> None:
 
 
 def test_one_image_under_both_classes_is_left_out_wherever_it_is() -> None:
-    kept, findings = without_doubles(
+    kept, findings = without_duplicates(
         facts(
             ("a", POSITIVE, "P1", "same", "2026-01-01"),
             ("b", NEGATIVE, "P2", "same", "2026-01-02"),
@@ -62,13 +62,13 @@ def test_a_near_double_names_the_first_and_how_they_are_apart() -> None:
         ("d", POSITIVE, "P1", "4", "2026-01-01"),
     )
     table["fingerprint"] = [FAR[0], FAR[0], FAR[0][:-2] + "00", FAR[1]]
-    assert {f.key: f.detail for f in near_doubles(table)} == {
+    assert {f.key: f.detail for f in near_duplicate_findings(table)} == {
         "a": "hardly differs from b",
         "c": "hardly differs from b, of another patient and of the other class",
     }
 
 
 def test_nothing_at_all_has_no_doubles() -> None:
-    kept, findings = without_doubles(facts())
+    kept, findings = without_duplicates(facts())
     assert kept.empty
-    assert findings == near_doubles(facts()) == []
+    assert findings == near_duplicate_findings(facts()) == []
