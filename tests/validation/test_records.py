@@ -20,6 +20,7 @@ from validation.records import (
     Decision,
     EpochRecord,
     Evaluation,
+    Exhibits,
     Finding,
     Gate,
     Generation,
@@ -28,8 +29,10 @@ from validation.records import (
     Metrics,
     Night,
     Pack,
+    PastNight,
     Promotion,
     Record,
+    Retired,
     SideCount,
     Snapshot,
     Split,
@@ -65,6 +68,10 @@ CANDIDATE = Candidate(
     versions={"keras": "3.15.1"}, device="CPU", seconds=431.2, peak_memory_mb=2_210.5, created_at=AT,
 )  # fmt: skip
 
+PAST = PastNight(
+    decision="6", at=AT, verdict=Verdict.KEPT, version="7", model="keras", balanced_accuracy=INTERVAL, sensitivity=None,
+    specificity=INTERVAL,
+)  # fmt: skip
 SAMPLES: list[Record] = [
     FINDING, CHECK, COUNT, SPEC, EPOCH, INTERVAL, METRICS, CHAMPION, LOOK, GATE, CANDIDATE,
     Spread(error=0.012, effective_patients=17.5),
@@ -92,6 +99,10 @@ SAMPLES: list[Record] = [
     Night(id="8", verdict=Verdict.KEPT, sentence="The champion stays", decision="6", champion_before="7",
           champion_after="7", challenger="c1", challenger_model="keras", metrics={"auc": INTERVAL, "accuracy": None},
           images={"accepted": 1}, seconds={"pull": 0.5}, report=None, synthetic=True, started_at=AT, finished_at=AT),
+    PAST,
+    Exhibits(id="6", cells="c", counts={"new": 3}, ledger=(LOOK,), looks=24, error_budget=0.05, past=(PAST,),
+             last_good="5", left_out=("one cell was removed",)),
+    Retired(decision="6", why="older than 400 days", at=AT),
 ]  # fmt: skip
 each_record = pytest.mark.parametrize("record", SAMPLES, ids=lambda record: type(record).__name__)
 
