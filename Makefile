@@ -1,6 +1,8 @@
 # make run                 install, then a first night on synthetic cells; again: the next night
 # make run CELLS=FOLDER    the same on real cells, <Class>/<name>.png (or a zip; or nlm, the public archive)
-# make test                install, then all tests
+# make test                install, then the tests
+# make quick               the tests of rules, words and stages: no server, no browser, no framework
+# make test-all            make test, then what takes longest: real CNNs killed, the soak, trainings on several devices
 # make check               linter and types
 # make deploy              bring the server that PREFECT_API_URL names in line: deployments, schedules, alerts
 # make audit               ask a public database whether a locked package has a known weakness
@@ -12,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check install deploy audit sbom lock
+.PHONY: run test quick test-all test-longest check install deploy audit sbom lock
 .DEFAULT_GOAL := help
 
 help:
@@ -34,8 +36,18 @@ run: install
 	@$(BIN)/retrain demo $${CELLS:+--cells "$$CELLS"}
 
 # Two at a time: half of what tests do is to wait for servers. A module's tests stay together, they share what they start.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not longest" $(ARGS)
+
+quick: install
+	$(PYTEST) -m "not longest and not slow and not server and not thorough" $(ARGS)
+
+test-all: test test-longest
+
+test-longest: install
+	$(PYTEST) -m longest $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

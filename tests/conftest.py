@@ -1,4 +1,4 @@
-"""Fixtures that more than one floor uses."""
+"""Fixtures that more than one package uses. It imports nothing heavy: a test of one pure file starts in a second."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import uuid
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
 import hypothesis
 import pytest
 
-from infra.settings.settings import Settings, load_settings
-from infra.store.s3 import S3Store
 from tests.ahead import Lane
-from tests.servers import postgres_server
-from validation.batch.expectations import BatchChecks
+
+if TYPE_CHECKING:
+    from infra.store.s3 import S3Store
 
 # Of each of a failing test's outputs, in characters.
 MOST_SAID = 4_000
@@ -46,6 +44,8 @@ def moto_endpoint() -> Iterator[str]:
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """No identity from this machine: no keys, profiles, endpoints or instance role; nor that of an earlier test."""
+    import boto3
+
     # The session behind boto3.client() keeps the keys that it found first.
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "DEFAULT_PROFILE", "REGION"):
@@ -67,6 +67,10 @@ def fake_aws(no_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def s3_store(moto_endpoint: str, fake_aws: None) -> S3Store:
     """An empty bucket of its own, with a prefix."""
+    import boto3
+
+    from infra.store.s3 import S3Store
+
     bucket = f"cells-{uuid.uuid4().hex[:12]}"
     client = boto3.session.Session().client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")
     client.create_bucket(Bucket=bucket)
@@ -77,6 +81,8 @@ def s3_store(moto_endpoint: str, fake_aws: None) -> S3Store:
 @pytest.fixture
 def real_s3_store(no_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
     """An empty bucket on the S3 server that the environment names (S3_TEST_...); emptied and removed after."""
+    from infra.store.s3 import S3Store
+
     names = ("ENDPOINT", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION")
     given = {name: os.environ.get(f"S3_TEST_{name}", "") for name in names}
     if not all(given.values()):
@@ -159,6 +165,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is expected of a batch as a whole is met: for what comes after validation, and half a second faster."""
+    from validation.batch.expectations import BatchChecks
+
     monkeypatch.setattr("tasks.validate.check_batch", lambda *_: BatchChecks((), {}))
 
 
@@ -167,6 +175,7 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Prefect server for all tests; one for each night is tested in test_runtime."""
     from infra.prefect_server import prefect_server
     from infra.runtime import prepare_environment
+    from infra.settings.settings import load_settings
 
     before = dict(os.environ)
     os.environ["RETRAIN_HOME"] = str(tmp_path_factory.mktemp("server"))
@@ -185,6 +194,8 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The address of a PostgreSQL server; whoever wants databases makes their own (tests.servers.databases)."""
+    from tests.servers import postgres_server
+
     with postgres_server() as url:
         yield url
 
@@ -193,6 +204,7 @@ def postgres() -> Iterator[str]:
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables and nothing in them: making one takes seconds, copying it none."""
     from infra.registry.registry import Registry
+    from infra.settings.settings import Settings
 
     home = tmp_path_factory.mktemp("registry")
     Registry(Settings(home=home))
