@@ -264,6 +264,7 @@ def test_an_empty_store_says_what_to_do(other_machine: Machine) -> None:
     assert "Traceback" not in told
 
 
+@pytest.mark.longest
 def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(
     other_machine: Machine, first_night: dict[str, Any]
 ) -> None:

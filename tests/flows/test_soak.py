@@ -15,6 +15,7 @@ DRAWN = {"invalid batch", "junk", "champion tampered", "store away", "killed"}
 # About 40 s of one core; a machine that does other things too needs its time.
 @pytest.mark.timeout(1_800)
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_week_of_nights_with_faults_leaves_everything_accounted_for(tmp_path: Path) -> None:
     *nights, end = soak(tmp_path / "soak", NIGHTS, seed=95)
     assert end["wrong"] == []

@@ -230,7 +230,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
     machine.hold_trainings()
     night = server.create_run("retrain/nightly", parameters={"models": ["keras"]})
     until(machine.training_now)
-    until(lambda: any("train_child" in command for command in machine.processes()))
+    until(lambda: any("tasks.training.child" in command for command in machine.processes()))
     ours = set(server.deployments())
     _add_what_is_not_in_the_file(machine)
     alerts = server.ask("POST", "/automations/count", {})

@@ -21,7 +21,7 @@ from validation.digest import sha256
 from validation.errors import TrainingFailed
 
 # Whoever asks first waits for all trainings.
-pytestmark = pytest.mark.slow(minutes=2)
+pytestmark = [pytest.mark.longest, pytest.mark.slow(minutes=2)]
 
 # An odd number of validation cells, and batches of odd size: nothing divides by two.
 TRAIN, VALID = 135, 51
