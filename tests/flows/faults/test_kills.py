@@ -100,7 +100,7 @@ def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(
         told = nights.run(home, "run", fault=Fault(patience=1.0), **nights.recipe(model, **behaviour))
         assert told.code == 0, told.err
         other = {"fastai": "keras", "keras": "fastai"}[model]
-        assert f"{model} could not be trained, and the night went on without it: " in told.out
+        assert f"{model} could not be trained, and the night continued without it: " in told.out
         assert why in told.out
         [report] = [line.removeprefix("report: ") for line in told.out.splitlines() if line.startswith("report: ")]
         page = Path(report).read_text()

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from flows.events import NIGHT, PREFIX, night_event
-from flows.unattended.alerts import apply_alerts, definitions
+from flows.events import NIGHT, night_event
+from flows.unattended.alerts import PREFIX, apply_alerts, definitions
 from infra.prefect_api import INTERRUPTED
 from infra.settings.groups import AlertSettings
 from tests import ROOT
@@ -198,7 +198,7 @@ def test_a_run_that_is_not_heard_of_is_marked_crashed_and_told(machine: Up, rece
             break
     assert machine.server.run(run["id"])["state_type"] == "CRASHED"
     receiver.alert("zombie run", "a-zombie")
-    assert "not heard of" in receiver.alert("failed night", "a-zombie")["text"]
+    assert "no heartbeat" in receiver.alert("failed night", "a-zombie")["text"]
 
 
 def test_a_night_that_does_not_come_is_told(machine: Up, receiver: Receiver, first_night: dict[str, Any]) -> None:
