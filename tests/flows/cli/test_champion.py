@@ -82,7 +82,7 @@ def no_handlers_of_other_tests() -> Iterator[None]:
     """A command shows its log on the standard error of its own process, which ends with it."""
 
     def forget() -> None:
-        for name in console.OURS:
+        for name in console.PACKAGES:
             logger = logging.getLogger(name)
             logger.propagate = True
             for handler in list(logger.handlers):
@@ -146,7 +146,7 @@ def test_history_champion_at_and_rollback(shown: Shown, context: Context, champi
     then = shown.json("champion", "--at", between.isoformat())
     assert (then["version"], then["action"], then["uri"]) == ("2", "promoted", "models:/malaria-cell/2")
     assert "no champion at" in shown.text("champion", "--at", "2020-01-31 12:00", code=2)
-    assert "is no time" in shown.text("champion", "--at", "yesterday", code=2)
+    assert "is not a valid time" in shown.text("champion", "--at", "yesterday", code=2)
 
 
 def context_entry(context: Context, number: int) -> str:
@@ -208,5 +208,5 @@ def test_a_moment_is_read_as_people_and_programs_write_it(text: str | None, valu
 
 def test_what_is_no_moment_is_refused() -> None:
     for text in ("", "soon", "31.1.2026", "2026-13-01"):
-        with pytest.raises(UsageError, match="is no time"):
+        with pytest.raises(UsageError, match="is not a valid time"):
             moment(text)

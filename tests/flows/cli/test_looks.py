@@ -18,7 +18,7 @@ from tests.flows.cli.test_main import retrain
 def logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command does to this process' loggers outlives its test: neither leave it behind nor meet it."""
     monkeypatch.setattr("flows.console.prepare_logging", lambda: None)
-    for name in console.OURS:
+    for name in console.PACKAGES:
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
 
 

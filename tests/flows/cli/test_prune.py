@@ -76,5 +76,5 @@ def test_what_cannot_be_counted_is_told_and_ends_with_1(
     assert retrain(monkeypatch, "prune", "--json") == 1
     shown = capsys.readouterr()
     assert damaged.name in json.loads(shown.out)["problems"][0]
-    assert "not everything could be looked at" in shown.err
+    assert "not everything could be examined" in shown.err
     assert list((used / "scratch").iterdir()) == []  # what this machine can make again went all the same
