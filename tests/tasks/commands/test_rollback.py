@@ -9,7 +9,7 @@ import pytest
 from infra.registry.registry import Registry
 from infra.store.keys import MODEL_NAME
 from tasks.champion.history import history
-from tasks.commands.describe_champion import tell_history
+from tasks.commands.describe_champion import describe_history
 from tasks.commands.rollback import override, rollback
 from tasks.context import Context
 from tasks.nights import find_decision
@@ -108,7 +108,7 @@ def test_a_person_can_overrule_the_gate_and_it_says_so(
     champion = override(context, registry, find_decision(context, kept.id[:24]), why="the holdout is too old", who=ANN)
     assert registry.champion() == champion
     assert champion.candidate == kept.challenger
-    row = tell_history(context)[-1]
+    row = describe_history(context)[-1]
     assert (row["action"], row["who"], row["why"]) == ("override", ANN, "the holdout is too old")
     assert (row["from"], row["to"], row["decision"]) == ("3", "4", kept.id)
     assert "could not be compared" in row["checked"]
