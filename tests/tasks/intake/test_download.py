@@ -425,7 +425,7 @@ def test_nlm_stands_for_the_public_archive(remote: Remote, tmp_path: Path, monke
 
 def test_a_page_in_place_of_the_zip_is_not_kept(remote: Remote, tmp_path: Path) -> None:
     remote.content = b"<!doctype html>please sign in"
-    with pytest.raises(DataInvalid, match="is no zip file"):
+    with pytest.raises(DataInvalid, match="is not a valid zip file"):
         import_cells(remote.url, MemoryStore(), Workspace(tmp_path))
     remote.content = archive(["Parasitized/a.png"])
     assert import_cells(remote.url, MemoryStore(), Workspace(tmp_path)).written == 1

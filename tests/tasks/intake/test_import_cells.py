@@ -424,7 +424,7 @@ def test_a_damaged_member_does_not_stop_the_others(
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b\x08\x00" + bytes(100), b"PK\x03\x04" + bytes(100)])
 def test_no_zip_file(content: bytes, run: Import, tmp_path: Path) -> None:
     (tmp_path / "cells.zip").write_bytes(content)
-    with pytest.raises(DataInvalid, match="is no zip file, or its end is missing") as caught:
+    with pytest.raises(DataInvalid, match="is not a valid zip file, or its end is missing") as caught:
         run(tmp_path / "cells.zip")
     assert "Parasitized/*.png" in caught.value.hint
 
