@@ -25,7 +25,8 @@ from validation.redaction import mask
 
 if TYPE_CHECKING:
     from tasks.commands.predict import Prediction
-    from tasks.intake.import_cells import ImportProgress, ImportResult
+    from tasks.intake.download import ImportProgress
+    from tasks.intake.import_cells import ImportResult
     from validation.records import ChampionRef, Night
 
 COLOURS = {

@@ -59,7 +59,7 @@ def demo(
 
     Afterwards all commands use that store.
     """
-    from infra.store.opening import open_store
+    from tasks.context import Context
     from tasks.intake.demo import choose_place, deliver
     from tasks.intake.synthetic_cells import SyntheticPlan
 
@@ -70,9 +70,8 @@ def demo(
     if not own:
         log.info("using the store of %s: %s", config_path(), settings.store)
     if cells is None:
-        store = open_store(settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
         with display.counting("drawing synthetic cells") as progress:
-            night, count = deliver(store, SyntheticPlan(), progress=progress)
+            night, count = deliver(Context.open(settings).store, SyntheticPlan(), progress=progress)
         log.info("night %d: %s SYNTHETIC cells have arrived in %s", night, f"{count:,}", settings.store)
     else:
         _import(settings, cells)
@@ -183,18 +182,18 @@ def _run_flow() -> Night:
 
 
 def _import(settings: Settings, source: str) -> Any:
-    from infra.local.files import Workspace
     from infra.store.folder import FolderStore
-    from infra.store.opening import open_store
+    from tasks.context import Context
     from tasks.intake.demo import refuse_synthetic
     from tasks.intake.import_cells import import_cells
 
-    store = open_store(settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
+    context = Context.open(settings)
+    store = context.store
     if isinstance(store, FolderStore):
         store.root.mkdir(parents=True, exist_ok=True)
     store.check()
     refuse_synthetic(store)
     with display.importing() as progress:
-        result = import_cells(source, store, Workspace(settings.home), progress=progress)
+        result = import_cells(source, store, context.workspace, progress=progress)
     display.imported(result, settings.store)
     return result

@@ -6,8 +6,6 @@ Last-Modified, length) is stored beside it, so that another process can resume i
 
 from __future__ import annotations
 
-__all__ = ["ImportProgress", "Ticker", "download", "shown_url"]
-
 import fcntl
 import json
 import logging

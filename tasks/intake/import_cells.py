@@ -6,8 +6,6 @@ can be run again at any time and only adds what is missing.
 
 from __future__ import annotations
 
-__all__ = ["NLM_URL", "ImportProgress", "ImportResult", "import_cells"]
-
 import hashlib
 import logging
 from collections import defaultdict

@@ -6,8 +6,6 @@ unpacked to disk; a member is read into memory, up to a limit.
 
 from __future__ import annotations
 
-__all__ = ["MAX_FILE_BYTES", "SourceFile", "folder_files", "zip_files"]
-
 import os
 import re
 import stat

@@ -19,8 +19,6 @@ busy core.
 
 from __future__ import annotations
 
-__all__ = ["SyntheticCell", "SyntheticPlan", "folder_of", "night_cells"]
-
 import io
 import math
 from collections.abc import Callable, Iterator

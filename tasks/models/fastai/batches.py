@@ -19,8 +19,6 @@ from tasks.models.memory import releasing
 from tasks.models.preparation import shuffled_batches, smoothed
 from tasks.models.variation import Draws, area_weights, augment, draw, shrunk
 
-__all__ = ["SCORING_BATCH", "Batches", "Shuffled", "chunks", "fits_on_device", "shrunk_on_device", "varied_on_device"]
-
 SCORING_BATCH = 64
 # Cells that are copied to the device at a time.
 COPIED = 4096

@@ -22,8 +22,6 @@ from tasks.models.fastai.ranks import Ranks, parallel
 from tasks.models.preparation import finite, record_epoch
 from validation.records import EpochRecord
 
-__all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "state_of", "weights_of"]
-
 log = logging.getLogger(__name__)
 
 # The number of the kept epoch: it rises when the newest is kept.

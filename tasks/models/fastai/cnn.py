@@ -42,8 +42,6 @@ from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 from validation.statistics.calibration import temperature_of
 
-__all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
-
 RECIPE_VERSION = 6
 SHAPE = ("architecture",)
 # torch needs one process per device.

@@ -16,8 +16,6 @@ from tasks.models import Images, Recipe, TrainingData
 from tasks.models.preparation import batch_count, shuffled_batches, smoothed
 from tasks.models.variation import augment, draw
 
-__all__ = ["FIRST_EPOCH", "batches", "dataset_of", "fits_on_device", "scores", "shown_on_device", "varied_on_device"]
-
 # The number of the first epoch, which seeds its batches.
 FIRST_EPOCH = 1
 # Batches that are prepared while one is used.

@@ -19,8 +19,6 @@ from tasks.models.keras.batches import scores
 from tasks.models.preparation import finite, record_epoch
 from validation.records import EpochRecord
 
-__all__ = ["SCORING_BATCH", "DeadlinePassed", "accuracy", "callbacks", "restore"]
-
 SCORING_BATCH = 256
 # The number of the kept epoch: it rises when the newest is kept.
 MONITORED = "kept_epoch"

@@ -19,7 +19,8 @@ from infra.store.folder import FolderStore
 from infra.store.memory import MemoryStore
 from infra.store.s3 import S3Store
 from tasks.intake import sources as cell_sources
-from tasks.intake.import_cells import ImportProgress, ImportResult, import_cells
+from tasks.intake.download import ImportProgress
+from tasks.intake.import_cells import ImportResult, import_cells
 from validation.errors import DataInvalid, StoreUnreachable, UsageError
 
 CELLS = {"Parasitized/a.png": b"\x89PNG a", "Parasitized/ä b.png": b"\x89PNG b", "Uninfected/c.png": b"\x89PNG c"}

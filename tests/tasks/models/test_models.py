@@ -17,7 +17,7 @@ from tasks import models
 from tasks.models import preparation as _common
 from tasks.models import variation
 from tasks.models.schedule import Schedule
-from tasks.models.selection import Selection, is_surely_higher
+from tasks.models.selection import Selection, is_significantly_higher
 from tests import ROOT
 from tests.ahead import Lane
 from tests.fake_cnn import DefaultRecipe
@@ -462,16 +462,16 @@ class TestSelection:
         before = np.ones(200)
         after = np.where(self.PATIENTS == 3, before + 2, before - 0.05)
         assert after.mean() > before.mean()
-        assert not is_surely_higher(after, before, self.PATIENTS)
-        assert is_surely_higher(after, before, np.arange(200)), "twenty cells would"
+        assert not is_significantly_higher(after, before, self.PATIENTS)
+        assert is_significantly_higher(after, before, np.arange(200)), "twenty cells would"
 
     def test_judged_twice_it_comes_to_the_same(self) -> None:
         selection, logits = self.selection(), self.TRUTH + np.random.default_rng(1).normal(0, 1, 200)
         assert selection.judge(logits) == selection.judge(logits)
 
     def test_one_patient_alone_is_never_sure(self) -> None:
-        assert not is_surely_higher(np.full(8, 2.0), np.ones(8), np.zeros(8, np.int64))
-        assert is_surely_higher(np.full(8, 2.0), np.ones(8), np.arange(8))
+        assert not is_significantly_higher(np.full(8, 2.0), np.ones(8), np.zeros(8, np.int64))
+        assert is_significantly_higher(np.full(8, 2.0), np.ones(8), np.arange(8))
 
     def test_the_error_is_that_of_drawing_patients(self) -> None:
         rng = np.random.default_rng(2)
@@ -482,8 +482,8 @@ class TestSelection:
         error = (sums[drawn].sum(axis=1) / cells[drawn].sum(axis=1)).std()
         # Moved to 1.8 and 2.2 of the errors that draws of patients find.
         moved = difference - difference.mean()
-        assert not is_surely_higher(moved + 1.8 * error, np.zeros(len(patients)), patients)
-        assert is_surely_higher(moved + 2.2 * error, np.zeros(len(patients)), patients)
+        assert not is_significantly_higher(moved + 1.8 * error, np.zeros(len(patients)), patients)
+        assert is_significantly_higher(moved + 2.2 * error, np.zeros(len(patients)), patients)
 
 
 class TestCommon:
