@@ -15,7 +15,7 @@ from pydantic import Field
 from flows.events import emit_night_events
 from flows.night import StageTimer, build_night_record, finished_night, night_id, start_night
 from flows.opening import initiator, opened
-from flows.train import trainings_elsewhere
+from flows.train import remote_trainings
 from infra.registry.registry import Registry
 from infra.settings.settings import load_settings
 from tasks.champion.history import reconcile_champion
@@ -132,7 +132,7 @@ def _train_all(
     failed: dict[str, str] = {}
     specs = [train_spec(settings, model, split.id, earlier.get(model)) for model in settings.training.models]
     remote = specs if settings.training.where == "deployment" else []
-    with trainings_elsewhere(context, remote) as sent:
+    with remote_trainings(context, remote) as sent:
         for spec in specs:
             name = f"train {spec.model}"
             try:

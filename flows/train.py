@@ -53,7 +53,7 @@ def train_flow(spec: TrainSpec) -> str:
 
 
 @contextmanager
-def trainings_elsewhere(context: Context, specs: list[TrainSpec]) -> Iterator[dict[str, Future[Candidate]]]:
+def remote_trainings(context: Context, specs: list[TrainSpec]) -> Iterator[dict[str, Future[Candidate]]]:
     """Start trainings on their deployments, all at once; yield a future candidate for each model.
 
     A night that is stopped stops waiting; its trainings continue, and the next night finds them.
@@ -63,14 +63,14 @@ def trainings_elsewhere(context: Context, specs: list[TrainSpec]) -> Iterator[di
         try:
             # With the flow run's context in each thread, Prefect shows the trainings under the night.
             yield {
-                spec.model: pool.submit(contextvars.copy_context().run, train_elsewhere, context, spec, stop)
+                spec.model: pool.submit(contextvars.copy_context().run, train_remotely, context, spec, stop)
                 for spec in specs
             }
         finally:
             stop.set()
 
 
-def train_elsewhere(context: Context, spec: TrainSpec, stop: threading.Event | None = None) -> Candidate:
+def train_remotely(context: Context, spec: TrainSpec, stop: threading.Event | None = None) -> Candidate:
     """Run a training on its deployment, or wait for the run that a killed night has started.
 
     Raises:

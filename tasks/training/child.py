@@ -3,7 +3,8 @@
 FOLDER contains request.json, labels.npy, patients.npy (those of validation) and the weights to start from, if any; the
 process adds model.onnx, the native weights and, last and atomically, result.json.
 Standard output has one JSON object per line: ``{"epoch": ...}``, ``{"warning": ...}``, or, before exit 1,
-``{"error": ..., "hint": ...}``. On several devices it may launch one process for each, as ``... PARENT FOLDER BATCH_SIZE``.
+``{"error": ..., "hint": ...}``.
+On several devices it may launch one process for each, as ``... PARENT FOLDER BATCH_SIZE``.
 A separate process, so that none ever loads both frameworks and all of its memory is released.
 """
 

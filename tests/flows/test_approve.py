@@ -45,7 +45,7 @@ def test_the_form_asks_for_a_decision_one_of_two_answers_and_a_reason() -> None:
         {"decision": "12"},
     ],
 )
-def test_a_form_that_is_filled_in_wrongly_is_refused_before_there_is_a_run(wrong: dict[str, Any]) -> None:
+def test_an_invalid_form_is_refused_before_a_run_is_created(wrong: dict[str, Any]) -> None:
     # What Prefect's server does with a deployment's parameters when they are enforced.
     validate(GOOD, SCHEMA, raise_on_error=True)
     with pytest.raises(ValidationError):

@@ -86,13 +86,13 @@ def three_nights(home: Path, empty: Path, clocks: list[timedelta]) -> tuple[list
 def test_a_clock_that_jumps_changes_no_name_no_order_and_no_level(
     tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    results: list[Any] = []
     for name, clocks in (("right", RIGHT), ("jumping", JUMPING)):
         monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / name))
         nights, context = three_nights(tmp_path / name, empty_registry, clocks)
         generation = context.settings.split.generation
         entries = history(context)
-        told.append(
+        results.append(
             (
                 [(night.id, night.decision, night.verdict, night.champion_after) for night in nights],
                 [(entry.look.number, entry.look.spent) for entry in read_ledger(context, generation) if entry.look],
@@ -104,7 +104,7 @@ def test_a_clock_that_jumps_changes_no_name_no_order_and_no_level(
         # Of each of the six pairs the cell stays that came first; the ids alone would not tell.
         assert not [key for key in cells_of(context, nights[1]) if "/A0thin_" in key]
         assert nights[1].images["rejected"] == 6
-    right, jumping = told
+    right, jumping = results
     assert jumping == right
     assert len(right[1]) >= 2
 

@@ -1,6 +1,6 @@
 """Whole nights, end to end: real (tiny) trainings of both CNNs, a real registry, a real Prefect server, real kills.
 
-The nights run as their users run them: the command line in a process of its own, told where things are by its
+The nights run as their users run them: the command line in a process of its own, configured by its
 environment alone. The first is started like theirs, when the session begins (tests.ahead); the others are forked from a
 process that has imported all that it takes (tests.forked), since importing takes longer than most of them.
 """
@@ -70,9 +70,9 @@ class Machine:
 
     def retrain(self, *arguments: str, code: int = 0) -> Any:
         process = self.start(*arguments, "--json")
-        shown, told = process.finish()
-        assert process.returncode == code, told
-        return json.loads(shown.splitlines()[-1]) if shown.strip() else told
+        shown, stderr = process.finish()
+        assert process.returncode == code, stderr
+        return json.loads(shown.splitlines()[-1]) if shown.strip() else stderr
 
     @property
     def store(self) -> FolderStore:
@@ -166,7 +166,7 @@ def test_the_first_night_ends_with_a_champion_and_a_report(machine: Machine, fir
     assert not (machine.home / "scratch").exists() or not list((machine.home / "scratch").iterdir())
 
 
-def test_both_cnns_were_trained_in_processes_of_their_own_and_each_left_one_model_file(
+def test_both_cnns_were_trained_in_separate_processes_and_each_left_one_model_file(
     machine: Machine, first_night: dict[str, Any]
 ) -> None:
     kept = machine.home / "store" / "retraining" / "candidates"
@@ -229,7 +229,7 @@ def test_new_cells_bring_a_challenger_and_the_champion_is_scored_again(
     assert Path(report["report"]).read_bytes() == Path(night["report"]).read_bytes()
 
 
-def test_bad_images_are_left_out_by_name_and_cost_nothing_else(
+def test_bad_images_are_left_out_by_name_and_nothing_else_is(
     machine: Machine, second_night: tuple[dict[str, Any], dict[Path, bytes]]
 ) -> None:
     night, before = second_night
@@ -258,10 +258,10 @@ def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_un
 def test_an_empty_store_says_what_to_do(other_machine: Machine) -> None:
     machine = other_machine
     (machine.store.root / "labeled").mkdir()
-    told = machine.retrain("run", code=3)
-    assert "no cells in" in told
-    assert "retrain import" in told
-    assert "Traceback" not in told
+    stderr = machine.retrain("run", code=3)
+    assert "no cells in" in stderr
+    assert "retrain import" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(
@@ -277,13 +277,13 @@ def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(
     log: list[str] = []
     for stage in KILLS:
         process = machine.start("run", "--json")
-        told = _kill_after(process, stage)
-        log += [f"--- until {stage}\n", *told]
+        stderr = _kill_after(process, stage)
+        log += [f"--- until {stage}\n", *stderr]
         # A stage that an earlier attempt finished takes no time; a training that it finished reports no epoch.
-        trained = {model for model in ("fastai", "keras") if any(f"{model} epoch" in line for line in told)}
-        assert not [model for model in trained if f"train {model}" in done], told
+        trained = {model for model in ("fastai", "keras") if any(f"{model} epoch" in line for line in stderr)}
+        assert not [model for model in trained if f"train {model}" in done], stderr
         if stage is not None:
-            assert process.returncode == -signal.SIGKILL, told
+            assert process.returncode == -signal.SIGKILL, stderr
             done.append(stage)
         if stage == IN_AN_EPOCH:
             _wait_for_the_end_of_all(machine.home)
@@ -301,15 +301,15 @@ def test_the_mark_of_synthetic_cells_is_there(machine: Machine) -> None:
 
 
 def _kill_after(process: Forked, text: str | None) -> list[str]:
-    """Kill a run with SIGKILL as soon as it has told that ``text`` is done; without a text let it end."""
-    told: list[str] = []
+    """Kill a run with SIGKILL as soon as it has logged that ``text`` is done; without a text let it end."""
+    stderr: list[str] = []
     for line in process.stderr:
-        told.append(line)
+        stderr.append(line)
         if text is not None and (f"  {text}: " in line or (text in line and "epoch" in text)):
             process.kill()
             break
     process.finish()
-    return told
+    return stderr
 
 
 def _evidence(home: Path) -> str:

@@ -101,10 +101,10 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 def test_every_command_explains_itself(shown: Shown) -> None:
     for command in COMMANDS:
-        told = shown.text(command, "--help")
-        assert f"retrain {command}" in told
-        assert "--json" in told
-        assert ("--why" in told) == (command != "history")
+        text = shown.text(command, "--help")
+        assert f"retrain {command}" in text
+        assert "--json" in text
+        assert ("--why" in text) == (command != "history")
     assert "--at" in shown.text("champion", "--help")
 
 
@@ -167,8 +167,8 @@ def test_promote_approve_and_reject(
     assert (rejected["answer"]["answer"], rejected["answer"]["who"]) == ("reject", person())
     approved = shown.json("approve", "latest", "--why", "looked at the report")
     assert approved["champion"]["version"] == "4"
-    told = shown.text("approve", "5555", "--why", "again", code=1)
-    assert f"was approved by {person()}" in told
+    text = shown.text("approve", "5555", "--why", "again", code=1)
+    assert f"was approved by {person()}" in text
     assert [row["action"] for row in shown.json("history")][2:] == ["override", "rejected", "approved"]
 
 
@@ -202,11 +202,11 @@ def test_a_tampered_champion_answers_no_image(
         (None, None),
     ],
 )
-def test_a_moment_is_read_as_people_and_programs_write_it(text: str | None, value: datetime | None) -> None:
+def test_a_time_is_read_in_iso_8601(text: str | None, value: datetime | None) -> None:
     assert moment(text) == value
 
 
-def test_what_is_no_moment_is_refused() -> None:
+def test_an_invalid_time_is_refused() -> None:
     for text in ("", "soon", "31.1.2026", "2026-13-01"):
         with pytest.raises(UsageError, match="is not a valid time"):
             moment(text)

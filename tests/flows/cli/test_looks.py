@@ -65,8 +65,8 @@ def test_a_rotation_without_new_patients_is_refused_in_one_line(
 ) -> None:
     monkeypatch.setenv("RETRAIN_GATE__MIN_PATIENTS", "31")
     assert retrain(monkeypatch, "holdout", "rotate") == 1
-    told = capsys.readouterr().err
-    assert "30 patients (60 Parasitized and 60 Uninfected cells)" in told
-    assert "about 1 more" in told
-    assert "Traceback" not in told
+    stderr = capsys.readouterr().err
+    assert "30 patients (60 Parasitized and 60 Uninfected cells)" in stderr
+    assert "about 1 more" in stderr
+    assert "Traceback" not in stderr
     assert not list(store.list("retraining/generations/"))

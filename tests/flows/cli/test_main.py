@@ -56,7 +56,7 @@ def test_an_unknown_command_is_a_usage_error(
     assert "No such command" in capsys.readouterr().err
 
 
-def test_an_impossible_setting_is_refused_by_name_before_anything_runs(
+def test_an_invalid_setting_is_refused_by_name_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     monkeypatch.setenv("RETRAIN_GATE__LOOKS", "none")
@@ -111,7 +111,7 @@ def test_settings_are_printed_with_passwords_masked(
     assert values["gate.looks"] == "24"
 
 
-def test_an_error_nobody_foresaw_is_one_line_and_a_file(
+def test_an_unforeseen_error_is_one_line_and_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> None:

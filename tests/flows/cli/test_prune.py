@@ -37,14 +37,14 @@ def retrain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_it_tells_and_then_does(
+def test_a_dry_run_reports_and_removes_nothing(
     used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert retrain(monkeypatch, "prune", "--dry-run", "--json", "--all") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["dry_run"], told["things"], told["bytes"], told["problems"]) == (True, 2, 1000, [])
-    assert told["by_reason"][0]["why"] == "it failed, or was killed, over 7 days ago"
-    assert {Path(removal["name"]).name for removal in told["removals"]} == {"train-a", "train-b"}
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["dry_run"], printed["things"], printed["bytes"], printed["problems"]) == (True, 2, 1000, [])
+    assert printed["by_reason"][0]["why"] == "it failed, or was killed, over 7 days ago"
+    assert {Path(removal["name"]).name for removal in printed["removals"]} == {"train-a", "train-b"}
     assert len(list((used / "scratch").iterdir())) == 2
 
     assert retrain(monkeypatch, "prune") == 0
@@ -58,7 +58,7 @@ def test_it_tells_and_then_does(
     assert json.loads(capsys.readouterr().out)["things"] == 0
 
 
-def test_it_waits_for_no_night_and_disturbs_none(
+def test_it_is_refused_during_a_night(
     used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Workspace(used).night_lock():
@@ -67,7 +67,7 @@ def test_it_waits_for_no_night_and_disturbs_none(
     assert len(list((used / "scratch").iterdir())) == 2
 
 
-def test_what_cannot_be_counted_is_told_and_ends_with_1(
+def test_a_damaged_record_is_reported_and_exits_with_1(
     used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = used / "store" / "retraining" / "decisions" / f"{'d' * 24}.json"

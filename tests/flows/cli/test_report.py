@@ -71,10 +71,10 @@ def test_it_serves_the_reports_until_it_is_stopped(store: FolderStore, home: Pat
             assert client.get(f"{folder}/onlyhere.html").text == "<p>a copy</p>"
             assert client.get(f"{folder}/nowhere.html").status_code == 404
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0
-        assert "stopped" in told
-        assert "Traceback" not in told
+        assert "stopped" in stderr
+        assert "Traceback" not in stderr
     finally:
         process.kill()
         process.communicate()

@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 WIRE = {"SILENCE_SECONDS": "0.5", "RETRIES": "2", "FIRST_WAIT_SECONDS": "0.01", "LONGEST_WAIT_SECONDS": "0.05"}
 
 
-def refused_clearly(told: Told, code: int, *words: str) -> None:
+def refused_clearly(ended: Told, code: int, *words: str) -> None:
     """A night that could not go on says so in one line, and what to do in another."""
-    assert told.code == code, told.err
-    error, *rest = told.err[("\n" + told.err).rindex("\nerror: ") :].splitlines()
+    assert ended.code == code, ended.err
+    error, *rest = ended.err[("\n" + ended.err).rindex("\nerror: ") :].splitlines()
     assert any(word in error for word in words), error
     assert rest[0].startswith("  ")
-    assert "unexpected" not in told.err
-    assert "Traceback" not in told.err
+    assert "unexpected" not in ended.err
+    assert "Traceback" not in ended.err
 
 
 @dataclass
@@ -72,13 +72,13 @@ def test_a_store_that_is_away_cut_short_or_silent_from_a_random_moment_on(
         **{f"RETRAIN_WIRE__{name}": value for name, value in WIRE.items()},
         **{name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CONFIG_FILE")},
     }
-    chance = random.Random(3)
+    rng = random.Random(3)
     with running(Outage(moto_endpoint)) as proxy:
         surroundings["RETRAIN_STORE_ENDPOINT"] = proxy.url
         for how, latest in (("truncated", 90), ("500", 40), ("hang", 30), ("reset", 30)):
-            proxy.asked, proxy.begins, proxy.how = 0, chance.randint(1, latest), how  # type: ignore[assignment]
-            told = nights.run(home, **surroundings)
-            refused_clearly(told, 4, "cannot reach", "refused", "gave none of the last", "gave a part")
+            proxy.asked, proxy.begins, proxy.how = 0, rng.randint(1, latest), how  # type: ignore[assignment]
+            ended = nights.run(home, **surroundings)
+            refused_clearly(ended, 4, "cannot reach", "refused", "gave none of the last", "gave a part")
         # Back, and not quite well yet: an answer in nine fails.
         proxy.begins, proxy.how, proxy.every = 0, "503", 9
         assert nights.run(home, **surroundings).night["verdict"] == "promoted"
@@ -129,12 +129,12 @@ def test_a_full_disk_of_the_store_or_of_the_cache(what: str, nights: Nights, dis
     before = inputs(place.parent)
     for room in (0, 300_000):
         disk.leave(room)
-        told = nights.run(home, RETRAIN_STORE=place.as_uri())
-        if told.code == 0:
+        ended = nights.run(home, RETRAIN_STORE=place.as_uri())
+        if ended.code == 0:
             break
         # A full disk under MLflow's database and files is the registry's to say.
-        refused_clearly(told, told.code, "No space left on device", "disk is full", "disk I/O error")
-        assert told.code in (1, 4)
+        refused_clearly(ended, ended.code, "No space left on device", "disk is full", "disk I/O error")
+        assert ended.code in (1, 4)
     disk.free()
     assert nights.run(home, RETRAIN_STORE=place.as_uri()).night["champion_after"] == "1"
     assert check_sound(home, store=place.as_uri()) == ["1"]
@@ -149,15 +149,15 @@ def test_a_registry_whose_disk_is_full_and_one_that_is_read_only(nights: Nights,
     refused_clearly(nights.run(home, RETRAIN_REGISTRY=registry), 4, "disk is full", "disk I/O error")
     disk.free()
     disk.remount("ro")
-    told = nights.run(home, RETRAIN_REGISTRY=registry)
-    refused_clearly(told, 4, "readonly database", "unable to open database file", "disk I/O error")
-    assert "can be reached and written" in told.err
+    ended = nights.run(home, RETRAIN_REGISTRY=registry)
+    refused_clearly(ended, 4, "readonly database", "unable to open database file", "disk I/O error")
+    assert "can be reached and written" in ended.err
     assert check_sound(home, registry=registry) == []
     disk.remount("rw")
     # Trained and judged already: what was missing is the promotion.
-    told = nights.run(home, RETRAIN_REGISTRY=registry)
-    assert told.night["verdict"] == "promoted"
-    assert "epoch" not in told.err
+    ended = nights.run(home, RETRAIN_REGISTRY=registry)
+    assert ended.night["verdict"] == "promoted"
+    assert "epoch" not in ended.err
     assert check_sound(home, registry=registry) == ["1"]
 
 

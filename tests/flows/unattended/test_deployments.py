@@ -45,7 +45,7 @@ def test_the_nightly_run_has_a_schedule_with_a_time_zone_and_never_overlaps() ->
     assert "active" not in schedule
 
 
-def test_every_deployment_is_marked_as_ours_and_tells_that_it_lives() -> None:
+def test_every_deployment_has_the_tag_and_a_heartbeat() -> None:
     for deployment in DEPLOYMENTS:
         # Only what is marked is removed from a server when it goes from the file (flows/unattended/deploy.py).
         assert deployment["tags"] == [TAG]
@@ -53,7 +53,7 @@ def test_every_deployment_is_marked_as_ours_and_tells_that_it_lives() -> None:
         assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 
 
-def test_the_models_that_can_be_asked_for_are_those_that_there_are() -> None:
+def test_the_models_parameter_allows_every_model() -> None:
     from tasks.models import model_names
 
     schema = parameter_schema(flow_of(next(d for d in DEPLOYMENTS if d["name"] == "nightly"))).model_dump()
@@ -69,6 +69,6 @@ def test_every_model_has_a_training_deployment_on_the_gpu_pool() -> None:
     assert {d["work_pool"]["name"] for d in trainings.values()} == {"gpu"}
 
 
-def test_the_pull_step_is_said_outright() -> None:
+def test_the_pull_step_is_explicit() -> None:
     # Left out, Prefect bakes in the folder of whoever deploys.
     assert CONFIG["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $MALARIA_CODE }}"}}]

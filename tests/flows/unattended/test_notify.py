@@ -171,7 +171,7 @@ def test_a_message_stays_until_its_run_exists(server: FakePrefect, queue_setting
     assert left(client, queue_settings) == 1
 
 
-def test_a_queue_that_is_not_there_is_an_error_of_ours(server: FakePrefect, queue_settings: Settings) -> None:
+def test_a_missing_queue_is_a_clear_error(server: FakePrefect, queue_settings: Settings) -> None:
     events = queue_settings.events.model_copy(update={"queue": f"{queue_settings.events.queue}-no"})
     with pytest.raises(Unreachable, match="does not answer"):
         relay(Queue(events), server, queue_settings, wait_seconds=0)

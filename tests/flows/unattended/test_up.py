@@ -38,12 +38,12 @@ class Receiver:
 
     def __init__(self) -> None:
         self.url = ""
-        self.told: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, Any]] = []
         self.paths: set[str] = set()
 
     def alert(self, name: str, text: str = "") -> dict[str, Any]:
         """Wait for an alert and return it."""
-        return dict(until(lambda: next((t for t in self.told if t["alert"] == name and text in t["text"]), None)))
+        return dict(until(lambda: next((t for t in self.alerts if t["alert"] == name and text in t["text"]), None)))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def receiver() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             made.paths.add(self.path)
-            made.told.append(json.loads(body))
+            made.alerts.append(json.loads(body))
             self.send_response(204)
             self.end_headers()
 
@@ -101,7 +101,7 @@ def test_everything_is_there_and_ready(machine: Up) -> None:
     assert {deployment["status"] for deployment in found.values()} == {"READY"}
 
 
-def test_the_page_is_served_whole_and_calls_nobody_else(machine: Up) -> None:
+def test_the_page_is_complete_and_calls_no_other_host(machine: Up) -> None:
     address = f"http://127.0.0.1:{machine.port}"
     page = httpx.get(address, follow_redirects=True, trust_env=False, timeout=120)
     assert page.status_code == 200
@@ -130,7 +130,7 @@ def test_the_schedule_brings_runs(machine: Up) -> None:
         ("promote/promotion", {}),
     ],
 )
-def test_impossible_parameters_are_refused_before_there_is_a_run(
+def test_invalid_parameters_are_refused_before_a_run_is_created(
     machine: Up, deployment: str, parameters: dict[str, Any]
 ) -> None:
     key = f"refused {deployment} {parameters}"
@@ -152,9 +152,9 @@ def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
         assert run["parent_task_run_id"]  # shown under the night
     records = [json.loads(p.read_text()) for p in (machine.home / "store/retraining/candidates").glob("*.json")]
     assert {record["device"] for record in records} == {"cpu"}
-    told = receiver.alert("promoted")
-    assert told["text"].startswith("malaria: promoted: ")
-    assert "report" in told["text"]
+    alerts = receiver.alert("promoted")
+    assert alerts["text"].startswith("malaria: promoted: ")
+    assert "report" in alerts["text"]
     assert receiver.paths == {f"/hook/{SECRET}"}
 
 
@@ -178,7 +178,7 @@ def test_many_notices_become_one_run_later(machine: Up) -> None:
 
 
 @pytest.mark.parametrize("verdict", [Verdict.INVALID_DATA, Verdict.AWAITING_APPROVAL, Verdict.CHAMPION_UNUSABLE])
-def test_every_verdict_that_needs_a_person_is_told(machine: Up, receiver: Receiver, verdict: Verdict) -> None:
+def test_every_verdict_that_needs_a_person_is_an_alert(machine: Up, receiver: Receiver, verdict: Verdict) -> None:
     nasty = 'it said "why" {{ 1 / 0 }} \\ and\nmore'
     machine.server.emit(night_event(verdict), {"prefect.resource.id": NIGHT}, {"sentence": nasty, "report": "x"})
     assert nasty in receiver.alert(verdict.value)["text"]

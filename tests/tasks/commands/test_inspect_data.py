@@ -72,7 +72,7 @@ def test_what_was_left_out_is_listed_with_what_to_do_and_rejects_come_first(
     assert json.dumps(rejected.to_dict("records"))
 
 
-def test_nothing_validated_yet_and_an_unknown_reason_are_said(context: Context) -> None:
+def test_nothing_validated_yet_and_an_unknown_reason_are_clear_errors(context: Context) -> None:
     with pytest.raises(UsageError, match="nothing has been validated yet"):
         last_validation(context)
     result = inspect_now(context, None)
@@ -108,7 +108,7 @@ def test_only_tonights_findings_are_new(context: Context, store: CountingStore) 
 @pytest.mark.parametrize(
     ("severity", "accepted", "valid"), [("warn", True, True), ("reject", False, True), ("stop", False, False)]
 )
-def test_what_a_strange_stain_costs_is_for_a_setting_to_say(
+def test_a_setting_decides_whether_an_unusual_stain_is_rejected(
     severity: str, accepted: bool, valid: bool, store: CountingStore, home: Path
 ) -> None:
     store.objects[FIRST] = dim(CELLS[FIRST])
@@ -139,7 +139,7 @@ def dimmed(night: int) -> dict[str, bytes]:
     return {key: dim(data) for key, data in cells.items() if key not in CELLS}
 
 
-def test_what_is_usual_is_learned_from_the_champions_training_images(context: Context, store: CountingStore) -> None:
+def test_drift_is_measured_against_the_champions_training_images(context: Context, store: CountingStore) -> None:
     champion = crowned(context)
     reference = reference_of(context, champion)
     assert reference.facts is not None
@@ -162,7 +162,7 @@ def test_what_is_usual_is_learned_from_the_champions_training_images(context: Co
     assert against.bounds != alone.bounds
 
 
-def test_a_night_that_drifted_is_told_and_not_refused(context: Context, store: CountingStore) -> None:
+def test_drift_is_a_warning_and_not_a_refusal(context: Context, store: CountingStore) -> None:
     champion = crowned(context)
     store.objects |= dimmed(2)
     result = inspect_now(context, champion)
@@ -171,14 +171,14 @@ def test_a_night_that_drifted_is_told_and_not_refused(context: Context, store: C
     assert result.valid
 
 
-def test_a_champion_whose_records_are_gone_is_not_missed(context: Context) -> None:
+def test_validation_works_without_the_champions_records(context: Context) -> None:
     gone = ChampionRef(version="3", candidate="f" * 24, model="keras", model_sha256="0" * 64, threshold=0.5)
     reference = reference_of(context, gone)
     assert reference.facts is None
     assert "records of version 3 are gone" in reference.name
 
 
-def test_the_data_docs_lie_in_the_store_and_show_the_batch(context: Context) -> None:
+def test_the_data_docs_are_in_the_store_and_show_the_batch(context: Context) -> None:
     result = inspect_now(context, None)
     assert result.data_docs is not None
     page = context.store.get(result.data_docs).decode()
@@ -186,7 +186,7 @@ def test_the_data_docs_lie_in_the_store_and_show_the_batch(context: Context) -> 
     assert "uninfected_cells" in page
 
 
-def test_one_patient_who_makes_up_a_night_is_told(context: Context, store: CountingStore) -> None:
+def test_a_night_of_mostly_one_patient_is_a_warning(context: Context, store: CountingStore) -> None:
     inspect_now(context, None)
     noise = np.random.default_rng(7)
     for number in range(6):

@@ -70,7 +70,7 @@ def test_rolling_back_twice_goes_two_champions_back(
     assert rollback(context, registry, None, why="no, it was not", who=ANN) == champions[0]
 
 
-def test_a_rollback_is_refused_for_what_is_no_earlier_champion(
+def test_a_rollback_to_a_version_that_was_never_champion_is_refused(
     context: Context, registry: Registry, champions: list[ChampionRef]
 ) -> None:
     extra = registry.register(
@@ -101,7 +101,7 @@ def test_a_tampered_version_does_not_become_champion_again(
     assert rollback(context, registry, "1", why="w", who=ANN) == champions[0]
 
 
-def test_a_person_can_overrule_the_gate_and_it_says_so(
+def test_an_override_of_the_gate_is_recorded(
     context: Context, registry: Registry, champions: list[ChampionRef], caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = decide(context, 4, champions[-1], Verdict.KEPT)

@@ -57,7 +57,7 @@ def finish_night(store: Store) -> None:
 
 
 class TestPlace:
-    def test_the_settings_point_at_a_place_of_its_own(self, home: Path) -> None:
+    def test_the_settings_name_a_separate_store_and_registry(self, home: Path) -> None:
         config = home / "retrain.toml"
         assert choose_place(config, home, synthetic=True)
         settings = load_settings()
@@ -66,7 +66,7 @@ class TestPlace:
         assert settings.registry_artifacts == (home / "synthetic" / "mlflow-artifacts").as_uri()
         assert (home / "synthetic" / "store").is_dir()
 
-    def test_real_cells_have_another(self, home: Path) -> None:
+    def test_real_cells_have_another_store(self, home: Path) -> None:
         assert choose_place(home / "retrain.toml", home, synthetic=True)
         synthetic = load_settings()
         assert choose_place(home / "retrain.toml", home, synthetic=False)
@@ -83,7 +83,7 @@ class TestPlace:
             assert not choose_place(config, home, synthetic=True)
             assert config.read_text() == own
 
-    def test_a_file_of_the_demo_becomes_one_s_own_by_its_first_line(self, home: Path) -> None:
+    def test_without_its_first_line_the_file_is_the_users_own(self, home: Path) -> None:
         config = home / "retrain.toml"
         choose_place(config, home, synthetic=True)
         config.write_text("".join(config.read_text().splitlines(keepends=True)[1:]))
@@ -99,7 +99,7 @@ class TestPlace:
 
 
 class TestDelivery:
-    def test_the_first_night_brings_its_cells_and_a_mark(self, store: Store) -> None:
+    def test_the_first_night_delivers_its_cells_and_a_mark(self, store: Store) -> None:
         told: list[int] = []
         assert deliver(store, PLAN, progress=told.append) == (1, len(keys(1)))
         assert set(stored(store)) == keys(1)
@@ -112,7 +112,7 @@ class TestDelivery:
         assert deliver(store, PLAN) == (1, len(keys(1)))
         assert stored(store) == before
 
-    def test_after_a_finished_night_comes_the_next(self, store: Store) -> None:
+    def test_after_a_finished_night_the_next_is_delivered(self, store: Store) -> None:
         deliver(store, PLAN)
         finish_night(store)
         assert deliver(store, PLAN) == (2, len(keys(2)))

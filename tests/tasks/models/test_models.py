@@ -257,15 +257,15 @@ def test_importing_the_models_loads_no_framework() -> None:
 @pytest.mark.slow(minutes=2)
 @pytest.mark.timeout(1800)
 class TestFit:
-    def test_the_process_never_holds_the_other_framework(self, name: str, fits: Fits) -> None:
+    def test_the_process_never_loads_the_other_framework(self, name: str, fits: Fits) -> None:
         assert fits.loaded == FRAMEWORKS[name]
 
-    def test_no_pass_over_the_cells_waits_for_a_tuner_of_it(self, name: str, fits: Fits) -> None:
+    def test_no_pass_over_the_cells_waits_for_autotuning(self, name: str, fits: Fits) -> None:
         """TensorFlow's own wakes up after longer and longer pauses, and each end of a pass waited for it."""
         assert bool(fits.tuned) == (name == "keras")
         assert not any(fits.tuned)
 
-    def test_memory_is_given_back_within_an_epoch(self, name: str, fits: Fits) -> None:
+    def test_memory_is_released_within_an_epoch(self, name: str, fits: Fits) -> None:
         """Freed blocks of torch's that fit nothing later grow with the number of batches, not of epochs."""
         plain = fits.jobs["plain"]
         if name == "keras":
@@ -275,7 +275,7 @@ class TestFit:
         assert epoch > 2 * 3
         assert np.diff([0, *plain["released"], plain["made_here"]]).max() <= 3
 
-    def test_it_says_nothing_on_the_terminal(self, fits: Fits) -> None:
+    def test_it_prints_nothing(self, fits: Fits) -> None:
         assert fits.said == ""
 
     def test_the_model_file_keeps_its_contract(self, fits: Fits, cells: models.TrainingData) -> None:
@@ -294,12 +294,12 @@ class TestFit:
             assert scores.dtype == np.float32
             assert ((scores >= 0) & (scores <= 1)).all()
 
-    def test_the_model_file_needs_no_other(self, fits: Fits, cells: models.TrainingData, tmp_path: Path) -> None:
+    def test_the_model_file_is_self_contained(self, fits: Fits, cells: models.TrainingData, tmp_path: Path) -> None:
         alone = tmp_path / "alone.onnx"
         alone.write_bytes(Path(fits.jobs["plain"]["onnx"]).read_bytes())
         assert score(str(alone), cells.valid_images[:3]).shape == (3,)
 
-    def test_a_cell_scores_the_same_in_any_company(self, fits: Fits, cells: models.TrainingData) -> None:
+    def test_a_cells_score_does_not_depend_on_its_batch(self, fits: Fits, cells: models.TrainingData) -> None:
         images = cells.valid_images
         alone = np.concatenate([score(fits.jobs["plain"]["onnx"], images[i : i + 1]) for i in range(5)])
         np.testing.assert_allclose(alone, score(fits.jobs["plain"]["onnx"], images)[:5], atol=1e-5)
@@ -310,7 +310,7 @@ class TestFit:
             scores = score(fits.jobs[job]["onnx"], cells.valid_images)
             np.testing.assert_allclose(scores, fits.jobs[job]["native"], atol=1e-5)
 
-    def test_every_epoch_is_recorded_and_heard_of(self, fits: Fits) -> None:
+    def test_every_epoch_is_recorded_and_reported(self, fits: Fits) -> None:
         fitted = fits.jobs["plain"]
         assert fitted["stopped"] == "finished"
         assert fitted["heard"] == [record["epoch"] for record in fitted["history"]] == [1, 2, 3, 4]
@@ -379,12 +379,12 @@ class TestFit:
     def test_a_diverging_loss_is_a_failed_training(self, fits: Fits) -> None:
         assert "loss became" in fits.jobs["diverging"]["failed"]
 
-    def test_begun_with_earlier_weights_it_takes_fewer_epochs_and_knows_what_they_knew(self, fits: Fits) -> None:
+    def test_with_earlier_weights_it_takes_fewer_epochs_and_starts_as_good(self, fits: Fits) -> None:
         cold, warm = fits.jobs["plain"]["history"], fits.jobs["warm"]["history"]
         assert len(warm) == 2
         assert warm[0]["train_loss"] < 0.8 * cold[0]["train_loss"]
 
-    def test_cells_that_lie_on_the_device_are_shown_as_they_would_be_from_here(self, name: str, fits: Fits) -> None:
+    def test_cells_on_the_device_are_augmented_as_on_the_cpu(self, name: str, fits: Fits) -> None:
         """But for a rounding: by a grey level, now and then, and twice where the stain makes it more."""
         images = made_cells().train_images
         for called, how in VARIATIONS.items():
@@ -397,14 +397,14 @@ class TestFit:
         if name == "fastai":
             np.testing.assert_array_equal(fits.shown["shrunk"], variation.shrunk(images, SIZE))
 
-    def test_a_training_on_cells_that_lie_on_the_device_goes_as_from_here(self, fits: Fits) -> None:
+    def test_a_training_on_cells_on_the_device_is_like_one_from_the_cpu(self, fits: Fits) -> None:
         held, here = fits.jobs["held"]["history"], fits.jobs["not held"]["history"]
         assert held[0]["train_loss"] == pytest.approx(here[0]["train_loss"], rel=0.02)
         assert held[-1]["train_loss"] < held[0]["train_loss"]
         assert fits.jobs["held"]["made_here"] == 0, "the device varies them itself"
         assert fits.jobs["not held"]["made_here"] > 0
 
-    def test_the_picture_of_its_first_batch_is_of_what_it_was_shown_first(self, fits: Fits) -> None:
+    def test_the_picture_shows_the_first_batch(self, fits: Fits) -> None:
         fitted = fits.jobs["not held"]
         with Image.open(fitted["batch"]) as sheet:
             tiles = np.asarray(sheet).reshape(4, SIDE, 8, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, SIDE, SIDE, 3)
@@ -465,11 +465,11 @@ class TestSelection:
         assert not is_significantly_higher(after, before, self.PATIENTS)
         assert is_significantly_higher(after, before, np.arange(200)), "twenty cells would"
 
-    def test_judged_twice_it_comes_to_the_same(self) -> None:
+    def test_judging_is_idempotent(self) -> None:
         selection, logits = self.selection(), self.TRUTH + np.random.default_rng(1).normal(0, 1, 200)
         assert selection.judge(logits) == selection.judge(logits)
 
-    def test_one_patient_alone_is_never_sure(self) -> None:
+    def test_one_patient_alone_is_never_significant(self) -> None:
         assert not is_significantly_higher(np.full(8, 2.0), np.ones(8), np.zeros(8, np.int64))
         assert is_significantly_higher(np.full(8, 2.0), np.ones(8), np.arange(8))
 
@@ -487,7 +487,7 @@ class TestSelection:
 
 
 class TestCommon:
-    def test_the_same_graph_told_in_another_order_is_the_same_file(self, tmp_path: Path) -> None:
+    def test_the_same_graph_in_another_order_is_the_same_file(self, tmp_path: Path) -> None:
         files = []
         for number, order in enumerate([(0, 1, 2, 3), (0, 2, 1, 3)]):
             _common.finish_onnx(two_branches(order), tmp_path / f"{number}.onnx")
@@ -497,7 +497,7 @@ class TestCommon:
         assert score(str(tmp_path / "0.onnx"), image) == pytest.approx([0.09 * 3 * 12])
 
     @pytest.mark.parametrize(("cells", "batch_size"), [(17, 64), (33, 16), (150, 16), (64, 64), (65, 64)])
-    def test_batches_hold_every_cell_once_and_are_never_short(self, cells: int, batch_size: int) -> None:
+    def test_batches_contain_every_cell_once_and_are_never_short(self, cells: int, batch_size: int) -> None:
         dealt = _common.shuffled_batches(cells, batch_size, seed=1, epoch=2)
         assert sorted(np.concatenate(dealt)) == list(range(cells))
         assert min(map(len, dealt)) >= min(cells, batch_size)
