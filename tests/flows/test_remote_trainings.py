@@ -1,4 +1,4 @@
-"""Trainings on workers, from the night's side: found again, tried again, waited for, and cancelled; never two of one.
+"""Trainings on workers, from the night's side: found, retried, awaited, and cancelled; never twice at once.
 
 Prefect's server is a fake that keeps runs; the real one is in test_up.py and test_production.py.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flows import train
-from flows.train import train_remotely, remote_trainings
+from flows.train import remote_trainings, train_remotely
 from infra.prefect_api import PrefectServer
 from tasks.context import Context
 from tests.builders import CountingStore, context_over, made_up_candidate
@@ -27,7 +27,7 @@ ID = digest(SPEC.model_dump(mode="json"))
 
 
 class FakePrefect(PrefectServer):
-    """Keeps runs; ``outcome`` says what becomes of each new one when it is asked about."""
+    """Stores runs; ``outcome`` is the state of each new one when it is requested."""
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1/api")
@@ -88,7 +88,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
 
 @pytest.fixture
 def context(home: Path, server: FakePrefect) -> Context:
-    """A context; a run that completes has left its candidate."""
+    """A context in which a completed run has stored its candidate."""
     made = context_over(CountingStore(), home)
 
     def complete(run: dict[str, Any]) -> str:

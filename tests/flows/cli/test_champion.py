@@ -1,4 +1,4 @@
-"""The commands about who is champion, as their user meets them."""
+"""The commands about the champion as their user sees them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def decide(context: Context, number: int, before: ChampionRef | None, verdict: V
 
 
 class Shown:
-    """What a command showed."""
+    """Runs a command and returns its output."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
@@ -79,7 +79,7 @@ class Shown:
 
 @pytest.fixture(autouse=True)
 def no_handlers_of_other_tests() -> Iterator[None]:
-    """A command shows its log on the standard error of its own process, which ends with it."""
+    """Remove the log handlers of a command, which in production end with its process."""
 
     def forget() -> None:
         for name in console.PACKAGES:

@@ -1,4 +1,4 @@
-"""``retrain holdout`` as its user meets it."""
+"""``retrain holdout`` as its user sees it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.flows.cli.test_main import retrain
 
 @pytest.fixture(autouse=True)
 def logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command does to this process' loggers outlives its test: neither leave it behind nor meet it."""
+    """Restore this process' loggers, which a command configures."""
     monkeypatch.setattr("flows.console.prepare_logging", lambda: None)
     for name in console.PACKAGES:
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])

@@ -1,4 +1,4 @@
-"""The command line as its user meets it: help, exit codes, one clear line for every mistake."""
+"""The command line as its user sees it: help, exit codes, one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_port_that_is_taken_is_a_clear_error_and_leaves_nothing(
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        # Whoever it is, nobody talked to them: `retrain up` ends the runs of its own server when it stops.
+        # The other process got no request: `retrain up` ends only runs of its own server when it stops.
         with pytest.raises(BlockingIOError):
             other.accept()
     shown = capsys.readouterr().err

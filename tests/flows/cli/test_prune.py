@@ -1,4 +1,4 @@
-"""``retrain prune``: says what and how much and why, removes it, and refuses while a night runs."""
+"""``retrain prune``: reports what, how much and why, removes it, and refuses while a night runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.builders import plain_cells, registry_in
 
 @pytest.fixture
 def used(home: Path, empty_registry: Path) -> Path:
-    """A home folder with cells, and work folders that nobody will look at any more."""
+    """A home folder with cells and expired work folders."""
     registry_in(home, empty_registry)
     store = FolderStore(home / "store")
     for key, data in plain_cells(2, 2).items():
@@ -77,4 +77,4 @@ def test_a_damaged_record_is_reported_and_exits_with_1(
     shown = capsys.readouterr()
     assert damaged.name in json.loads(shown.out)["problems"][0]
     assert "not everything could be examined" in shown.err
-    assert list((used / "scratch").iterdir()) == []  # what this machine can make again went all the same
+    assert list((used / "scratch").iterdir()) == []  # caches are removed all the same

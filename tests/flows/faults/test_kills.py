@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of nights: of the night itself, of its trainings, of the Prefect server that it tells."""
+"""SIGKILL in the middle of nights: of the night itself, of its trainings, of its Prefect server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 
 @pytest.fixture(scope="module")
 def undisturbed(nights: Nights) -> Told:
-    """A night that nothing happens to, over the cells that every machine begins with."""
+    """A night without faults, over the cells that every machine begins with."""
     return nights.run(nights.home("undisturbed"))
 
 
@@ -29,7 +29,7 @@ def test_a_night_killed_at_random_moments_ends_as_if_it_had_never_been(nights: N
     rng = random.Random(7)
     kills = 0
     for _ in range(6):
-        # A night that goes on does less than a whole one.
+        # A resumed night does less than a whole one.
         moment = rng.randint(1, undisturbed.moments * 2 // 3)
         ended = nights.run(home, fault=Fault(at=moment))
         if ended.code == 0:
@@ -43,7 +43,7 @@ def test_a_night_killed_at_random_moments_ends_as_if_it_had_never_been(nights: N
     assert night["champion_after"] == "1"
     assert check_sound(home) == ["1"]
     assert inputs(home) == before
-    # One look for one challenger, however often the night began.
+    # One look per challenger, however often the night was started.
     looks = list(FolderStore(home / "store").list("retraining/looks/"))
     assert len(looks) == 1
 
@@ -55,7 +55,7 @@ def test_the_prefect_server_killed_at_a_random_moment_costs_no_night(
     before = inputs(home)
     moment = random.Random(11).randint(1, undisturbed.moments)
     ended = nights.run(home, fault=Fault(at=moment, kill=(prefect.pid,)))
-    # What was asked for is a night, and Prefect only shows it; so all but the showing may have been done.
+    # Prefect only shows the night, which may be complete except for that.
     assert ended.code == 4, (moment, ended.err)
     assert "Prefect's server did not answer in the middle of the night" in ended.err
     assert "run the night again" in ended.err

@@ -1,4 +1,4 @@
-"""A store that fails, disks that are full or read-only, and two nights at once, by hand: each night comes back."""
+"""A store that fails, disks that are full or read-only, and two nights at once, by hand: every night recovers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WIRE = {"SILENCE_SECONDS": "0.5", "RETRIES": "2", "FIRST_WAIT_SECONDS": "0.01", 
 
 
 def refused_clearly(ended: Told, code: int, *words: str) -> None:
-    """A night that could not go on says so in one line, and what to do in another."""
+    """Check that a failed night prints its error in one line, and what to do in another."""
     assert ended.code == code, ended.err
     error, *rest = ended.err[("\n" + ended.err).rindex("\nerror: ") :].splitlines()
     assert any(word in error for word in words), error
@@ -39,7 +39,7 @@ def refused_clearly(ended: Told, code: int, *words: str) -> None:
 
 @dataclass
 class Outage(Proxy):
-    """Breaks every answer from one request on, whatever was asked; or every so many-th answer."""
+    """Breaks every answer from one request on, or every n-th answer."""
 
     begins: int = 0
     how: Broken = "reset"
@@ -47,7 +47,7 @@ class Outage(Proxy):
     asked: int = 0
 
     def arrive(self, method: str, target: str) -> Broken | None:
-        """Note a request; say how to break its answer."""
+        """Count a request; return how to break its answer."""
         super().arrive(method, target)
         self.asked += 1
         if self.every:
@@ -79,7 +79,7 @@ def test_a_store_that_is_away_cut_short_or_silent_from_a_random_moment_on(
             proxy.asked, proxy.begins, proxy.how = 0, rng.randint(1, latest), how  # type: ignore[assignment]
             ended = nights.run(home, **surroundings)
             refused_clearly(ended, 4, "cannot reach", "refused", "gave none of the last", "gave a part")
-        # Back, and not quite well yet: an answer in nine fails.
+        # Back, but one answer in nine still fails.
         proxy.begins, proxy.how, proxy.every = 0, "503", 9
         assert nights.run(home, **surroundings).night["verdict"] == "promoted"
     assert check_sound(home, store=store.uri, store_endpoint=moto_endpoint) == ["1"]
@@ -88,7 +88,7 @@ def test_a_store_that_is_away_cut_short_or_silent_from_a_random_moment_on(
 
 @dataclass
 class Disk:
-    """A small disk of its own."""
+    """A small disk."""
 
     path: Path
 
@@ -132,7 +132,7 @@ def test_a_full_disk_of_the_store_or_of_the_cache(what: str, nights: Nights, dis
         ended = nights.run(home, RETRAIN_STORE=place.as_uri())
         if ended.code == 0:
             break
-        # A full disk under MLflow's database and files is the registry's to say.
+        # The registry reports a full disk under MLflow's database and files.
         refused_clearly(ended, ended.code, "No space left on device", "disk is full", "disk I/O error")
         assert ended.code in (1, 4)
     disk.free()
@@ -154,7 +154,7 @@ def test_a_registry_whose_disk_is_full_and_one_that_is_read_only(nights: Nights,
     assert "can be reached and written" in ended.err
     assert check_sound(home, registry=registry) == []
     disk.remount("rw")
-    # Trained and judged already: what was missing is the promotion.
+    # Trained and judged already: only the promotion was missing.
     ended = nights.run(home, RETRAIN_REGISTRY=registry)
     assert ended.night["verdict"] == "promoted"
     assert "epoch" not in ended.err
@@ -166,7 +166,7 @@ def test_of_two_nights_at_once_the_second_is_refused_and_the_first_goes_on(night
     pipe = nights.folder / "held.onnx"
     os.mkfifo(pipe)
     first = nights.start(home, "run", "--json", **nights.recipe("fastai", model=str(pipe)))
-    # Opened when the training has come to its end, and there waits.
+    # Opens when the training has ended, and waits there.
     with pipe.open("wb") as held:
         refused = nights.run(home, "run", "--json")
         refused_clearly(refused, 1, f"another night is running on {home} (process {first[0]})")

@@ -16,7 +16,7 @@ from tests.sound import check_sound, inputs
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-# A night begins by asking the registry and ends by telling it; in between it makes about 500 steps.
+# A night begins and ends with calls of the registry, with about 500 steps in between.
 LATEST = 300
 
 
@@ -49,7 +49,7 @@ def test_a_registry_that_may_only_be_read_whose_database_is_killed_and_whose_ser
     writable = "alter database mlflow set default_transaction_read_only = off"
     database.tell("set default_transaction_read_only = off", writable, end_sessions)
 
-    # What was trained is kept, so a night that goes on makes fewer steps.
+    # Trained models are kept, so a resumed night makes fewer steps.
     ended = nights.run(home, fault=Fault(at=rng.randint(1, LATEST // 3), kill=(database.pid,)), **place)
     refused_clearly(ended, 4, "cannot be used")
     assert mlflow.url in ended.err

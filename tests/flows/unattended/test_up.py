@@ -25,7 +25,7 @@ from tests.loopback import serving
 from validation.errors import RetrainError
 from validation.records import Verdict
 
-# Everything waits for what it waits for; a machine that is busy elsewhere takes many times as long.
+# A busy machine takes many times as long.
 pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=4), pytest.mark.timeout(1800)]
 
 SECRET = "s3cr3t-in-the-path"
@@ -34,7 +34,7 @@ ALERTS = AlertSettings(night_hours=0.005)
 
 
 class Receiver:
-    """What a webhook's owner sees."""
+    """Receives the alerts of a webhook."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -79,7 +79,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ite
 
 @pytest.fixture(scope="module")
 def first_night(machine: Up) -> dict[str, Any]:
-    """A night by hand: what the button on Prefect's page does. Its trainings wait until both are under way."""
+    """A night by hand, as by the button on Prefect's page. Its trainings wait until both are running."""
     machine.hold_trainings()
     run = machine.server.create_run("retrain/nightly")
     until(lambda: machine.training_now() == ["fastai", "keras"])
@@ -152,9 +152,9 @@ def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
         assert run["parent_task_run_id"]  # shown under the night
     records = [json.loads(p.read_text()) for p in (machine.home / "store/retraining/candidates").glob("*.json")]
     assert {record["device"] for record in records} == {"cpu"}
-    alerts = receiver.alert("promoted")
-    assert alerts["text"].startswith("malaria: promoted: ")
-    assert "report" in alerts["text"]
+    alert = receiver.alert("promoted")
+    assert alert["text"].startswith("malaria: promoted: ")
+    assert "report" in alert["text"]
     assert receiver.paths == {f"/hook/{SECRET}"}
 
 
@@ -190,7 +190,7 @@ def test_a_run_that_is_not_heard_of_is_marked_crashed_and_told(machine: Up, rece
     run = machine.server.ask("POST", "/flow_runs/", {"flow_id": flow, "name": "a-zombie", "state": state})
     resource = {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "a-zombie"}
     apply_alerts(machine.server, ALERTS.model_copy(update={"webhook": SecretStr(receiver.url), "zombie_seconds": 10.0}))
-    # The server takes a moment to watch by a new alert; a sign of life before that would not be missed afterwards.
+    # The server takes a moment to load a new alert; an earlier heartbeat would not start its watchdog.
     for seconds in (1, 2, 30, 60, 120, 240):
         machine.server.emit("prefect.flow-run.heartbeat", resource)
         with contextlib.suppress(AssertionError):
@@ -244,7 +244,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
     assert again["parameters"] == {"models": ["keras"]}
     assert ended(server, again["id"])["state_name"] == "Completed"
     assert len(list((machine.home / "store/retraining/nights").glob("*.json"))) == 2
-    # Nothing twice, and what is not in prefect.yaml is gone; somebody else's is not.
+    # No duplicates; what is not in prefect.yaml is gone, except other projects' deployments.
     found = server.deployments()
     assert set(found) == {*ours, "retrain/not-ours"}
     [schedule] = found["retrain/nightly"]["schedules"]
@@ -268,13 +268,13 @@ def test_it_stops_cleanly_and_leaves_no_process_and_no_secret(machine: Up) -> No
 
 
 def _by_hand(machine: Up) -> list[dict[str, Any]]:
-    """Return the nights that no schedule brought."""
+    """Return the nights that were not scheduled."""
     found = machine.server.runs(deployment="retrain/nightly")
     return [run for run in found if "auto-scheduled" not in run["tags"]]
 
 
 def _add_what_is_not_in_the_file(machine: Up) -> None:
-    """Add a schedule and a deployment of an older prefect.yaml, and one of other people; pause the schedule."""
+    """Add a schedule and a deployment of an older prefect.yaml, and one of another project; pause the schedule."""
     server = machine.server
     nightly = server.deployment("retrain/nightly")
     [schedule] = nightly["schedules"]

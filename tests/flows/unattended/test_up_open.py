@@ -1,4 +1,4 @@
-"""`retrain up` for others than this machine: refused without a password, and behind one with it."""
+"""`retrain up` for other machines: refused without a password, protected with one."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def test_a_password_is_required(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for login in (None, ("operator", "wrong"), ("", "")):
             answer = httpx.post(f"{url}/flow_runs/filter", json={}, auth=login, trust_env=False)
             assert answer.status_code == 401
-        # The page asks for the login, and calls the server that it came from.
+        # The page asks for the login, and calls the host that it was loaded from.
         page = httpx.get(f"{url.removesuffix('/api')}/ui-settings", trust_env=False).json()
         assert (page["auth"], page["api_url"]) == ("BASIC", "/api")
-        # What is given to the workers and to Prefect's own commands lets them in.
+        # The workers' and Prefect's own commands' environment has the login.
         assert machine._worker_environment()["PREFECT_API_AUTH_STRING"] == LOGIN
     finally:
         machine.stop()

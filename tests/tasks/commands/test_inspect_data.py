@@ -1,4 +1,4 @@
-"""What was left out and why, what a warning costs under other settings, and what is usual: all over whole snapshots."""
+"""What was left out and why, the effect of settings on warnings, and drift: all over whole snapshots."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_setting_decides_whether_an_unusual_stain_is_rejected(
 
 
 def crowned(context: Context) -> ChampionRef:
-    """A champion that was trained on what lies in the store now."""
+    """A champion that was trained on the cells that are in the store now."""
     candidate = candidate_of(context, prepare(context), channel_model())
     return ChampionRef(
         version="1",
@@ -134,7 +134,7 @@ def crowned(context: Context) -> ChampionRef:
 
 
 def dimmed(night: int) -> dict[str, bytes]:
-    """Cells of other patients under a lamp that is too weak."""
+    """Cells of other patients, photographed with too little light."""
     cells = synthetic_cells(night, patients=16, cells_per_patient=6, scale=0.7)
     return {key: dim(data) for key, data in cells.items() if key not in CELLS}
 
@@ -152,7 +152,7 @@ def test_drift_is_measured_against_the_champions_training_images(context: Contex
         del store.objects[key]
     store.objects |= night
     alone = inspect_now(context, None)
-    assert "stain out of range" not in alone.reasons  # measured against itself, all is as usual
+    assert "stain out of range" not in alone.reasons  # measured against itself, nothing drifts
     assert "no champion" in alone.reference
     against = inspect_now(context, champion)
     assert against.reasons["stain out of range"] > len(night) / 2

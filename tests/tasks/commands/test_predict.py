@@ -1,4 +1,4 @@
-"""Predict: the champion's answer for image files, by the path that evaluation takes."""
+"""Predict: the champion's call for image files, on the code path of evaluation."""
 
 from __future__ import annotations
 

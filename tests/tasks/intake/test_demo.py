@@ -1,4 +1,4 @@
-"""The demo's surroundings: a place of its own, nights that arrive one by one, and nothing mixed."""
+"""The demo: a separate store and registry, one night after the other, synthetic and real cells never mixed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TestPlace:
     def test_a_person_s_own_settings_are_never_overwritten(self, home: Path) -> None:
         home.mkdir()
         config = home / "retrain.toml"
-        for own in ('store = "s3://mine"\n', "", "\ufeff# Written by somebody else\n"):
+        for own in ('store = "s3://mine"\n', "", "\ufeff# Written by hand\n"):
             config.write_text(own)
             assert not choose_place(config, home, synthetic=True)
             assert config.read_text() == own
@@ -132,7 +132,7 @@ class TestDelivery:
         with pytest.raises(Killed):
             deliver(store, PLAN, progress=killed)
         assert len(stored(store)) == 3
-        # Marked before the first cell: these three are never taken for real ones.
+        # The mark is written before the first cell: these three are never taken for real ones.
         with pytest.raises(UsageError):
             refuse_synthetic(store)
         assert deliver(store, PLAN)[0] == 1

@@ -1,4 +1,4 @@
-"""Downloads over a real server on loopback that fails in every way that a server may."""
+"""Downloads from a real server on loopback that fails in every way that a server can."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Step = Callable[["Handler"], None]
 
 @dataclass
 class Remote:
-    """The file on the server, what the server understands, and what it was asked."""
+    """The file on the server, the features of the server, and the requests that it got."""
 
     content: bytes = CONTENT
     etag: str | None = '"one"'
@@ -42,7 +42,7 @@ class Remote:
     if_range: bool = True
     head: int = 200
     url: str = ""
-    steps: list[Step] = field(default_factory=list)  # what the next GETs meet instead of a whole answer
+    steps: list[Step] = field(default_factory=list)  # the behaviour of the next GETs, instead of a complete answer
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def change(self, content: bytes, etag: str) -> None:
@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def send(handler: Handler, share: float = 1.0) -> None:
-    """Answer as the protocol wants it; with a ``share`` below 1 the connection breaks in the middle of the body."""
+    """Answer by the protocol; with a ``share`` below 1 the connection breaks within the body."""
     remote, start = handler.remote, 0
     if remote.ranges and (asked := re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))):
         current = handler.headers.get("If-Range") in (remote.etag, remote.modified)
@@ -103,7 +103,7 @@ def status(code: int, **headers: str) -> Step:
 
 
 def silence(handler: Handler) -> None:
-    """Accept, and hang up without a word."""
+    """Accept, and close the connection without an answer."""
     handler.close_connection = True
 
 
@@ -123,7 +123,7 @@ def pauses() -> list[float]:
 
 @pytest.fixture
 def fetch(remote: Remote, tmp_path: Path, pauses: list[float]) -> Callable[[], bytes]:
-    """Download with recorded pauses in place of real ones; return what came."""
+    """Download with recorded pauses in place of real ones; return the content."""
     return lambda: download(remote.url, tmp_path / "downloads", pause=pauses.append).read_bytes()
 
 
@@ -189,14 +189,12 @@ def test_a_broken_download_is_resumed(
     first, second, third = remote.gets
     assert "range" not in first
     assert [second["range"], third["range"]] == ["bytes=1500000-", "bytes=2250000-"]
-    # A weak ETag does not promise equal bytes: the date has to.
+    # A weak ETag does not guarantee equal bytes: the date is used.
     assert second["if-range"] == ('"one"' if etag == '"one"' else remote.modified)
     assert len(pauses) == 2
 
 
-def test_another_process_resumes_a_killed_download(
-    fetch: Callable[[], bytes], remote: Remote, tmp_path: Path
-) -> None:
+def test_another_process_resumes_a_killed_download(fetch: Callable[[], bytes], remote: Remote, tmp_path: Path) -> None:
     def killed(_: float) -> None:
         raise KeyboardInterrupt
 
@@ -308,7 +306,9 @@ def test_lasting_failures_end_the_download(
     assert len(pauses) <= 6
 
 
-def test_a_server_that_drips_is_given_up(fetch: Callable[[], bytes], remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_drips_is_given_up(
+    fetch: Callable[[], bytes], remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_REQUESTS", 20)
     remote.steps = [broken(0.001)] * 1000
     with pytest.raises(Unreachable, match="after 20 requests"):

@@ -1,4 +1,4 @@
-"""The synthetic cells keep the promises that tests and a first run without data rely on."""
+"""The properties of synthetic cells that tests and a first run without data rely on."""
 
 from __future__ import annotations
 

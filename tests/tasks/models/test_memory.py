@@ -1,4 +1,4 @@
-"""Out of memory: half the batch, and on; any other error is left as it is. What was freed goes back to the system."""
+"""Out of memory: retried with half the batch; any other error is raised. Freed memory returns to the system."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.fake_cnn import DefaultRecipe
 
 
 class ResourceExhaustedError(Exception):
-    """TensorFlow's own, by its name."""
+    """TensorFlow's error, by its name."""
 
 
 class OutOfMemoryError(RuntimeError):
-    """Torch's own, by its name."""
+    """Torch's error, by its name."""
 
 
 OURS = [

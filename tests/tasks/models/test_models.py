@@ -26,7 +26,7 @@ from validation.statistics.calibration import temperature_of
 
 FRAMEWORKS = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}
 SIDE = 32
-# The smallest of each family: these tests are about what fit() promises, not about how well a CNN can see.
+# The smallest of each family: these tests are about the contract of fit(), not about accuracy.
 SMALL = {
     "fastai": {
         "batch_size": 16,
@@ -108,10 +108,10 @@ loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modu
 # fmt: off
 JOBS: list[dict[str, Any]] = [
     {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4}},
-    # As on a GPU: the cells lie on the device, which varies them itself.
+    # As on a GPU: the cells are stored on the device and augmented there.
     {"name": "held", "seed": 3, "held": True, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
     {"name": "not held", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
-    # Better on training cells is worse on these: the epoch that is kept is an early one, and patience runs out.
+    # Better on training cells is worse on these: an early epoch is kept, and patience runs out.
     {"name": "early", "seed": 3, "valid_labels": "inverted",
      "recipe": {"epochs": 30, "patience": 3, "cooldown": 2, "views": 1}},
     {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30, "views": 1}},
@@ -124,7 +124,7 @@ JOBS: list[dict[str, Any]] = [
 
 
 def synthetic_cells(count: int, seed: int) -> tuple[models.Images, models.Labels]:
-    """Return discs on black, every second one with a dark spot inside: the least that a parasite looks like."""
+    """Return discs on black, every second one with a dark spot inside: a minimal parasite."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     disc = (x - SIDE / 2) ** 2 + (y - SIDE / 2) ** 2 < (SIDE / 2 - 2) ** 2
@@ -137,18 +137,18 @@ def synthetic_cells(count: int, seed: int) -> tuple[models.Images, models.Labels
 
 
 class Fits(NamedTuple):
-    """What one child process left behind."""
+    """The results of one child process."""
 
     jobs: dict[str, Any]
     shown: dict[str, npt.NDArray[Any]]
     loaded: set[str]
-    # Of each pass that TensorFlow made over a dataset, whether it tuned it.
+    # For each of TensorFlow's passes over a dataset, whether it was autotuned.
     tuned: list[bool]
     said: str
 
 
 def ahead(lane: Lane) -> dict[str, Fits]:
-    """Every family's fits, and two of them once more, ended in between and begun again; see tests.ahead."""
+    """Every family's fits, and two of them again, stopped in between and resumed; see tests.ahead."""
     folder = lane.folder / "models"
     folder.mkdir()
     np.savez(folder / "cells.npz", **vars(made_cells()))
@@ -156,7 +156,7 @@ def ahead(lane: Lane) -> dict[str, Fits]:
     for name in models.model_names():
         done[name] = run_child(lane, name, folder / name, JOBS)
         again, (plain, held, early) = folder / f"{name}-again", (JOBS[0], JOBS[1], JOBS[3])
-        # Two later, so that the kept epoch is not the last one that the checkpoint holds.
+        # Two later, so that the kept epoch is not the last one in the checkpoint.
         killed_after = done[name].jobs["early"]["best_epoch"] + 2
         ended = [plain | {"interrupted_after": 3}, held | {"interrupted_after": 3}]
         killed = start_child(lane, name, again, [*ended, early | {"killed_after": killed_after}])
@@ -261,15 +261,15 @@ class TestFit:
         assert fits.loaded == FRAMEWORKS[name]
 
     def test_no_pass_over_the_cells_waits_for_autotuning(self, name: str, fits: Fits) -> None:
-        """TensorFlow's own wakes up after longer and longer pauses, and each end of a pass waited for it."""
+        """TensorFlow's tuner sleeps for longer and longer, and each end of a pass waited for it."""
         assert bool(fits.tuned) == (name == "keras")
         assert not any(fits.tuned)
 
     def test_memory_is_released_within_an_epoch(self, name: str, fits: Fits) -> None:
-        """Freed blocks of torch's that fit nothing later grow with the number of batches, not of epochs."""
+        """Fragmented blocks that torch has freed grow with the number of batches, not of epochs."""
         plain = fits.jobs["plain"]
         if name == "keras":
-            assert plain["released"] == []  # holds nothing that grows
+            assert plain["released"] == []  # allocates nothing that grows
             return
         epoch = plain["made_here"] // 4
         assert epoch > 2 * 3
@@ -361,7 +361,7 @@ class TestFit:
     def test_patience_ends_the_fit(self, name: str, fits: Fits) -> None:
         fitted = fits.jobs["early"]
         losses = [record["valid_loss"] for record in fitted["history"]]
-        flat, first = len(losses) - 2, 6 if name == "fastai" else 0  # small cells decide nothing
+        flat, first = len(losses) - 2, 6 if name == "fastai" else 0  # losses of small cells are ignored
         assert fitted["stopped"] == "early"
         assert len(losses) < 30
         assert flat - 1 - (first + int(np.argmin(losses[first:flat]))) == 3
@@ -385,7 +385,7 @@ class TestFit:
         assert warm[0]["train_loss"] < 0.8 * cold[0]["train_loss"]
 
     def test_cells_on_the_device_are_augmented_as_on_the_cpu(self, name: str, fits: Fits) -> None:
-        """But for a rounding: by a grey level, now and then, and twice where the stain makes it more."""
+        """Up to rounding: occasionally one grey level, two where the stain amplifies it."""
         images = made_cells().train_images
         for called, how in VARIATIONS.items():
             here = variation.augment(images, how, np.random.default_rng(SEED)).astype(np.int64)
@@ -418,7 +418,7 @@ class TestFit:
     def test_ended_between_two_epochs_and_begun_again_it_comes_to_the_same_model(
         self, name: str, fits: Fits, ahead: dict[str, Fits]
     ) -> None:
-        """Also where the kept epoch lies before the kill; and so for every training with the same seed."""
+        """Also if the kept epoch is before the kill; likewise every training with the same seed."""
         for job in ("plain", "held", "early"):
             first, second = fits.jobs[job], ahead[f"{name} again"].jobs[job]
             assert second["before"] >= 2
@@ -430,7 +430,7 @@ class TestFit:
 
 
 class TestSelection:
-    """Ten patients of twenty cells, a logit of one in favour of the truth unless something else is said."""
+    """Ten patients of twenty cells, a logit of one in favour of the truth unless given."""
 
     LABELS = np.tile([0.0, 1.0], 100).astype(np.float32)
     PATIENTS = np.repeat(np.arange(10), 20)
@@ -480,7 +480,7 @@ class TestSelection:
         sums, cells = np.bincount(patients, difference), np.bincount(patients)
         drawn = rng.integers(0, 40, (20_000, 40))
         error = (sums[drawn].sum(axis=1) / cells[drawn].sum(axis=1)).std()
-        # Moved to 1.8 and 2.2 of the errors that draws of patients find.
+        # Shifted by 1.8 and 2.2 of the standard errors found by resampling patients.
         moved = difference - difference.mean()
         assert not is_significantly_higher(moved + 1.8 * error, np.zeros(len(patients)), patients)
         assert is_significantly_higher(moved + 2.2 * error, np.zeros(len(patients)), patients)
@@ -518,7 +518,7 @@ class TestCommon:
         many = variation.augment(np.repeat(cell, 400, axis=0), models.Variation(0, 0, 0.2), np.random.default_rng(0))
         lit = many.any(axis=-1)
         assert (lit.sum(axis=(1, 2)) < 80).all()
-        # The large spot is everywhere around the middle, the small one on either side of it.
+        # The large spot is anywhere around the centre, the small one on either side of it.
         weight = many.astype(np.float64).sum(axis=-1) * lit
         y, x = np.mgrid[:33, :33] - 16.0
         angle = np.arctan2((weight * y).sum(axis=(1, 2)), (weight * x).sum(axis=(1, 2)))

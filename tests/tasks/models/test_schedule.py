@@ -1,4 +1,4 @@
-"""When the rate falls and the fit is over, by losses on validation patients that are made up."""
+"""When the rate falls and when the fit ends, by made-up losses on validation patients."""
 
 from __future__ import annotations
 
@@ -80,10 +80,8 @@ def test_of_a_few_epochs_it_still_rises_before_it_falls(epochs: int, rises: floa
     patience=st.integers(1, 8),
     first=st.integers(0, 10),
 )
-def test_a_begun_cooldown_is_final(
-    losses: list[float], epochs: int, cooldown: int, patience: int, first: int
-) -> None:
-    """So a fit that was killed, and counts its epochs again, comes to the same rates and the same end."""
+def test_a_begun_cooldown_is_final(losses: list[float], epochs: int, cooldown: int, patience: int, first: int) -> None:
+    """A killed fit that replays its epochs gets the same rates and the same end."""
     schedule = Schedule.scaled(epochs, 1.0, cooldown=cooldown, patience=patience, first=first)
     decided = schedule.epochs
     for ended in range(len(losses) + 1):

@@ -20,7 +20,7 @@ from tests.tasks.models.test_models import synthetic_cells
 from validation.digest import sha256
 from validation.errors import TrainingFailed
 
-# Whoever asks first waits for all trainings.
+# The first test waits for all trainings.
 pytestmark = pytest.mark.slow(minutes=2)
 
 # An odd number of validation cells, and batches of odd size: nothing divides by two.
@@ -32,7 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class Done(NamedTuple):
-    """A training that has ended: how, what it reported, where."""
+    """A training that has ended: its exit code, its report, its folder."""
 
     code: int
     told: list[dict[str, Any]]
@@ -51,7 +51,7 @@ class Done(NamedTuple):
 
 
 def ahead(lane: Lane) -> dict[str, Done]:
-    """Each CNN undisturbed; once more, killed and begun again; and each of the ways to fail."""
+    """Each CNN undisturbed; again, killed and resumed; and each kind of failure."""
     done = {}
     for name in models.model_names():
         done[name] = train(lane, name, "whole")

@@ -1,4 +1,4 @@
-"""Which earlier weights a training may begin with: the champion's night's, whole, and not of cells that judge it."""
+"""The earlier weights that a training may start from: of the champion's night, intact, not fitted on judging cells."""
 
 from __future__ import annotations
 
