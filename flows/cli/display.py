@@ -7,15 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich import progress
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -115,9 +107,10 @@ def counting(doing: str) -> Iterator[Callable[[int], None]]:
 class _Bars:
     """One progress bar per name, on standard error; ``note`` is shown beside it."""
 
-    def __init__(self, share: ProgressColumn, note: str, *, disable: bool = False) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), share, TextColumn(note), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console.err, transient=True, disable=disable)
+    def __init__(self, share: progress.ProgressColumn, note: str, *, disable: bool = False) -> None:
+        name, bar, left = "{task.description}", progress.BarColumn(), progress.TimeRemainingColumn()
+        columns: tuple[progress.ProgressColumn | str, ...] = (name, bar, share, note, left)
+        self.progress = progress.Progress(*columns, console=console.err, transient=True, disable=disable)
         self._drawn: dict[str, Any] = {}
 
     def draw(self, name: str, done: int, total: int | None, note: str) -> None:
@@ -137,7 +130,7 @@ def stages() -> Iterator[None]:
     if not console.err.is_terminal:
         yield
         return
-    bars = _Bars(MofNCompleteColumn(), "{task.fields[note]}/s")
+    bars = _Bars(progress.MofNCompleteColumn(), "{task.fields[note]}/s")
 
     def draw(step: Step) -> None:
         bars.draw(step.doing, step.done, step.total, f"{step.rate:,.0f}")
@@ -155,7 +148,7 @@ def stages() -> Iterator[None]:
 @contextmanager
 def importing() -> Iterator[Callable[[ImportProgress], None]]:
     """Show the progress of an import: a bar on a terminal, nothing otherwise."""
-    bars = _Bars(TaskProgressColumn(), "{task.fields[note]}", disable=not console.err.is_terminal)
+    bars = _Bars(progress.TaskProgressColumn(), "{task.fields[note]}", disable=not console.err.is_terminal)
 
     def draw(at: ImportProgress) -> None:
         bars.draw(

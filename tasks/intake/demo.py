@@ -69,7 +69,7 @@ def deliver(store: Store, plan: SyntheticPlan, *, progress: Callable[[int], None
     if night == 1 and not store.exists(SYNTHETIC_MARK) and next(iter(store.list(LABELED)), None) is not None:
         raise UsageError(
             f"the store {store.uri} holds cells already, and synthetic ones must not be mixed with them",
-            "unset RETRAIN_STORE, or give the demo a store of its own",
+            "unset RETRAIN_STORE, or give the demo a separate store",
         )
     # The mark goes first: if this is killed, synthetic cells are still never taken for real ones.
     mark = {"delivered": night, "seed": plan.seed, "at": datetime.now(UTC).isoformat()}

@@ -46,18 +46,20 @@ class ImportProgress:
     unit: Literal["bytes", "cells"]
 
 
-class Ticker:
-    """Reports progress at most every 0.2 s, and at the end."""
+Report = Callable[[ImportProgress], None]
 
-    def __init__(self, report: Callable[[ImportProgress], None] | None) -> None:
-        self._report = report
-        self._next = 0.0
 
-    def tick(self, now: ImportProgress, *, last: bool = False) -> None:
-        """Report ``now`` if it is time."""
-        if self._report and (last or time.monotonic() >= self._next):
-            self._report(now)
-            self._next = time.monotonic() + 0.2
+def throttled(report: Report) -> Report:
+    """Return ``report``, called at most every 0.2 s, and at the end."""
+    due = 0.0
+
+    def throttle(now: ImportProgress) -> None:
+        nonlocal due
+        if now.done == now.total or time.monotonic() >= due:
+            report(now)
+            due = time.monotonic() + 0.2
+
+    return throttle
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def download(
     url: str,
     folder: Path,
     *,
-    progress: Callable[[ImportProgress], None] | None = None,
+    progress: Report = lambda _: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Return the path of the file at ``url``, downloaded to ``folder`` now or earlier.
@@ -119,7 +121,7 @@ def download(
         parsed = httpx.URL()
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"cannot download {shown_url(url)}", "expected http://HOST/... or https://HOST/...")
-    fetch = _Fetch(url, folder, Ticker(progress), pause)
+    fetch = _Fetch(url, folder, throttled(progress), pause)
     with fetch.locked(), httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
         if not fetch.is_kept(client):
             fetch.run(client)
@@ -129,8 +131,8 @@ def download(
 class _Fetch:
     """The download of one URL to one file."""
 
-    def __init__(self, url: str, folder: Path, ticker: Ticker, pause: Callable[[float], None]) -> None:
-        self.url, self.folder, self.ticker, self.pause = url, folder, ticker, pause
+    def __init__(self, url: str, folder: Path, progress: Report, pause: Callable[[float], None]) -> None:
+        self.url, self.folder, self.progress, self.pause = url, folder, progress, pause
         self.shown = shown_url(url)
         self.target = folder / f"{digest(url)}.zip"
         self.part = self.target.with_suffix(".zip.part")
@@ -169,11 +171,7 @@ class _Fetch:
         return True
 
     def run(self, client: httpx.Client) -> None:
-        """Request until the file is complete, up to the limits.
-
-        Raises:
-            Unreachable: when they are reached.
-        """
+        """Request until the file is complete; raise Unreachable at the limits of failures and requests."""
         failures, furthest = 0, self._size()
         for _ in range(_REQUESTS):
             try:
@@ -245,7 +243,7 @@ class _Fetch:
             # In pieces as they arrive: larger ones are buffered, and lost when the connection breaks.
             for chunk in answer.iter_raw():
                 file.write(chunk)
-                self.ticker.tick(ImportProgress("download", file.tell(), total, "bytes"))
+                self.progress(ImportProgress("download", file.tell(), total, "bytes"))
 
     def _finish(self, version: _Version) -> None:
         size = self._size()
@@ -256,7 +254,7 @@ class _Fetch:
         self.part.replace(self.target)
         self._save(self.target, version)
         self._described(self.part).unlink(missing_ok=True)
-        self.ticker.tick(ImportProgress("download", size, size, "bytes"), last=True)
+        self.progress(ImportProgress("download", size, size, "bytes"))
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0

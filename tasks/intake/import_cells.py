@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from infra.local.files import Workspace
 from infra.store.base import ObjectInfo, Store
 from infra.store.keys import LABELED, is_junk, is_odd
-from tasks.intake.download import ImportProgress, Ticker, download, shown_url
+from tasks.intake.download import ImportProgress, Report, download, shown_url, throttled
 from tasks.intake.sources import SourceFile, folder_files, zip_files
 from validation.errors import DataInvalid, UsageError
 from validation.records import CLASSES
@@ -56,9 +56,7 @@ class ImportResult:
     bytes: int
 
 
-def import_cells(
-    source: str, store: Store, workspace: Workspace, *, progress: Callable[[ImportProgress], None] | None = None
-) -> ImportResult:
+def import_cells(source: str, store: Store, workspace: Workspace, *, progress: Report = lambda _: None) -> ImportResult:
     """Copy the cells of ``source`` to ``labeled/<Class>/<name>``, except those that are there already.
 
     Args:
@@ -77,14 +75,12 @@ def import_cells(
     with _files(url, store, workspace, progress) as files:
         job = _Import(store, shown_url(url) if "://" in url else url)
         chosen = job.choose(files)
-        job.transfer(chosen, Ticker(progress))
+        job.transfer(chosen, throttled(progress))
         return job.result(len(files))
 
 
 @contextmanager
-def _files(
-    source: str, store: Store, workspace: Workspace, progress: Callable[[ImportProgress], None] | None
-) -> Iterator[Sequence[SourceFile]]:
+def _files(source: str, store: Store, workspace: Workspace, progress: Report) -> Iterator[Sequence[SourceFile]]:
     """List the source's files, readable while the context is open."""
     if "://" in source:
         # A store that cannot be reached should say so before a long download, not after it.
@@ -122,11 +118,7 @@ class _Import:
         self.bytes = 0
 
     def choose(self, files: Sequence[SourceFile]) -> dict[str, SourceFile]:
-        """Return the good files by their keys; count the others as skipped.
-
-        Raises:
-            UsageError: there is no class folder.
-        """
+        """Return the good files by their keys; count the others as skipped."""
         depth = len(_enclosing(self.source, [file.path for file in files if not is_odd(file.path)]))
         chosen: dict[str, SourceFile] = {}
         for file in files:
@@ -158,7 +150,7 @@ class _Import:
         parts = key.encode().split(b"/")
         return "name too long" if len(key.encode()) > _KEY_BYTES or max(map(len, parts)) > _NAME_BYTES else ""
 
-    def transfer(self, chosen: Mapping[str, SourceFile], ticker: Ticker) -> None:
+    def transfer(self, chosen: Mapping[str, SourceFile], progress: Report) -> None:
         """Write what is missing, several files at a time."""
         stored = self._stored(chosen)
         pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="import")
@@ -170,10 +162,9 @@ class _Import:
                     self.bytes += size
                 else:
                     self.skipped[outcome].append(file.path)
-                ticker.tick(ImportProgress("import", number, len(chosen), "cells"))
+                progress(ImportProgress("import", number, len(chosen), "cells"))
         finally:
             pool.shutdown(cancel_futures=True)
-        ticker.tick(ImportProgress("import", len(chosen), len(chosen), "cells"), last=True)
 
     def _stored(self, keys: Collection[str]) -> dict[str, ObjectInfo]:
         folders = {key.removeprefix(LABELED).partition("/")[0] for key in keys}
@@ -209,11 +200,7 @@ class _Import:
 
 
 def _enclosing(source: str, paths: Sequence[str]) -> tuple[str, ...]:
-    """Return the folders that enclose the class folders, possibly none.
-
-    Raises:
-        UsageError: there is no class folder, or several sets of them.
-    """
+    """Return the folders that enclose the class folders, possibly none; refuse several sets of class folders."""
     folders = [PurePosixPath(path).parent.parts for path in paths if not is_junk(path)]
     for depth in range(_DEEPEST + 1):
         around = {parts[:depth] for parts in folders if len(parts) > depth and parts[depth].casefold() in _CANONICAL}

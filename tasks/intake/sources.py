@@ -65,17 +65,11 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
         return  # a link to a parent folder: following it would never end
     for entry in entries:
         path = f"{prefix}{entry.name}"
-        if _is_folder(entry):
+        # False for whatever cannot be examined, for example a link to itself.
+        if os.path.isdir(entry.path):  # noqa: PTH112
             yield from _walk(Path(entry.path), f"{path}/", above | {(here.st_dev, here.st_ino)})
         else:
             yield _file(Path(entry.path), path)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, for example
-        return False
 
 
 def _file(file: Path, path: str) -> SourceFile:

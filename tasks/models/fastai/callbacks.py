@@ -24,8 +24,6 @@ from validation.records import EpochRecord
 
 log = logging.getLogger(__name__)
 
-# The number of the kept epoch: it rises when the newest is kept.
-MONITORED = "kept_epoch"
 # At the peak rate and at rate 0, as in fastai's one-cycle.
 MOMENTA = 0.85, 0.95
 
@@ -52,68 +50,20 @@ def fit_from_checkpoint(learn: Any, progress: FitProgress, ranks: Ranks) -> None
 
 def callbacks(
     recipe: Recipe, progress: FitProgress, on_epoch: Callable[[EpochRecord], None], ranks: Ranks, valid_cells: int
-) -> tuple[list[Any], list[Any]]:
-    """Return the metric, and the callbacks that save the best weights, record epochs, and end the fit."""
+) -> list[Any]:
+    """Return the callbacks that set the rate, record each epoch, save weights and checkpoints, and end the fit."""
     from fastai.callback.core import Callback, CancelFitException
-    from fastai.callback.tracker import SaveModelCallback
-    from fastai.learner import Metric
-
-    class Kept(Metric):  # type: ignore[misc]
-        """The number of the kept epoch, from all validation cells (tasks.models.selection)."""
-
-        name = MONITORED
-
-        def reset(self) -> None:
-            self.logits: list[npt.NDArray[np.float32]] = []
-
-        def accumulate(self, learn: Any) -> None:
-            self.logits.append(learn.pred.detach().flatten().float().cpu().numpy())
-
-        @property
-        def value(self) -> int:
-            self.judged = progress.selection.judge(ranks.whole(np.concatenate(self.logits), valid_cells))
-            return len(progress.history) + 1 if self.judged.is_kept else progress.kept
-
-    judge = Kept()
-
-    class SaveBest(SaveModelCallback):  # type: ignore[misc]
-        """Saves the weights of the kept epoch as safetensors: nothing here is ever unpickled."""
-
-        def before_fit(self) -> None:
-            super().before_fit()
-            if progress.best:
-                self.best = progress.best.epoch
-
-        def _save(self, name: str) -> None:
-            from safetensors.torch import save_file
-
-            if ranks.first:
-                save_file(state_of(self.learn.model), weights_of(progress))
-
-        def after_epoch(self) -> None:
-            with printing_to_log():
-                super().after_epoch()
-
-        def after_fit(self, **_: Any) -> None:
-            if ranks.first and weights_of(progress).exists():
-                _load(self.learn.model, weights_of(progress))
-
-    class End(Callback):  # type: ignore[misc]
-        """Ends the fit when the schedule is over before its last epoch."""
-
-        order = SaveModelCallback.order + 2
-
-        def after_epoch(self) -> None:
-            if progress.is_over and len(progress.history) < progress.schedule.epochs:
-                raise CancelFitException
+    from fastai.learner import Recorder
+    from safetensors.torch import save_file
 
     class Journal(Callback):  # type: ignore[misc]
-        """Sets the rate, checks the deadline and the loss between batches, and records each epoch."""
+        """Sets the rate, checks deadline and loss between batches; judges and records each epoch."""
 
-        order = SaveModelCallback.order + 1  # after the best is saved, before the fit ends
+        order = Recorder.order + 1
 
         def before_epoch(self) -> None:
             self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0.0, 0.0
+            self.logits: list[npt.NDArray[np.float32]] = []
 
         def before_batch(self) -> None:
             if self.training:
@@ -124,33 +74,43 @@ def callbacks(
 
         def after_batch(self) -> None:
             late = float(progress.deadline.passed)
+            pred = self.learn.pred.detach()
             if self.training:
                 cells = len(self.learn.y)
                 loss = float(self.learn.loss.detach()) * cells
-                right = float(accuracy(self.learn.pred.detach(), self.learn.y)) * cells
+                right = float(accuracy(pred, self.learn.y)) * cells
                 # All ranks act on the same sums.
                 loss, right, seen, late = ranks.total([loss, right, cells, late])
                 self.loss_sum += finite(loss, "fastai", "training", progress)
                 self.right += right
                 self.seen += seen
-            elif ranks.count > 1:
-                return  # ranks may differ by a validation batch; the next training batch checks the deadline
+            else:
+                self.logits.append(pred.flatten().float().cpu().numpy())
+                if ranks.count > 1:
+                    return  # ranks may differ by a validation batch; the next training batch checks the deadline
             if late:
                 raise CancelFitException
 
         def after_epoch(self) -> None:
-            finite(judge.judged.loss, "fastai", "validation", progress)
+            judged = progress.selection.judge(ranks.whole(np.concatenate(self.logits), valid_cells))
+            finite(judged.loss, "fastai", "validation", progress)
             loss, right, rate = self.loss_sum / self.seen, self.right / self.seen, float(self.opt.hypers[-1]["lr"])
-            record = record_epoch(progress, judge.judged, self.started, loss=loss, accuracy=right, rate=rate)
-            if not ranks.first:
-                return
-            log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
-            if progress.checkpoints.due:
-                _save_checkpoint(self.learn, progress)
-            on_epoch(record)
+            record = record_epoch(progress, judged, self.started, loss=loss, accuracy=right, rate=rate)
+            if ranks.first:
+                if record.is_kept:
+                    save_file(state_of(self.learn.model), weights_of(progress))
+                log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
+                if progress.checkpoints.due:
+                    _save_checkpoint(self.learn, progress)
+                on_epoch(record)
+            if progress.is_over:
+                raise CancelFitException
 
-    together = [parallel(ranks)] if ranks.count > 1 else []
-    return [judge], [*together, SaveBest(monitor=MONITORED, comp=np.greater), Journal(), End()]
+        def after_fit(self) -> None:
+            if ranks.first and weights_of(progress).exists():
+                _load(self.learn.model, weights_of(progress))
+
+    return [*([parallel(ranks)] if ranks.count > 1 else []), Journal()]
 
 
 def _save_checkpoint(learn: Any, progress: FitProgress) -> None:

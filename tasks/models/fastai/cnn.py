@@ -115,15 +115,13 @@ def fit(
 
     versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
     progress = FitProgress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
-    metrics, watchers = callbacks(recipe, progress, on_epoch, ranks, len(data.valid_labels))
     learn = Learner(
         DataLoaders(train, valid, path=folder, device=device),
         model,
         loss_func=BCEWithLogitsLossFlat(),
-        metrics=metrics,
         opt_func=_optimiser(),
         wd=recipe.weight_decay,
-        cbs=watchers,
+        cbs=callbacks(recipe, progress, on_epoch, ranks, len(data.valid_labels)),
         path=folder,
     )
     if device.type == "cuda":
@@ -138,7 +136,8 @@ def fit(
     refuse_no_epoch(progress, "fastai", _describe(device, devices))
     onnx = folder / "model.onnx"
     model = learn.model.cpu().float().to(memory_format=_frameworks().contiguous_format)
-    temperature = temperature_of(_scores(_averaged(model, recipe.views), data.valid_images), data.valid_labels > 0.5)
+    logits = _scores(_scorer(model, recipe.views, None), data.valid_images)
+    temperature = temperature_of(logits, data.valid_labels > 0.5)
     _export(_scorer(model, recipe.views, temperature), data.train_images.shape[1], onnx)
     _save(model, temperature, weights_of(progress))
     progress.checkpoints.forget()
@@ -185,21 +184,25 @@ def _network(architecture: str) -> Any:
     return torch.nn.Sequential(Cells(), getattr(xresnet, architecture)(n_out=1))
 
 
-def _averaged(model: Any, views: int) -> Any:
-    """Return uint8 [n, side, side, 3] -> logit [n], the mean over a cell and its mirror images."""
+def _scorer(model: Any, views: int, temperature: float | None) -> Any:
+    """Return uint8 [n, side, side, 3] -> probability [n], calibrated; without a temperature the logit [n].
+
+    Logits are the mean over a cell and its mirror images.
+    """
     import torch
 
-    class Mirrored(torch.nn.Module):  # type: ignore[misc]
+    class Scorer(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
         def forward(self, images: Any) -> Any:
             for axis in MIRRORED[views]:
                 images = torch.cat([images, images.flip(axis)])
-            return images
+            logits = self.model(images).reshape(views, -1).mean(dim=0)
+            return logits if temperature is None else torch.sigmoid(logits / temperature)
 
-    class Mean(torch.nn.Module):  # type: ignore[misc]
-        def forward(self, logits: Any) -> Any:
-            return logits.reshape(views, -1).mean(dim=0)
-
-    return torch.nn.Sequential(Mirrored(), model, Mean()).eval()
+    return Scorer().eval()
 
 
 def _begin_with(model: Any, weights: Path, share: float) -> None:
@@ -215,17 +218,6 @@ def _begin_with(model: Any, weights: Path, share: float) -> None:
             for name, drawn in fresh.items()
         }
     )
-
-
-def _scorer(model: Any, views: int, temperature: float) -> Any:
-    """Return uint8 [n, side, side, 3] -> probability [n], calibrated."""
-    import torch
-
-    class Calibrated(torch.nn.Module):  # type: ignore[misc]
-        def forward(self, logits: Any) -> Any:
-            return torch.sigmoid(logits / temperature)
-
-    return torch.nn.Sequential(_averaged(model, views), Calibrated()).eval()
 
 
 def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:

@@ -20,8 +20,6 @@ from tasks.models.preparation import finite, record_epoch
 from validation.records import EpochRecord
 
 SCORING_BATCH = 256
-# The number of the kept epoch: it rises when the newest is kept.
-MONITORED = "kept_epoch"
 
 log = logging.getLogger(__name__)
 
@@ -45,33 +43,16 @@ def callbacks(
     on_epoch: Callable[[EpochRecord], None],
     devices: int,
 ) -> tuple[Any, list[Any]]:
-    """Return the callback that keeps the best weights, and all callbacks in order.
+    """Return the callback that keeps the best weights, in ``best_weights``, and all callbacks in order.
 
     ``network`` scores ``images``, the validation cells, uint8 [n, side, side, 3].
     """
-    from keras.callbacks import Callback, EarlyStopping
+    from keras.callbacks import Callback
 
     cells = len(images)
     if short := -cells % devices:
         images = np.concatenate([images, images[:short]])  # no device may get an empty part of a batch
     scoring_batch = SCORING_BATCH // devices * devices
-
-    class Keep(EarlyStopping):  # type: ignore[misc]
-        """Keeps the best weights, also across a kill, and saves checkpoints."""
-
-        # The best weights of a killed process, until there are better ones.
-        kept: Any = None
-
-        def on_train_begin(self, logs: Any = None) -> None:
-            super().on_train_begin(logs)
-            if progress.best:
-                self.best, self.best_weights = progress.best.epoch, self.kept
-                self.best_epoch = progress.best.epoch - 1
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            super().on_epoch_end(epoch, logs)
-            if progress.checkpoints.due:
-                _save_checkpoint(self.model, self.best_weights, progress)
 
     class Clock(Callback):  # type: ignore[misc]
         """Checks the deadline while the validation cells are scored."""
@@ -81,10 +62,12 @@ def callbacks(
                 raise DeadlinePassed
 
     class Journal(Callback):  # type: ignore[misc]
-        """Sets the rate, checks deadline and loss between batches; scores the validation cells and records each epoch.
+        """Sets the rate, checks deadline and loss between batches; judges and records each epoch, keeps best weights.
 
         It replaces Keras's own validation, which only computes the plain loss.
         """
+
+        best_weights: Any = None
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.started = time.monotonic()
@@ -103,14 +86,16 @@ def callbacks(
             finite(float(np.sum(logits)), "keras", "validation", progress)
             judged, loss, right = progress.selection.judge(logits), float(logs["loss"]), float(logs["accuracy"])
             record = record_epoch(progress, judged, self.started, loss=loss, accuracy=right, rate=self.rate)
-            logs[MONITORED] = progress.kept
             self.model.stop_training = progress.is_over
             log.info("keras epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
             on_epoch(record)
+            if record.is_kept:
+                self.best_weights = self.model.get_weights()
+            if progress.checkpoints.due:
+                _save_checkpoint(self.model, self.best_weights, progress)
 
-    # It never stops the fit: the journal does, by the schedule.
-    keep = Keep(monitor=MONITORED, mode="max", patience=progress.schedule.epochs + 1, restore_best_weights=True)
-    return keep, [Journal(), keep]
+    journal = Journal()
+    return journal, [journal]
 
 
 def restore(network: Any, keep: Any, progress: FitProgress) -> None:
@@ -120,7 +105,7 @@ def restore(network: Any, keep: Any, progress: FitProgress) -> None:
         return
     for variable, array in zip(_state(network), _in_order(saved.part("state")), strict=True):
         variable.assign(array)
-    keep.kept = keep.best_weights = _in_order(saved.part("best")) or network.get_weights()
+    keep.best_weights = _in_order(saved.part("best")) or network.get_weights()
     progress.go_on(saved)
     log.info("keras resumes after epoch %d", progress.before)
 
