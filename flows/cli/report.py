@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,10 +72,8 @@ def _reader(context: Context) -> Read:
     from validation.errors import ObjectMissing
 
     def read(key: str) -> bytes | None:
-        try:
+        with suppress(ObjectMissing):
             return context.store.get(key)
-        except ObjectMissing:
-            pass
         name = key.rsplit("/", 1)[-1]
         path = context.workspace.reports / name
         # Only files directly in the folder of reports: the key came over the network.

@@ -94,11 +94,12 @@ def fit(
     """
     deadline = Deadline(recipe.deadline_seconds)
     check_data(data, "fastai", recipe.batch_size, devices)
-    _frameworks()
+    torch = _frameworks()
     from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives a Learner its no_bar)
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.losses import BCEWithLogitsLossFlat
+    from safetensors.torch import save_file
 
     device = _seeded_device(seed)
     ranks = Ranks.join(device)
@@ -135,11 +136,12 @@ def fit(
         raise SystemExit
     refuse_no_epoch(progress, "fastai", _describe(device, devices))
     onnx = folder / "model.onnx"
-    model = learn.model.cpu().float().to(memory_format=_frameworks().contiguous_format)
+    model = learn.model.cpu().float().to(memory_format=torch.contiguous_format)
     logits = _scores(_scorer(model, recipe.views, None), data.valid_images)
     temperature = temperature_of(logits, data.valid_labels > 0.5)
     _export(_scorer(model, recipe.views, temperature), data.train_images.shape[1], onnx)
-    _save(model, temperature, weights_of(progress))
+    # The temperature in float64, so that the weights score like the model file.
+    save_file({**state_of(model), "temperature": torch.tensor(temperature, dtype=torch.float64)}, weights_of(progress))
     progress.checkpoints.forget()
     return FitResult(
         onnx=onnx,
@@ -230,14 +232,6 @@ def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
     return scores
 
 
-def _save(model: Any, temperature: float, path: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    # float64, so that it scores like the model file.
-    save_file({**state_of(model), "temperature": torch.tensor(temperature, dtype=torch.float64)}, path)
-
-
 def _export(scorer: Any, side: int, path: Path) -> None:
     import onnx
     import torch
@@ -281,7 +275,6 @@ def _frameworks() -> Any:
 def _seeded_device(seed: int) -> Any:
     """Return this machine's device, with all its random generators seeded."""
     import torch
-    from fastai.callback import schedule  # noqa: F401  (gives a Learner its fit_one_cycle)
     from fastai.torch_core import set_seed
 
     set_seed(seed, reproducible=True)
