@@ -201,7 +201,7 @@ def _half_the_pixels() -> None:
 def _lowest() -> None:
     from tasks.models import selection
 
-    selection.SURELY = 0.0
+    selection.SIGNIFICANT = 0.0
 
 
 def _averaged_weights() -> None:

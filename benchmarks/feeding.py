@@ -34,7 +34,7 @@ def ways(data: TrainingData, network: Any) -> dict[str, tuple[Callable[[], Any],
     from tasks.models.keras.callbacks import SCORING_BATCH
 
     recipe = keras_cnn.DefaultRecipe()
-    made = list(batches(data, recipe, 1, lambda: 0, 1, held=False).as_numpy_iterator())
+    made = list(batches(data, recipe, 1, lambda: 0, 1, on_device=False).as_numpy_iterator())
 
     class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         def __len__(self) -> int:
@@ -48,7 +48,7 @@ def ways(data: TrainingData, network: Any) -> dict[str, tuple[Callable[[], Any],
 
     return {
         OURS: (
-            lambda: batches(data, recipe, 1, lambda: 0, 1, held=False),
+            lambda: batches(data, recipe, 1, lambda: 0, 1, on_device=False),
             lambda: scores(network, data.train_images, SCORING_BATCH),
         ),
         KERAS: (Batches, score_by_keras),

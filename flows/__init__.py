@@ -1,1 +1,1 @@
-"""Order only: which stage follows which, on which worker; and the command line."""
+"""The order of the stages, on which workers they run, and the command line."""

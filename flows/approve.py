@@ -1,7 +1,7 @@
-"""The approval flow: a form on Prefect's page with which a person approves or rejects a challenger that waits.
+"""The approval flow: a form on Prefect's page with which a person approves or rejects a waiting challenger.
 
-Its parameters are checked by Prefect's server before there is a run. Nothing is suspended: the night is over, and this
-flow does what `retrain approve` and `retrain reject` do.
+Prefect's server checks the parameters before it creates a run. Nothing is suspended: the night is over, and this flow
+does what `retrain approve` and `retrain reject` do.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.opening import initiator
-from infra.privacy import redact_exceptions
+from flows.opening import initiator, opened
 from infra.registry.registry import Registry
-from infra.runtime import prepare_environment
-from infra.settings.settings import load_settings
 from tasks.champion.history import LONGEST_WHY
 from tasks.commands.answer_approval import answer as give_answer
-from tasks.context import Context
 from tasks.reporting.index import refresh_index
 
 
@@ -39,19 +35,16 @@ def approve_flow(decision: DecisionId, answer: Reply, why: Why) -> str | None:
     """Answer a decision that awaits approval; return the champion's version afterwards.
 
     Args:
-        decision: The decision that waits: its id, the start of it, or 'latest'.
-        answer: approve makes the challenger champion, reject leaves the champion where it is.
-        why: Your name and your reason; both are kept in the history.
+        decision: The decision that waits: its id, the start of its id, or 'latest'.
+        answer: approve makes the challenger champion, reject leaves the champion in place.
+        why: Your name and your reason; both are recorded in the history.
 
     Raises:
         ApprovalClosed: when it has been answered, or has expired.
         ChampionChanged: when the champion is not the one that the challenger was compared with.
     """
-    settings = load_settings()
-    prepare_environment(settings)
-    context = Context.open(settings)
-    with redact_exceptions():
-        registry = Registry(settings)
+    with opened() as context:
+        registry = Registry(context.settings)
         _, champion = give_answer(context, registry, decision, answer.value, why=why, who=initiator())
         refresh_index(context)
     return champion.version if champion else None

@@ -1,4 +1,4 @@
-"""What the command line shows: facts on standard output, progress and trouble on standard error."""
+"""The terminal: results on standard output, progress, logs and errors on standard error; JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import sys
 import tempfile
 import traceback
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -17,24 +18,58 @@ from rich.text import Text
 from validation.errors import RetrainError
 from validation.redaction import mask
 
-if TYPE_CHECKING:
-    pass
+PACKAGES = ("flows", "tasks", "infra", "validation")
+T = TypeVar("T")
 
-OURS = ("flows", "tasks", "infra", "validation")
 # soft_wrap: a path or an id that is cut in two cannot be copied.
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-class LogLines(logging.StreamHandler[Any]):
-    """Plain lines, never wrapped: a path that is cut in two cannot be copied."""
+def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:
+    """Print a command's result: one JSON value for a program, or what ``render`` shows to a person."""
+    (json_line if as_json else render)(value)
+
+
+def json_line(value: Any) -> None:
+    """Print one JSON value on its own line."""
+    sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+    # A pipe would buffer the line until the command ends; its reader waits for it.
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)
+
+
+def error(problem: RetrainError) -> None:
+    """Print an error and its hint."""
+    err.print(Text.assemble(("error: ", "bold red"), mask(problem.message)))
+    if problem.hint:
+        err.print(Text(f"  {mask(problem.hint)}"))
+
+
+def unexpected(problem: Exception) -> None:
+    """Print an unforeseen error in one line, and save its traceback to a file."""
+    with tempfile.NamedTemporaryFile("w", prefix="retrain-error-", suffix=".txt", delete=False) as file:
+        file.write(mask("".join(traceback.format_exception(problem))))
+    first_line = (str(problem).strip().splitlines() or [""])[0][:300]
+    error(RetrainError(f"unexpected {type(problem).__name__}: {first_line}", f"the traceback is in {file.name}"))
+
+
+class LogHandler(logging.StreamHandler[Any]):
+    """Writes one unwrapped line per record; above a progress bar while one is drawn, without the lines it replaces."""
+
+    # Shared by the handlers of all packages: there is one terminal.
+    bar_is_drawn: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
-
-    # While a bar is drawn, lines go above it, and those that say what it shows are left out.
-    bar_is_drawn = False
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self.bar_is_drawn:
@@ -44,48 +79,17 @@ class LogLines(logging.StreamHandler[Any]):
 
 
 def prepare_logging() -> None:
-    """Show what our own modules log, one short line each, on standard error."""
-    handler = LogLines()
-    for name in OURS:
-        logger = logging.getLogger(name)
+    """Show what the project's packages log, one line per record, on standard error."""
+    handler = LogHandler()
+    for logger in map(logging.getLogger, PACKAGES):
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        if not any(isinstance(known, LogLines) for known in logger.handlers):
+        if not any(isinstance(known, LogHandler) for known in logger.handlers):
             logger.addHandler(handler)
 
 
 def silence_prefect() -> None:
-    """Keep Prefect's own lines out of the terminal; its pages have them all."""
+    """Keep Prefect's own log lines off the terminal; its pages have them all."""
     for handler in logging.getLogger().handlers:
         if type(handler).__module__.startswith("prefect"):
             handler.setLevel(logging.CRITICAL)
-
-
-def json_line(value: Any) -> None:
-    """Print one JSON value on a line of its own."""
-    sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
-    # A program that waits for this line gets it now: a pipe would keep it until the command ends.
-    sys.stdout.flush()
-
-
-def error(problem: RetrainError) -> None:
-    """Print an error and what to do about it."""
-    err.print(Text.assemble(("error: ", "bold red"), mask(problem.message)))
-    if problem.hint:
-        err.print(Text(f"  {mask(problem.hint)}"))
-
-
-def unexpected(problem: Exception) -> None:
-    """Print one line about an error that nobody foresaw, and keep its traceback in a file."""
-    with tempfile.NamedTemporaryFile("w", prefix="retrain-error-", suffix=".txt", delete=False) as file:
-        file.write(mask("".join(traceback.format_exception(problem))))
-    first_line = (str(problem).strip().splitlines() or [""])[0][:300]
-    error(RetrainError(f"unexpected {type(problem).__name__}: {first_line}", f"the traceback is in {file.name}"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return str(value)

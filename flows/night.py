@@ -1,4 +1,4 @@
-"""A night's bookkeeping: its name, its beginning, whether it is over already, and how long each stage took."""
+"""A night's bookkeeping: its id, its start, whether it is over already, and how long each stage took."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from validation.records import (
     ChampionRef,
     Decision,
     Evaluation,
-    Interval,
     Night,
     Snapshot,
     Start,
@@ -37,14 +36,14 @@ R = TypeVar("R")
 
 
 class StageTimer:
-    """Measures stages and tells the log when one is done."""
+    """Measures and logs the seconds and the memory of each stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.memory_mb: dict[str, float] = {}
 
     def time(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one stage and note its seconds and this process's peak memory."""
+        """Run one stage and record its seconds and this process's peak memory."""
         started = time.monotonic()
         forget_peak_memory()
         try:
@@ -57,10 +56,10 @@ class StageTimer:
 
 
 def night_id(context: Context, snapshot: Snapshot) -> str:
-    """Return the name of the night over a snapshot: the same data and settings are the same night.
+    """Return the id of the night over a snapshot: the same data and settings are the same night.
 
     Raises:
-        SettingsError: for an impossible recipe.
+        SettingsError: for an invalid recipe.
     """
     settings = context.settings
     specs = [train_spec(settings, model, "").model_dump(mode="json") for model in settings.training.models]
@@ -70,28 +69,30 @@ def night_id(context: Context, snapshot: Snapshot) -> str:
 
 
 def start_night(context: Context, id_: str, registry: Registry) -> Start:
-    """Note who is champion now; a night that was killed goes on with what it noted first."""
-    if (stored := context.records.find(Start, id_)) is not None:
-        return stored
-    start = Start(id=id_, champion=registry.champion(), started_at=datetime.now(UTC))
-    context.records.save(start, id_)
+    """Record the current champion; a killed night resumes with what it recorded first."""
+    start = context.records.find(Start, id_)
+    if start is None:
+        start = Start(id=id_, champion=registry.champion(), started_at=datetime.now(UTC))
+        context.records.save(start, id_)
     return start
 
 
 def finished_night(context: Context, id_: str, registry: Registry, clock: StageTimer) -> Night | None:
-    """Return tonight's record when this very night is over already: nothing new, or data that is still invalid.
+    """Return tonight's record if this night is over already: nothing new, or data that is still invalid.
 
-    A night whose champion could not be used is not over: the champion may have been repaired since.
+    A night with an unusable champion is not over: the champion may have been repaired since.
     """
     before = context.records.find(Night, id_)
     if before is None or before.verdict is Verdict.CHAMPION_UNUSABLE:
         return None
-    champion = registry.champion()
-    version = champion.version if champion else None
-    if before.decision is not None and _lacks_report(context, before.decision):
+    decision = before.decision
+    # A retired report is not rebuilt.
+    if decision and not report_path(context, decision).exists() and find_retired(context, decision) is None:
         report(context, before)
     if before.verdict is Verdict.INVALID_DATA:
         return before.model_copy(update={"seconds": clock.seconds})
+    champion, now = registry.champion(), datetime.now(UTC)
+    version = champion.version if champion else None
     night = before.model_copy(
         update={
             "verdict": Verdict.NOTHING_NEW,
@@ -101,24 +102,15 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
             "images": {**before.images, "new": 0, "gone": 0},
             "failed_trainings": {},
             "seconds": clock.seconds,
-            "started_at": datetime.now(UTC),
-            "finished_at": datetime.now(UTC),
+            "started_at": now,
+            "finished_at": now,
         }
     )
     return night.model_copy(update={"report": str(report_again(context, night))})
 
 
-def _lacks_report(context: Context, decision: str) -> bool:
-    """Whether this machine has no report where it should; one that was retired is not built again."""
-    return not report_path(context, decision).exists() and find_retired(context, decision) is None
-
-
 def build_night_record(
-    context: Context,
-    start: Start,
-    decision: Decision,
-    champion_after: ChampionRef | None,
-    clock: StageTimer,
+    context: Context, start: Start, decision: Decision, champion_after: ChampionRef | None, clock: StageTimer
 ) -> Night:
     """Return the record of a night that came to a decision."""
     records = context.records
@@ -126,9 +118,6 @@ def build_night_record(
     validation = records.load(ValidationResult, decision.validation)
     challenger = records.load(Candidate, decision.challenger) if decision.challenger else None
     evaluation = records.load(Evaluation, decision.evaluation) if decision.evaluation else None
-    metrics: dict[str, Interval | None] = {}
-    if evaluation is not None:
-        metrics = evaluation.challenger_metrics.intervals()
     before = decision.champion_before if decision.challenger else start.champion
     return Night(
         id=start.id,
@@ -139,7 +128,7 @@ def build_night_record(
         champion_after=champion_after.version if champion_after else None,
         challenger=challenger.id if challenger else None,
         challenger_model=challenger.spec.model if challenger else None,
-        metrics=metrics,
+        metrics=evaluation.challenger_metrics.intervals() if evaluation else {},
         images={
             "found": snapshot.objects,
             "new": snapshot.new,

@@ -1,8 +1,7 @@
-"""The training flow: one CNN, on whichever worker takes it, for instance one of the pool ``gpu``.
+"""The training flow: one CNN, on any worker of its pool, usually ``gpu``; and how a night starts and awaits it.
 
-What travels is names: the worker reads the split from the store, makes the pack on its own disk, and leaves the
-candidate in the store. From the night's side: the trainings are sent to their deployments at the same time and
-awaited; whether they run side by side is the pool's to say (its concurrency limit is the number of GPUs).
+Only names travel: the worker reads the split from the store, builds the pack on its own disk, and stores the candidate.
+The night starts all its trainings at once; the pool's concurrency limit, the number of GPUs, decides how many run.
 """
 
 from __future__ import annotations
@@ -20,12 +19,10 @@ from prefect import flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
+from flows.opening import opened
 from infra.environment import prefect_api_url
 from infra.prefect_api import FINAL, PrefectServer
-from infra.privacy import redact_exceptions
 from infra.processes.gpus import own_gpus
-from infra.runtime import prepare_environment
-from infra.settings.settings import load_settings
 from tasks.context import Context
 from tasks.pack import pack_task
 from tasks.pruning.prune import tidy_here
@@ -37,7 +34,7 @@ from validation.records import Candidate, Split, TrainSpec
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-# A training that failed is tried again on the next night; this many failures of the very same one are enough.
+# A failed training is retried on the next night; the same training may fail this many times.
 MOST_ATTEMPTS = 50
 TRIES = 2
 
@@ -45,40 +42,39 @@ TRIES = 2
 @flow(name="train", validate_parameters=True)
 def train_flow(spec: TrainSpec) -> str:
     """Train the CNN that ``spec`` describes; return the candidate's id."""
-    settings = load_settings()
-    prepare_environment(settings)
-    context = Context.open(settings)
-    split = context.records.load(Split, spec.split)
-    with redact_exceptions(), own_gpus(settings.home / "gpus", settings.training.devices) as own:
-        log.info("%s is trained on %s", spec.model, f"GPU {', '.join(own)}" if own else "the CPU")
-        candidate = train_task(context, spec, split, pack_task(context, split))
-    tidy_here(context)
+    with opened() as context:
+        settings = context.settings
+        split = context.records.load(Split, spec.split)
+        with own_gpus(settings.home / "gpus", settings.training.devices) as own:
+            log.info("%s is trained on %s", spec.model, f"GPU {', '.join(own)}" if own else "the CPU")
+            candidate = train_task(context, spec, split, pack_task(context, split))
+        tidy_here(context)
     return candidate.id
 
 
 @contextmanager
-def trainings_elsewhere(context: Context, specs: list[TrainSpec]) -> Iterator[dict[str, Future[Candidate]]]:
-    """Send trainings to their deployments, all at once; yield a future candidate for each model.
+def remote_trainings(context: Context, specs: list[TrainSpec]) -> Iterator[dict[str, Future[Candidate]]]:
+    """Start trainings on their deployments, all at once; yield a future candidate for each model.
 
-    When the night is stopped before they are done it stops waiting; they go on, and the next night finds them.
+    A night that is stopped stops waiting; its trainings continue, and the next night finds them.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(max(1, len(specs)), thread_name_prefix="training") as pool:
         try:
-            # Each thread gets the flow run's own context, so that Prefect shows the trainings under the night.
+            # With the flow run's context in each thread, Prefect shows the trainings under the night.
             yield {
-                spec.model: pool.submit(contextvars.copy_context().run, train_elsewhere, context, spec, stop)
+                spec.model: pool.submit(contextvars.copy_context().run, train_remotely, context, spec, stop)
                 for spec in specs
             }
         finally:
             stop.set()
 
 
-def train_elsewhere(context: Context, spec: TrainSpec, stop: threading.Event | None = None) -> Candidate:
-    """Send a training to its deployment and wait for it; one that runs already, from a killed night, is awaited.
+def train_remotely(context: Context, spec: TrainSpec, stop: threading.Event | None = None) -> Candidate:
+    """Run a training on its deployment, or wait for the run that a killed night has started.
 
     Raises:
-        TrainingFailed: when it failed, or did not end in time; then it is cancelled.
+        TrainingFailed: when it failed, or did not end in time and was cancelled.
     """
     id_, stored = find_candidate(context, spec)
     if stored is not None:
@@ -88,7 +84,7 @@ def train_elsewhere(context: Context, spec: TrainSpec, stop: threading.Event | N
         run = _running_or_new(server, spec, id_)
         state = _await(server, run, context.settings.training.deployment_timeout_seconds, stop or threading.Event())
         if state["type"] != "CRASHED":
-            break  # only a machine that went away is worth a second one
+            break  # only the loss of a machine is worth a second try
         log.warning("run %s crashed: %s", run["name"], state["message"])
     if state["type"] != "COMPLETED":
         raise TrainingFailed(
@@ -99,24 +95,24 @@ def train_elsewhere(context: Context, spec: TrainSpec, stop: threading.Event | N
 
 
 def _running_or_new(server: PrefectServer, spec: TrainSpec, id_: str) -> dict[str, Any]:
-    """Return the run of this very training: the one that is alive, or a new attempt.
+    """Return the live run of this training, or start a new attempt.
 
-    The idempotency key names training and attempt. Without the attempt Prefect would return a failed run for ever.
+    The idempotency key names training and attempt. Without the attempt Prefect would return the failed run for ever.
     """
     name = f"train/{spec.model}"
     for attempt in range(1, MOST_ATTEMPTS + 1):
         key = f"train-{id_}-{attempt}"
-        found = server.runs(key=key)
-        if found and found[0]["state_type"] not in FINAL:
-            log.info("%s is under way already: run %s", name, found[0]["name"])
-            return found[0]
-        if not found:
+        runs = server.runs(key=key)
+        if runs and runs[0]["state_type"] not in FINAL:
+            log.info("%s is already running: run %s", name, runs[0]["name"])
+            return runs[0]
+        if not runs:
             log.info("waiting for a worker to run %s", name)
             parameters = {"spec": spec.model_dump(mode="json")}
-            made = run_deployment(name, parameters=parameters, timeout=0, idempotency_key=key, as_subflow=True)
-            return server.run(str(cast(FlowRun, made).id))
+            started = run_deployment(name, parameters=parameters, timeout=0, idempotency_key=key, as_subflow=True)
+            return server.run(str(cast(FlowRun, started).id))
     raise TrainingFailed(
-        f"{name} has failed {MOST_ATTEMPTS} times with this very data", "see its runs on Prefect's page"
+        f"{name} has failed {MOST_ATTEMPTS} times with the same data", "see its runs on Prefect's page"
     )
 
 
@@ -127,12 +123,12 @@ def _await(server: PrefectServer, run: dict[str, Any], seconds: float, stop: thr
         try:
             run = server.run(run["id"])
         except RetrainError as error:
-            # A server that is started again costs nothing but a question.
+            # A server that restarts costs one unanswered request.
             log.warning("%s", error)
         if run["state_type"] in FINAL:
             return dict(run["state"])
         if time.monotonic() > until:
-            server.set_state(run["id"], "CANCELLING", "Cancelling", "the night does not wait any longer")
+            server.set_state(run["id"], "CANCELLING", "Cancelling", "the night stopped waiting")
             raise TrainingFailed(
                 f"the run {run['name']} did not end within {seconds:g} s and was cancelled",
                 "see RETRAIN_TRAINING__DEPLOYMENT_TIMEOUT_SECONDS; is there a worker of the pool gpu?",

@@ -23,7 +23,7 @@ from tasks.snapshots.listing import TEXT, batches_of, list_cells
 from tasks.snapshots.tables import ROWS
 from tasks.stage import stage
 from validation.digest import digest
-from validation.errors import DataInvalid, ObjectMissing
+from validation.errors import DataInvalid
 from validation.records import CLASSES, Snapshot
 
 log = logging.getLogger(__name__)
@@ -56,29 +56,6 @@ def pull(context: Context) -> Snapshot:
         context.records.point("snapshot", snapshot)
     _compact(journal, rows, stored)
     _tell(snapshot, parent)
-    return snapshot
-
-
-def rebuild(context: Context, id_: str) -> Snapshot:
-    """Return snapshot ``id_``, its table readable again: from the store, the cache's copy, or the objects themselves.
-
-    Raises:
-        ObjectMissing: when there is no such snapshot, or the objects are no longer those that it names.
-    """
-    snapshot = context.records.load(Snapshot, id_)
-    if snapshots.rows_of(context, snapshot) is not None:
-        return snapshot
-    parent = snapshots.find(context, snapshot.parent) if snapshot.parent else None
-    before = snapshots.rows_of(context, parent) if parent else None
-    journal = Journal(context.workspace.home / "cache" / f"rebuilt-{id_}.jsonl")
-    rows = _with_first_seen(_fetch_new(context, list_cells(context), before, journal), before)
-    if (found := snapshots.snapshot_id(rows)) != id_:
-        raise ObjectMissing(
-            f"snapshot {id_} cannot be built again: {context.store.uri} now holds what would be snapshot {found}",
-            "restore the objects under labeled/ (a versioned bucket can), or the table from a backup of the store",
-        )
-    snapshots.save_table(context, rows, id_)
-    _compact(journal, rows, None)
     return snapshot
 
 

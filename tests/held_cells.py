@@ -19,7 +19,7 @@ VARIATIONS = {"moved": Variation(0.1, 1.5, 0), "stained": Variation(0.1, 1.5, 0.
 def hold_on_device(name: str, held: bool) -> None:
     """Let the next fits of this process hold their cells as a GPU would, or as a CPU does."""
     asks = {"fastai": "fastai.batches", "keras": "keras.cnn"}[name]
-    importlib.import_module(f"tasks.models.{asks}").lie_on_device = lambda *_: held  # type: ignore[attr-defined]
+    importlib.import_module(f"tasks.models.{asks}").fits_on_device = lambda *_: held  # type: ignore[attr-defined]
 
 
 def shown_batches(name: str) -> list[Images]:

@@ -1,4 +1,4 @@
-"""What every command begins with: settings read, libraries and logging prepared, the store opened; and ``--json``."""
+"""What every command begins with: settings, prepared libraries, logging, the open store; and the option ``--json``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from flows import console
 from infra.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from infra.registry.registry import Registry
     from tasks.context import Context
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
 
 
 def prepared_settings() -> Settings:
-    """Read the settings, and prepare by them what libraries read at their import, and the log."""
+    """Read the settings; prepare logging, and by the settings what libraries read when they are imported."""
     from infra.runtime import prepare_environment
 
     settings = load_settings()
@@ -26,7 +27,7 @@ def prepared_settings() -> Settings:
 
 
 def open_context(settings: Settings | None = None) -> Context:
-    """Open the store, and find out now whether it answers.
+    """Open the store and check that it answers.
 
     Raises:
         StoreUnreachable: when it does not, with what to do about it.
@@ -36,3 +37,11 @@ def open_context(settings: Settings | None = None) -> Context:
     context = Context.open(settings or prepared_settings())
     context.store.check()
     return context
+
+
+def open_registry() -> tuple[Context, Registry]:
+    """Open store and registry, for the commands that need both."""
+    from infra.registry.registry import Registry
+
+    context = open_context()
+    return context, Registry(context.settings)

@@ -1,24 +1,25 @@
-"""What the commands show: facts on standard output, progress on standard error."""
+"""How the commands render their results on standard output, and progress on standard error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import progress
 from rich.table import Column, Table
 from rich.text import Text
 
-from infra.settings.settings import Settings
+from flows import console
 from validation.records import Interval, Verdict
 from validation.redaction import mask
 
 if TYPE_CHECKING:
     from tasks.commands.predict import Prediction
-    from tasks.intake.import_cells import ImportProgress, ImportResult
+    from tasks.intake.download import ImportProgress
+    from tasks.intake.import_cells import ImportResult
     from validation.records import ChampionRef, Night
-from flows.console import LogLines, err, out
 
 COLOURS = {
     Verdict.PROMOTED: "bold green",
@@ -31,136 +32,131 @@ COLOURS = {
 }
 
 
-def verdict(night: Night, report: str | None) -> None:
+def verdict(night: Night) -> None:
     """Print a night's verdict in one line, its headline numbers, and where its report is."""
-    line = Text()
-    line.append(night.verdict.value.upper(), COLOURS[night.verdict])
-    line.append(f"  {night.sentence}")
-    numbers = [
-        f"{name.replace('_', ' ')} {_interval(interval)}" for name, interval in night.metrics.items() if interval
-    ]
+    numbers = [f"{name.replace('_', ' ')} {_interval(value)}" for name, value in night.metrics.items() if value]
     if numbers:
-        out.print(Text(f"{night.challenger_model} on holdout patients: {'; '.join(numbers)}"))
+        console.out.print(Text(f"{night.challenger_model} on holdout patients: {'; '.join(numbers)}"))
     for model, why in night.failed_trainings.items():
-        out.print(Text(f"{model} could not be trained, and the night went on without it: {why}", "bold red"))
+        console.out.print(Text(f"{model} could not be trained, and the night continued without it: {why}", "bold red"))
     if night.synthetic:
-        out.print(Text("These cells are SYNTHETIC: the figures say nothing about real blood.", "yellow"))
-    out.print(line)
-    if report:
-        out.print(Text(f"report: {report}"))
+        console.out.print(Text("These cells are SYNTHETIC: the figures say nothing about real blood.", "yellow"))
+    console.out.print(Text.assemble((night.verdict.value.upper(), COLOURS[night.verdict]), f"  {night.sentence}"))
+    if night.report:
+        console.out.print(Text(f"report: {night.report}"))
 
 
 def predictions(champion: ChampionRef, rows: Sequence[Prediction]) -> None:
-    """Print one line an image."""
+    """Print one line per image."""
     for row in rows:
         if row.problem:
-            out.print(Text(f"{'-':>8}  {'not scored':<12} {row.path}  ({row.problem})", "red"))
+            console.out.print(Text(f"{'-':>8}  {'not scored':<12} {row.path}  ({row.problem})", "red"))
         else:
-            out.print(Text(f"{row.probability:8.6f}  {row.call:<12} {row.path}"))
-    err.print(
-        Text(f"champion: version {champion.version} ({champion.model}), threshold {champion.threshold:.6f}", "dim")
-    )
+            console.out.print(Text(f"{row.probability:8.6f}  {row.call:<12} {row.path}"))
+    used = f"champion: version {champion.version} ({champion.model}), threshold {champion.threshold:.6f}"
+    console.err.print(Text(used, "dim"))
 
 
-def facts(values: dict[str, Any]) -> None:
-    """Print named facts, one a line; never wrapped, so that they can be copied."""
+def facts(values: Mapping[str, Any]) -> None:
+    """Print named facts, one per line; those that are None are left console.out."""
     for name, value in values.items():
         parts = value if isinstance(value, dict) else {name: value}
         for part, fact in parts.items():
             if fact is not None:
                 shown = _interval(Interval.model_validate(fact)) if isinstance(fact, dict) else str(fact)
-                out.print(Text(f"{part.replace('_', ' '):<18} {shown}"))
+                console.out.print(Text(f"{part.replace('_', ' '):<18} {shown}"))
 
 
 def history(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the changes of the champion, oldest first: what happened on one line, its reason and evidence below."""
+    """Print the changes of the champion, oldest first: each on one line, its reason and evidence below."""
     for row in rows:
-        line = Text(f"{row['at'][:19].replace('T', ' ')} UTC  ", "bold")
-        line.append(row["action"])
-        if row["to"] is not None:
-            line.append(f": version {row['from'] or 'none'} -> {row['to']}")
-        line.append(f"  by {row['who']}", "dim")
-        out.print(line)
+        change = f": version {row['from'] or 'none'} -> {row['to']}" if row["to"] is not None else ""
+        time = f"{row['at'][:19].replace('T', ' ')} UTC  "
+        console.out.print(Text.assemble((time, "bold"), row["action"], change, (f"  by {row['who']}", "dim")))
         for name in ("why", "checked", "decision", "report"):
             if row[name]:
-                out.print(Text(f"    {name:<9} {row[name]}"))
+                console.out.print(Text(f"    {name:<9} {row[name]}"))
     if not rows:
-        err.print(Text("there has never been a champion"))
+        console.err.print(Text("there has never been a champion"))
 
 
-def settings(current: Settings, config: Path) -> None:
+def settings(values: Mapping[str, str], config: Path) -> None:
     """Print all settings with their names in the environment."""
     table = Table("setting", Column("value", overflow="fold"), "environment", box=None, padding=(0, 2, 0, 0))
-    for name, value in current.printable().items():
+    for name, value in values.items():
         table.add_row(name, Text(value), f"RETRAIN_{name.upper().replace('.', '__')}")
-    out.print(table)
-    err.print(Text(f"settings file: {config} ({'in use' if config.exists() else 'not there'})", "dim"))
+    console.out.print(table)
+    console.err.print(Text(f"settings file: {config} ({'in use' if config.exists() else 'not found'})", "dim"))
 
 
 def imported(result: ImportResult, store: str) -> None:
-    """Say what an import did."""
-    err.print(
-        Text(
-            f"{result.written:,} cells written to {mask(store)}, {result.unchanged:,} were there already "
-            f"({result.found:,} found in {mask(result.source)})"
-        )
-    )
+    """Print what an import wrote and what it left console.out."""
+    counts = f"{result.written:,} cells written to {mask(store)}, {result.unchanged:,} were there already"
+    console.err.print(Text(f"{counts} ({result.found:,} found in {mask(result.source)})"))
     for reason, count in result.skipped.items():
-        err.print(Text(f"  left out, {reason}: {count:,}", "yellow"))
+        console.err.print(Text(f"  left out, {reason}: {count:,}", "yellow"))
 
 
 @contextmanager
 def counting(doing: str) -> Iterator[Callable[[int], None]]:
-    """Show a running count on a terminal; elsewhere nothing."""
-    with err.status(doing) as status:
+    """Show a running count on a terminal, nothing otherwise."""
+    with console.err.status(doing) as status:
         yield lambda count: status.update(f"{doing}: {count:,}")
+
+
+class _Bars:
+    """One progress bar per name, on standard error; ``note`` is shown beside it."""
+
+    def __init__(self, share: progress.ProgressColumn, note: str, *, disable: bool = False) -> None:
+        name, bar, left = "{task.description}", progress.BarColumn(), progress.TimeRemainingColumn()
+        columns: tuple[progress.ProgressColumn | str, ...] = (name, bar, share, note, left)
+        self.progress = progress.Progress(*columns, console=console.err, transient=True, disable=disable)
+        self._drawn: dict[str, Any] = {}
+
+    def draw(self, name: str, done: int, total: int | None, note: str) -> None:
+        if name not in self._drawn:
+            self._drawn[name] = self.progress.add_task(name, total=total, note="")
+        self.progress.update(self._drawn[name], completed=done, total=total, note=note)
+
+    def remove(self, name: str) -> None:
+        self.progress.remove_task(self._drawn.pop(name))
 
 
 @contextmanager
 def stages() -> Iterator[None]:
-    """Draw a bar for every long stage on a terminal: count, rate, time left. Elsewhere log lines say the same."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Draw a bar for every long stage on a terminal: count, rate, time left. Otherwise log lines say the same."""
     from tasks.progress import Step, watched_by
 
-    if not err.is_terminal:
+    if not console.err.is_terminal:
         yield
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"))
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
-        drawn: dict[str, Any] = {}
+    bars = _Bars(progress.MofNCompleteColumn(), "{task.fields[note]}/s")
 
-        def draw(step: Step) -> None:
-            if step.doing not in drawn:
-                drawn[step.doing] = bar.add_task(step.doing, total=step.total, rate="")
-            bar.update(drawn[step.doing], completed=step.done, total=step.total, rate=f"{step.rate:,.0f}")
-            if step.done >= step.total:
-                bar.remove_task(drawn.pop(step.doing))
+    def draw(step: Step) -> None:
+        bars.draw(step.doing, step.done, step.total, f"{step.rate:,.0f}")
+        if step.done >= step.total:
+            bars.remove(step.doing)
 
-        LogLines.bar_is_drawn = True
-        try:
-            with watched_by(draw, every_seconds=0.2):
-                yield
-        finally:
-            LogLines.bar_is_drawn = False
+    console.LogHandler.bar_is_drawn = True
+    try:
+        with bars.progress, watched_by(draw, every_seconds=0.2):
+            yield
+    finally:
+        console.LogHandler.bar_is_drawn = False
 
 
 @contextmanager
 def importing() -> Iterator[Callable[[ImportProgress], None]]:
-    """Show the progress of an import: a bar on a terminal; elsewhere nothing."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    """Show the progress of an import: a bar on a terminal, nothing otherwise."""
+    bars = _Bars(progress.TaskProgressColumn(), "{task.fields[note]}", disable=not console.err.is_terminal)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[done]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bar:
-        tasks: dict[str, Any] = {}
+    def draw(at: ImportProgress) -> None:
+        bars.draw(
+            at.stage, at.done, at.total, f"{at.done / 1e6:.1f} MB" if at.unit == "bytes" else f"{at.done:,} cells"
+        )
 
-        def tell(progress: ImportProgress) -> None:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total, done="")
-            done = f"{progress.done / 1e6:.1f} MB" if progress.unit == "bytes" else f"{progress.done:,} cells"
-            bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, done=done)
-
-        yield tell
+    with bars.progress:
+        yield draw
 
 
 def _interval(interval: Interval) -> str:

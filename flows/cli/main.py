@@ -1,19 +1,20 @@
-"""The command line. Importing it loads neither framework, nor Prefect, nor MLflow: a command loads what it needs."""
+"""The command line. Importing it loads neither frameworks, nor Prefect, nor MLflow: a command loads what it needs."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows import console
-from flows.cli import champion as champion_commands
-from flows.cli import data, display, looks, operate, prune
-from flows.cli import report as report_commands
-from flows.cli.common import AsJson, open_context, prepared_settings
+from flows.cli import champion, data, display, looks, operate
+from flows.cli.common import AsJson, prepared_settings
+from flows.cli.prune import prune
+from flows.cli.report import report, site
 from infra.privacy import keep_files_private, keep_secrets_out_of_logs
 from infra.settings.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError, Unreachable
@@ -38,7 +39,7 @@ app = typer.Typer(
 def run(as_json: AsJson = False) -> None:
     """Run a night, here and now: pull, validate, train both CNNs, judge, promote the better one, report.
 
-    A night over data that has been judged already ends with "nothing new"; one that was killed goes on where it was.
+    A night over data that has been judged already ends with "nothing new"; a killed night resumes where it was.
     """
     _night(load_settings(), as_json)
 
@@ -49,16 +50,16 @@ def demo(
         str | None,
         typer.Option(
             help="A folder or zip of real cells, <Class>/<name>.png; 'nlm' is the public archive. "
-            "Without it, synthetic cells arrive."
+            "Default: synthetic cells."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring tonight's cells into a store of the demo's own and run a night over them. Run it again: the next night.
+    """Deliver tonight's cells to the demo's own store and run a night over them. Run it again: the next night.
 
-    Afterwards all commands are set to that store.
+    Afterwards all commands use that store.
     """
-    from infra.store.opening import open_store
+    from tasks.context import Context
     from tasks.intake.demo import choose_place, deliver
     from tasks.intake.synthetic_cells import SyntheticPlan
 
@@ -66,12 +67,11 @@ def demo(
     own = choose_place(config_path(), home, synthetic=cells is None)
     settings = load_settings()
     console.prepare_logging()
-    store = open_store(settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
     if not own:
         log.info("using the store of %s: %s", config_path(), settings.store)
     if cells is None:
         with display.counting("drawing synthetic cells") as progress:
-            night, count = deliver(store, SyntheticPlan(), progress=progress)
+            night, count = deliver(Context.open(settings).store, SyntheticPlan(), progress=progress)
         log.info("night %d: %s SYNTHETIC cells have arrived in %s", night, f"{count:,}", settings.store)
     else:
         _import(settings, cells)
@@ -83,7 +83,7 @@ def import_(
     source: Annotated[str, typer.Argument(help="A folder, a zip, a zip's URL, or 'nlm' (the public archive, 337 MB).")],
     as_json: AsJson = False,
 ) -> None:
-    """Put labelled cells (<Class>/<name>.png) into the store. Doing it twice changes nothing."""
+    """Put labelled cells (<Class>/<name>.png) into the store. A second import changes nothing."""
     console.prepare_logging()
     result = _import(load_settings(), source)
     if as_json:
@@ -98,65 +98,27 @@ def predict(
     from tasks.commands.predict import predict as predict_files
 
     champion, predictions = predict_files(prepared_settings(), paths)
-    if as_json:
-        console.json_line({"champion": champion, "predictions": predictions})
-    else:
-        display.predictions(champion, predictions)
+    result = {"champion": champion, "predictions": predictions}
+    console.emit(result, as_json, lambda _: display.predictions(champion, predictions))
     bad = sum(prediction.problem is not None for prediction in predictions)
     if bad:
         raise DataInvalid(f"{bad} of {len(predictions)} images could not be scored")
 
 
 @app.command()
-def champion(
-    at: Annotated[
-        str | None,
-        typer.Option("--at", metavar="TIME", help='The champion of a moment, for instance "2026-01-31 12:00" (UTC).'),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print which model is champion, since when, why, and how good it was on the holdout patients."""
-    from infra.registry.registry import Registry
-    from tasks.commands.describe_champion import describe_champion
-    from tasks.context import Context
-
-    settings = prepared_settings()
-    moment = champion_commands.moment(at)
-    facts = describe_champion(Context.open(settings), Registry(settings), moment)
-    if as_json:
-        console.json_line(facts)
-    else:
-        display.facts(facts)
-
-
-@app.command()
-def report(
-    decision: Annotated[
-        str, typer.Argument(metavar="[ID|latest]", help="A decision, or the start of its id.")
-    ] = "latest",
-    as_json: AsJson = False,
-) -> None:
-    """Build the report on a decision again, from its records, and print where it is."""
-    from tasks.nights import find_night
-    from tasks.report import report as build_report
-
-    context = open_context()
-    night = find_night(context, decision)
-    path = build_report(context, night)
-    if as_json:
-        console.json_line({"decision": night.decision, "verdict": night.verdict, "report": str(path)})
-    else:
-        display.verdict(night, str(path))
-
-
-@app.command()
 def settings(as_json: AsJson = False) -> None:
-    """Print every setting as it is in force, passwords masked."""
-    current = load_settings()
-    if as_json:
-        console.json_line(current.printable())
-    else:
-        display.settings(current, config_path())
+    """Print every setting in effect, passwords masked."""
+    console.emit(load_settings().printable(), as_json, lambda values: display.settings(values, config_path()))
+
+
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(champion.champion, champion.history, champion.rollback, champion.promote, champion.approve, champion.reject),
+    *(report, site, data.validate, data.quarantine),
+    *(operate.up, operate.notify, operate.backup, operate.restore, prune),
+)
+for _command in _COMMANDS:
+    app.command()(_command)
+looks.add_to(app)
 
 
 def main() -> None:
@@ -169,7 +131,7 @@ def main() -> None:
         console.error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        console.error(RetrainError("stopped", "what was finished is kept: run it again to go on"))
+        console.error(RetrainError("stopped", "what was finished is kept: run it again to resume"))
         sys.exit(130)
     except Exception as error:
         console.unexpected(error)
@@ -185,16 +147,13 @@ def _night(settings: Settings, as_json: bool) -> None:
     _check(settings)
     with prefect_server(settings), display.stages():
         night = _run_flow()
-    if as_json:
-        console.json_line(night)
-    else:
-        display.verdict(night, night.report)
+    console.emit(night, as_json, display.verdict)
     if night.verdict is Verdict.INVALID_DATA:
         raise SystemExit(DataInvalid.exit_code)
 
 
 def _check(settings: Settings) -> None:
-    """Find a person's mistakes before anything is started."""
+    """Report mistakes in the settings before anything is started."""
     from tasks.context import Context
     from tasks.training.specs import train_spec
 
@@ -204,7 +163,7 @@ def _check(settings: Settings) -> None:
 
 
 def _run_flow() -> Night:
-    # Only now: Prefect reads its surroundings when it is imported.
+    # Only now: Prefect reads its environment when it is imported.
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -215,34 +174,26 @@ def _run_flow() -> Night:
     try:
         return Night.model_validate(retrain())
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
-        # Ours say what is wrong by themselves: these are Prefect's client's, and the night may even be over.
+        # These come from Prefect's client and do not say what to do; the night may even be over.
         raise Unreachable(
             f"Prefect's server did not answer in the middle of the night: {type(error).__name__}",
-            "is it running, and has its disk room? nothing is lost: run the night again, it goes on where it was",
+            "is it running, and is there space on its disk? nothing is lost: run the night again, it resumes",
         ) from error
 
 
 def _import(settings: Settings, source: str) -> Any:
-    from infra.local.files import Workspace
     from infra.store.folder import FolderStore
-    from infra.store.opening import open_store
+    from tasks.context import Context
     from tasks.intake.demo import refuse_synthetic
     from tasks.intake.import_cells import import_cells
 
-    store = open_store(settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
+    context = Context.open(settings)
+    store = context.store
     if isinstance(store, FolderStore):
         store.root.mkdir(parents=True, exist_ok=True)
     store.check()
     refuse_synthetic(store)
     with display.importing() as progress:
-        result = import_cells(source, store, Workspace(settings.home), progress=progress)
+        result = import_cells(source, store, context.workspace, progress=progress)
     display.imported(result, settings.store)
     return result
-
-
-data.add_to(app)
-looks.add_to(app)
-champion_commands.add_to(app)
-report_commands.add_to(app)
-operate.add_to(app)
-prune.add_to(app)

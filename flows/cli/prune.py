@@ -1,7 +1,8 @@
-"""The command ``retrain prune``: remove what is not needed any more, or say what would be removed, and why."""
+"""The command ``retrain prune``: remove what is no longer needed, or print what would be removed, and why."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,50 +10,40 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flows import console
-from flows.cli.common import AsJson, open_context, prepared_settings
+from flows.cli.common import AsJson, open_registry
 from validation.errors import RetrainError
 
 if TYPE_CHECKING:
     from tasks.pruning.prune import Pruned
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(prune)
-
-
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing: say what would go, and why.")] = False,
-    all_: Annotated[bool, typer.Option("--all", help="Name every single thing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing: print what would go, and why.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Name every single object.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what is not needed any more: caches, work folders, what nothing in the store refers to, old reports.
+    """Remove what is no longer needed: caches, work folders, unreferenced objects in the store, old reports.
 
-    A night does it at its end by itself. Input objects, decisions, the history and registered versions always stay.
+    Every night does so at its end. Input objects, decisions, the history and registered versions always stay.
     """
-    from infra.registry.registry import Registry
     from tasks.pruning.prune import prune as prune_now
 
-    settings = prepared_settings()
-    context = open_context(settings)
-    registry = Registry(settings)
-    with context.workspace.night_lock(), console.err.status("looking for what is not needed any more"):
+    context, registry = open_registry()
+    with context.workspace.night_lock(), console.err.status("looking for what is no longer needed"):
         pruned = prune_now(context, registry, dry_run=dry_run)
-    if as_json:
-        console.json_line(_as_json(pruned, names=all_))
-    else:
-        _print(pruned, names=all_)
+    console.emit(_facts(pruned, names=all_), as_json, partial(_print, pruned, names=all_))
     if pruned.problems:
         raise RetrainError(
-            f"not everything could be looked at or removed: {'; '.join(pruned.problems[:3])}",
+            f"not everything could be examined or removed: {'; '.join(pruned.problems[:3])}",
             "what was removed was not needed; correct the cause and prune again",
         )
 
 
-def _as_json(pruned: Pruned, *, names: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _facts(pruned: Pruned, *, names: bool) -> dict[str, Any]:
+    removals = [{"area": r.area, "name": r.name, "bytes": r.size, "why": r.why} for r in pruned.removals]
+    return {
         "dry_run": pruned.dry_run,
-        "things": len(pruned.removals),
+        "things": len(removals),
         "bytes": pruned.size,
         "by_reason": [
             {"area": area, "why": why, "things": count, "bytes": size}
@@ -60,13 +51,11 @@ def _as_json(pruned: Pruned, *, names: bool) -> dict[str, Any]:
         ],
         "waiting": pruned.waiting,
         "problems": pruned.problems,
+        **({"removals": removals} if names else {}),
     }
-    if names:
-        told["removals"] = [{"area": r.area, "name": r.name, "bytes": r.size, "why": r.why} for r in pruned.removals]
-    return told
 
 
-def _print(pruned: Pruned, *, names: bool) -> None:
+def _print(pruned: Pruned, _: Any, *, names: bool) -> None:
     if names:
         for removal in pruned.removals:
             console.out.print(Text(f"{removal.size:>12,}  {removal.name}  ({removal.why})"))
@@ -79,4 +68,6 @@ def _print(pruned: Pruned, *, names: bool) -> None:
     console.out.print(Text(f"{len(pruned.removals):,} things, {pruned.size / 1e6:,.1f} MB {verb}", "bold"))
     if pruned.waiting:
         waiting = ", ".join(f"{count:,} {kind}" for kind, count in sorted(pruned.waiting.items()))
-        console.out.print(Text(f"nothing refers to {waiting}: they wait for their time (prune.orphan_days)", "dim"))
+        console.out.print(
+            Text(f"unreferenced, kept until their grace period ends (prune.orphan_days): {waiting}", "dim")
+        )

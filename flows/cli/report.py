@@ -1,12 +1,14 @@
-"""The command ``retrain site``: the index of all decisions, and the reports, on a local port."""
+"""The commands about reports: ``retrain report`` rebuilds one, ``retrain site`` serves all of them and their index."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows import console
+from flows.cli import display
 from flows.cli.common import AsJson, open_context
 
 if TYPE_CHECKING:
@@ -16,39 +18,47 @@ if TYPE_CHECKING:
 PORT = 8765
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command("site")(site)
+def report(
+    decision: Annotated[
+        str, typer.Argument(metavar="[ID|latest]", help="A decision, or the start of its id.")
+    ] = "latest",
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the report on a decision from its records, and print where it is."""
+    from tasks.nights import find_night
+    from tasks.report import report as build_report
+
+    context = open_context()
+    night = find_night(context, decision)
+    night = night.model_copy(update={"report": str(build_report(context, night))})
+    facts = {"decision": night.decision, "verdict": night.verdict, "report": night.report}
+    console.emit(facts, as_json, lambda _: display.verdict(night))
 
 
 def site(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes any that is free.")] = PORT,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes any free port.")] = PORT,
     build_only: Annotated[
         bool, typer.Option("--build-only", help="Build the index, print where it is, serve nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build the index of all decisions and show it, with every report, to a browser on this machine.
+    """Build the index of all decisions and serve it, with every report, to browsers on this machine.
 
     It serves on loopback only, until Ctrl-C (or SIGTERM).
     """
+    from flows.unattended.signals import interrupt_on_signals
+    from infra.report_server import HOST, START, local_site
     from tasks.reporting.index import build_site
 
     context = open_context()
-    index = build_site(context)
+    index = str(build_site(context))
     if build_only:
-        _tell(as_json, {"index": str(index)}, f"index: {index}")
+        console.emit({"index": index}, as_json, lambda _: console.out.print(f"index: {index}"))
         return
-    _serve(context, port, str(index), as_json)
-
-
-def _serve(context: Context, port: int, index: str, as_json: bool) -> None:
-    from flows.unattended.signals import interrupt_on_signals
-    from infra.report_server import HOST, START, local_site
-
     with local_site(_reader(context), port) as server:
         url = f"http://{HOST}:{server.server_address[1]}{START}"
-        _tell(as_json, {"url": url, "index": index}, f"{url}\nfor this machine only; Ctrl-C ends it")
+        text = f"{url}\nfor this machine only; Ctrl-C ends it"
+        console.emit({"url": url, "index": index}, as_json, lambda _: console.out.print(text))
         try:
             interrupt_on_signals()
             server.serve_forever()
@@ -57,27 +67,18 @@ def _serve(context: Context, port: int, index: str, as_json: bool) -> None:
 
 
 def _reader(context: Context) -> Read:
-    """Return how a page is read: from the store, or the copy on this machine where the store has lost it."""
+    """Return a function that reads a page from the store, or the copy on this machine if the store has lost it."""
     from infra.store.keys import report_key
     from validation.errors import ObjectMissing
 
     def read(key: str) -> bytes | None:
-        try:
+        with suppress(ObjectMissing):
             return context.store.get(key)
-        except ObjectMissing:
-            pass
         name = key.rsplit("/", 1)[-1]
         path = context.workspace.reports / name
-        # Only what lies directly among the reports: the key came over the network.
+        # Only files directly in the folder of reports: the key came over the network.
         if key != report_key(name.removesuffix(".html")) or not path.is_file():
             return None
         return path.read_bytes()
 
     return read
-
-
-def _tell(as_json: bool, facts: dict[str, str], text: str) -> None:
-    if as_json:
-        console.json_line(facts)
-    else:
-        console.out.print(text)

@@ -1,8 +1,7 @@
-"""Alerts and watchdogs: what they are, and bringing Prefect's automations in line with them, again and again.
+"""Alerts and watchdogs as Prefect automations: their definitions, and applying them to a server.
 
-Everything a night tells is an event ``malaria.night.<verdict>`` (flows/events.py); how a run ends, and that it lives,
-Prefect tells by itself. Each alert is one automation that posts to one webhook, whose address is kept as a secret of
-Prefect's server.
+A night emits ``malaria.night.<verdict>`` (flows/events.py); Prefect itself emits how runs end and their heartbeats.
+Each alert is one automation that posts to one webhook, whose address is stored as a secret on Prefect's server.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from flows.events import NIGHT, PREFIX, TRAINING, TRAINING_FAILED, night_event
+from flows.events import NIGHT, TRAINING, TRAINING_FAILED, night_event
 from infra.prefect_api import PrefectServer
 from infra.settings.groups import AlertSettings
 from validation.digest import digest
@@ -18,66 +17,63 @@ from validation.records import Verdict
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
+
+PREFIX = "malaria: "
 WATCH_BEGAN = "malaria.watch.began"
 BLOCK = "malaria-alerts"
 FLOW = "retrain"
-_OF_A_NIGHT = "{{ event.payload.sentence }} (report: {{ event.payload.report or 'none' }})"
-_OF_A_RUN = "{{ event.resource.name }}: {{ event.payload.validated_state.message or 'no reason is known' }}"
+VERDICTS = (Verdict.PROMOTED, Verdict.INVALID_DATA, Verdict.AWAITING_APPROVAL, Verdict.CHAMPION_UNUSABLE)
+_NIGHT_TEXT = "{{ event.payload.sentence }} (report: {{ event.payload.report or 'none' }})"
+_RUN_TEXT = "{{ event.resource.name }}: {{ event.payload.validated_state.message or 'no reason is known' }}"
 
 
 def definitions(settings: AlertSettings, block: str | None) -> list[Json]:
-    """Return all automations as Prefect's interface takes them; ``block`` is the webhook's block, if there is one."""
-    ended_badly = _seen(
+    """Return all automations as Prefect's interface takes them; ``block`` is the id of the webhook's block, if any."""
+    failed_night = _seen(
         {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
-        {"prefect.resource.id": "prefect.flow-run.*"},
+        "prefect.flow-run.*",
         match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOW},
     )
-    late = _missed(
-        after={f"{NIGHT}.*", WATCH_BEGAN},
-        expect={f"{NIGHT}.*"},
-        seconds=settings.night_hours * 3600,
-        match={"prefect.resource.id": "malaria.*"},
+    no_night = _missed(
+        {f"{NIGHT}.*"}, "malaria.*", after={f"{NIGHT}.*", WATCH_BEGAN}, within=settings.night_hours * 3600
     )
-    zombie = _missed(
+    zombie_run = _missed(
+        {"prefect.flow-run.*"},
+        "prefect.flow-run.*",
         after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.*"},
-        seconds=settings.zombie_seconds,
-        match={"prefect.resource.id": "prefect.flow-run.*"},
+        within=settings.zombie_seconds,
         for_each=["prefect.resource.id"],
     )
-    crash = {
+    mark_crashed = {
         "type": "change-flow-run-state",
         "state": "CRASHED",
         "name": "Crashed",
-        "message": f"not heard of for {settings.zombie_seconds:g} s: its process is gone",
+        "message": f"no heartbeat for {settings.zombie_seconds:g} s: its process is gone",
         "force": True,
     }
-    verdicts = (Verdict.PROMOTED, Verdict.INVALID_DATA, Verdict.AWAITING_APPROVAL, Verdict.CHAMPION_UNUSABLE)
+    hours = f"{settings.night_hours:g} hours"
     return [
-        _automation("failed night", ended_badly, _OF_A_RUN, block),
-        *(
-            _automation(
-                verdict.value, _seen({night_event(verdict)}, {"prefect.resource.id": NIGHT}), _OF_A_NIGHT, block
-            )
-            for verdict in verdicts
+        _automation("failed night", failed_night, _RUN_TEXT, block),
+        *(_automation(one.value, _seen({night_event(one)}, NIGHT), _NIGHT_TEXT, block) for one in VERDICTS),
+        # Such a night continues with the other CNN, and its verdict alone does not show the failure.
+        _automation("failed training", _seen({TRAINING_FAILED}, TRAINING), _NIGHT_TEXT, block),
+        _automation("no night", no_night, f"no night has been completed for {hours}", block),
+        _automation(
+            "zombie run", zombie_run, "{{ event.resource.name }}: no heartbeat, marked crashed", block, mark_crashed
         ),
-        # The night went on with the other CNN, and its verdict may be any: nobody would look.
-        _automation("failed training", _seen({TRAINING_FAILED}, {"prefect.resource.id": TRAINING}), _OF_A_NIGHT, block),
-        _automation("no night", late, f"no night has been completed for {settings.night_hours:g} hours", block),
-        _automation("zombie run", zombie, "{{ event.resource.name }} was not heard of: marked crashed", block, crash),
     ]
 
 
 def apply_alerts(server: PrefectServer, settings: AlertSettings) -> dict[str, str]:
-    """Bring the server's automations in line; return what was done to each: created, changed, unchanged, removed.
+    """Bring the server's automations in line; return for each: created, changed, unchanged or removed.
 
-    What has not changed is left alone, since a change would make a watchdog forget what it has seen.
+    An unchanged automation is left alone, since an update resets a watchdog.
     """
     block = _webhook_block(server, settings)
     wanted = {definition["name"]: definition for definition in definitions(settings, block)}
     done: dict[str, str] = {}
-    present = [one for one in server.ask("POST", "/automations/filter", {}) if one["name"].startswith(PREFIX)]
-    for automation in present:
+    stored = [one for one in server.ask("POST", "/automations/filter", {}) if one["name"].startswith(PREFIX)]
+    for automation in stored:
         name = automation["name"]
         if name not in wanted or name in done:
             server.ask("DELETE", f"/automations/{automation['id']}")
@@ -91,21 +87,20 @@ def apply_alerts(server: PrefectServer, settings: AlertSettings) -> dict[str, st
         server.ask("POST", "/automations/", wanted[name])
         done[name] = "created"
     if settings.webhook is None:
-        _forget_webhook(server)
-        log.info("no webhook is set (RETRAIN_ALERTS__WEBHOOK): alerts are only seen on Prefect's page")
+        if (unused := _stored_block(server)) is not None:
+            server.ask("DELETE", f"/block_documents/{unused['id']}")
+        log.info("no webhook is set (RETRAIN_ALERTS__WEBHOOK): alerts only appear on Prefect's page")
     if done.get(f"{PREFIX}no night") in ("created", "changed"):
-        # Nothing has to have happened before it can be missed.
+        # Starts the watchdog, so that it fires even if no night ever completes.
         server.emit(WATCH_BEGAN, {"prefect.resource.id": "malaria.watch"})
     return done
 
 
 def _automation(name: str, trigger: Json, text: str, block: str | None, *first: Json) -> Json:
-    body = f'{{"alert": "{name}", "text": {{{{ ("malaria: {name}: " ~ text) | tojson }}}}}}'
+    body = f'{{"alert": "{name}", "text": {{{{ ("{PREFIX}{name}: " ~ text) | tojson }}}}}}'
     payload = f"{{% set text %}}{text}{{% endset %}}{body}"
-    tell: Json = (
-        {"type": "call-webhook", "block_document_id": block, "payload": payload} if block else {"type": "do-nothing"}
-    )
-    actions = [*first, tell]
+    call = {"type": "call-webhook", "block_document_id": block, "payload": payload}
+    actions = [*first, call if block else {"type": "do-nothing"}]
     return {
         "name": PREFIX + name,
         "description": "See docs/operations.md, Alerts",
@@ -116,55 +111,38 @@ def _automation(name: str, trigger: Json, text: str, block: str | None, *first: 
     }
 
 
-def _seen(expect: set[str], match: Json, *, match_related: Json | None = None) -> Json:
-    return {
-        "type": "event",
-        "posture": "Reactive",
-        "expect": sorted(expect),
-        "match": match,
-        "match_related": match_related or {},
-        "threshold": 1,
-        "within": 0,
-    }
+def _seen(expect: set[str], resource: str, *, match_related: Json | None = None) -> Json:
+    return _trigger("Reactive", expect, resource, within=0, match_related=match_related or {})
 
 
 def _missed(
-    *, after: set[str], expect: set[str], seconds: float, match: Json, for_each: list[str] | None = None
+    expect: set[str], resource: str, *, after: set[str], within: float, for_each: list[str] | None = None
 ) -> Json:
-    return {
-        "type": "event",
-        "posture": "Proactive",
-        "after": sorted(after),
-        "expect": sorted(expect),
-        "match": match,
-        "for_each": for_each or [],
-        "threshold": 1,
-        "within": seconds,
-    }
+    return _trigger("Proactive", expect, resource, within=within, after=sorted(after), for_each=for_each or [])
+
+
+def _trigger(posture: str, expect: set[str], resource: str, **more: Any) -> Json:
+    match = {"prefect.resource.id": resource}
+    return {"type": "event", "posture": posture, "expect": sorted(expect), "match": match, "threshold": 1, **more}
 
 
 def _webhook_block(server: PrefectServer, settings: AlertSettings) -> str | None:
-    """Return the id of the block that holds the webhook's address, brought in line with the settings."""
+    """Return the id of the block with the webhook's address, created or updated by the settings."""
     if settings.webhook is None:
         return None
     data = {"url": settings.webhook.get_secret_value(), "headers": {"Content-Type": "application/json"}}
-    kept = _kept_block(server)
-    if kept is None:
+    stored = _stored_block(server)
+    if stored is None:
         type_ = server.ask("GET", "/block_types/slug/webhook")["id"]
         schemas = server.ask("POST", "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [type_]}}})
         body = {"name": BLOCK, "block_type_id": type_, "block_schema_id": schemas[0]["id"], "data": data}
         return str(server.ask("POST", "/block_documents/", body)["id"])
-    if {name: kept["data"].get(name) for name in data} != data:
-        server.ask("PATCH", f"/block_documents/{kept['id']}", {"data": data, "merge_existing_data": True})
-    return str(kept["id"])
+    if {name: stored["data"].get(name) for name in data} != data:
+        server.ask("PATCH", f"/block_documents/{stored['id']}", {"data": data, "merge_existing_data": True})
+    return str(stored["id"])
 
 
-def _kept_block(server: PrefectServer) -> Json | None:
+def _stored_block(server: PrefectServer) -> Json | None:
     path = f"/block_types/slug/webhook/block_documents/name/{BLOCK}?include_secrets=true"
-    found: Json | None = server.ask("GET", path, missing=None)
-    return found
-
-
-def _forget_webhook(server: PrefectServer) -> None:
-    if (kept := _kept_block(server)) is not None:
-        server.ask("DELETE", f"/block_documents/{kept['id']}")
+    block: Json | None = server.ask("GET", path, missing=None)
+    return block

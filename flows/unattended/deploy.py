@@ -1,7 +1,7 @@
 """Deploys prefect.yaml and the alerts to a Prefect server: ``python -m flows.unattended.deploy`` (`make deploy`).
 
-Prefect's own ``deploy --all`` creates and updates, but removes nothing: neither a schedule that is gone from the file
-nor a deployment. That is done here. A schedule that somebody paused on Prefect's page stays paused.
+Prefect's own ``deploy --all`` creates and updates, but removes neither a deployment nor a schedule that is gone from
+the file; this does. A schedule that was paused on Prefect's page stays paused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from flows import console
 from flows.unattended.alerts import apply_alerts
 from infra.environment import CODE_ROOT, prefect_api_url
 from infra.prefect_api import PrefectServer
@@ -25,20 +26,20 @@ from validation.errors import RetrainError, UsageError
 
 log = logging.getLogger(__name__)
 
-# Only what carries it is ever removed: a server may have deployments of other people.
+# Only deployments with this tag are ever removed: a server may have others.
 TAG = "malaria-retraining"
 
 
 def deploy(server: PrefectServer, settings: Settings, login: Mapping[str, str] | None = None) -> None:
-    """Register the deployments and the alerts, and remove what is no longer wanted.
+    """Register the deployments and the alerts, and remove those that are no longer defined.
 
-    ``login`` is what Prefect's own command has to be told besides the server's address.
+    ``login`` is the environment that Prefect's own command needs besides the server's address.
 
     Raises:
         RetrainError: when Prefect refuses prefect.yaml.
     """
     environment = {**os.environ, "PREFECT_API_URL": server.url, **(login or {})}
-    # Where the workers find the code: this checkout, unless the deployer says otherwise (/app in an image).
+    # Where the workers find the code: this checkout, unless set otherwise (/app in an image).
     environment.setdefault("MALARIA_CODE", str(CODE_ROOT))
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
@@ -47,8 +48,7 @@ def deploy(server: PrefectServer, settings: Settings, login: Mapping[str, str] |
     if done.returncode:
         lines = (done.stdout + done.stderr).strip().splitlines()
         raise RetrainError("`prefect deploy --all` failed: " + "\n".join(lines[-5:]), "see prefect.yaml")
-    wanted = list(yaml.safe_load((CODE_ROOT / "prefect.yaml").read_text())["deployments"])
-    remove_stale(server, wanted)
+    remove_stale(server, list(yaml.safe_load((CODE_ROOT / "prefect.yaml").read_text())["deployments"]))
     refuse_unknown_parameters(server)
     for name, what in sorted(apply_alerts(server, settings.alerts).items()):
         if what != "unchanged":
@@ -56,35 +56,35 @@ def deploy(server: PrefectServer, settings: Settings, login: Mapping[str, str] |
 
 
 def remove_stale(server: PrefectServer, wanted: list[dict[str, Any]]) -> None:
-    """Remove our deployments that are not in prefect.yaml, and schedules of those that are."""
-    # A deployment is known by its name and its entrypoint; the flow's own name stands only in the code.
+    """Remove the project's deployments that are not in prefect.yaml, and schedules of those that are."""
+    # A deployment is identified by its name and its entrypoint; prefect.yaml does not name its flow.
     entries = {(entry["name"], entry["entrypoint"]): entry for entry in wanted}
-    for full_name, found in server.deployments().items():
-        if TAG not in found["tags"]:
+    for full_name, deployment in server.deployments().items():
+        if TAG not in deployment["tags"]:
             continue
-        entry = entries.get((found["name"], found["entrypoint"]))
+        entry = entries.get((deployment["name"], deployment["entrypoint"]))
         if entry is None:
-            server.ask("DELETE", f"/deployments/{found['id']}")
+            server.ask("DELETE", f"/deployments/{deployment['id']}")
             log.info("removed the deployment %s: it is not in prefect.yaml", full_name)
             continue
         slugs = {schedule["slug"] for schedule in entry.get("schedules") or []}
-        for schedule in found["schedules"]:
+        for schedule in deployment["schedules"]:
             if schedule["slug"] not in slugs:
-                server.ask("DELETE", f"/deployments/{found['id']}/schedules/{schedule['id']}")
+                server.ask("DELETE", f"/deployments/{deployment['id']}/schedules/{schedule['id']}")
                 log.info("removed a schedule of %s: it is not in prefect.yaml", full_name)
 
 
 def refuse_unknown_parameters(server: PrefectServer) -> None:
-    """Let a parameter that a flow does not have be refused before there is a run; Prefect checks only the others."""
-    for found in server.deployments().values():
-        schema = found["parameter_openapi_schema"]
-        if TAG in found["tags"] and schema.get("additionalProperties") is not False:
+    """Make the server refuse parameters that a flow does not have; by default Prefect checks only known ones."""
+    for deployment in server.deployments().values():
+        schema = deployment["parameter_openapi_schema"]
+        if TAG in deployment["tags"] and schema.get("additionalProperties") is not False:
             closed = {**schema, "additionalProperties": False}
-            server.ask("PATCH", f"/deployments/{found['id']}", {"parameter_openapi_schema": closed})
+            server.ask("PATCH", f"/deployments/{deployment['id']}", {"parameter_openapi_schema": closed})
 
 
 def ensure_pools(server: PrefectServer, settings: Settings) -> int:
-    """Let there be the pools ``cpu`` and ``gpu``, of processes; return how many trainings run at once."""
+    """Create the process pools ``cpu`` and ``gpu`` if missing; return how many trainings run at once."""
     slots = settings.up.gpu_slots or max(1, len(gpus()) // settings.training.devices)
     server.ensure_pool("cpu", None)
     server.ensure_pool("gpu", slots)
@@ -92,12 +92,10 @@ def ensure_pools(server: PrefectServer, settings: Settings) -> int:
 
 
 def main() -> None:
-    """Deploy to the server that PREFECT_API_URL names; with --pools make the pools first, of processes.
+    """Deploy to the server that PREFECT_API_URL names; with --pools create the process pools first.
 
-    A pool of another type, on Kubernetes or ECS, is made once with Prefect's own command: see docs/operations.md.
+    A pool of another type, on Kubernetes or ECS, is created once with Prefect's own command: see docs/operations.md.
     """
-    from flows import console
-
     try:
         settings = load_settings()
         prepare_environment(settings)

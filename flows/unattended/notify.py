@@ -1,4 +1,4 @@
-"""New cells can start a night: notices, of which many become one run."""
+"""New cells start a night: many notices become one run."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def server_of(settings: Settings) -> PrefectServer:
 
 
 def notify(server: PrefectServer, settings: Settings, *, now: datetime | None = None) -> dict[str, Any]:
-    """Return the night that will see the cells that are there now: one that is waiting to begin, or a new one.
+    """Return the run of the night that will see the cells that are there now: the scheduled one, or a new one.
 
-    A new one begins ``events.debounce_minutes`` from now, so that it sees all that arrives until then. Two notices at
-    the same moment become one run by their idempotency key, the window of time in which they fall.
+    A new one begins ``events.debounce_minutes`` from now, and sees all cells that arrive until then. Two notices at the
+    same moment become one run by their idempotency key, the time window in which they fall.
     """
     now = now or datetime.now(UTC)
     waiting = server.runs(deployment=NIGHTLY, states=["SCHEDULED"], tags=[TAG])
@@ -42,14 +42,14 @@ def notify(server: PrefectServer, settings: Settings, *, now: datetime | None = 
     window = int(now.timestamp() // wait.total_seconds())
     for attempt in range(100):
         run = server.create_run(NIGHTLY, key=f"notified-{window}-{attempt}", at=now + wait, tags=[TAG])
-        # One that was cancelled by hand, or began early, has not seen these cells.
+        # One that was cancelled by hand, or began early, did not see these cells.
         if run["state_type"] not in FINAL:
             return run
-    raise RetrainError("a hundred notified nights have ended in one window of time", "see Prefect's page")
+    raise RetrainError("a hundred notified nights have ended in one time window", "see Prefect's page")
 
 
 def listen(server: PrefectServer, settings: Settings) -> None:
-    """Notify whenever the queue tells of new cells, until told to stop."""
+    """Notify whenever the queue reports new cells, until interrupted."""
     if not settings.events.queue:
         raise UsageError("no queue is set", "set RETRAIN_EVENTS__QUEUE to the address of an SQS queue")
     queue = Queue(settings.events)
@@ -60,19 +60,17 @@ def listen(server: PrefectServer, settings: Settings) -> None:
             try:
                 relay(queue, server, settings)
             except RetrainError as error:
-                # What was not deleted comes again by itself.
+                # The queue delivers again what was not deleted.
                 log.error("%s", error)
                 time.sleep(30)
 
 
 def relay(queue: Queue, server: PrefectServer, settings: Settings, *, wait_seconds: int = 20) -> dict[str, Any] | None:
-    """Take what the queue has, notify if new cells are among it, and only then delete it; return the run, if any."""
-    began = time.monotonic()
+    """Receive messages, notify if they report new cells, and only then delete them; return the run, if any."""
     batch = queue.receive(wait_seconds)
     run = None
     if batch.new_cells:
         run = notify(server, settings)
         log.info("%d new cells: night %s at %s", batch.new_cells, run["name"], run["expected_start_time"])
     queue.delete(batch)
-    log.debug("one look at the queue took %.1f s", time.monotonic() - began)
     return run

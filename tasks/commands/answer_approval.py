@@ -1,4 +1,4 @@
-"""Answer: a person approves or rejects a challenger that waits, once, in time, and against the same champion."""
+"""Answers to approval requests: approve or reject a waiting challenger, once, in time, the champion unchanged."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Reply = Literal["approve", "reject"]
 
 
 def find_request(context: Context, text: str) -> tuple[Decision, ApprovalRequest]:
-    """Return a decision that waits or waited, with its request; ``latest`` is the newest that still waits.
+    """Return a decision with its approval request, open or closed; ``latest`` is the newest open one.
 
     Raises:
         UsageError: when there is none.
     """
     if text == "latest":
-        waiting = open_requests(context)
-        if not waiting:
-            raise UsageError("no decision waits for an approval", "`retrain history` shows what became of them")
-        text = waiting[-1].decision
+        requests = open_requests(context)
+        if not requests:
+            raise UsageError("no decision waits for an approval", "`retrain history` shows the answers")
+        text = requests[-1].decision
     decision = find_decision(context, text)
     request = context.records.find(ApprovalRequest, decision.id)
     if request is None:
@@ -55,12 +55,12 @@ def answer(
 ) -> tuple[ApprovalAnswer, ChampionRef | None]:
     """Approve or reject the challenger of a waiting decision; return the answer and the champion afterwards.
 
-    An approval that was killed before its challenger was champion is finished by approving again.
+    An approval that was killed before its challenger became champion is finished by approving again.
 
     Raises:
         ApprovalClosed: when it has been answered, or has expired.
         ChampionChanged: when the champion is not the one that the challenger was compared with.
-        ModelFileInvalid, NotReproduced: when the model file is not what was judged; the champion stays.
+        ModelFileInvalid, NotReproduced: when the model file is not the one that was judged; the champion stays.
     """
     why = checked_why(why)
     decision, request = find_request(context, text)
@@ -74,7 +74,7 @@ def answer(
         if reply == "reject":
             return _give(context, registry, decision.id, reply, who, why), now
         challenger = context.records.load(Candidate, request.challenger)
-        # Before the answer: one that cannot be carried out should not stand there as given.
+        # Before the answer: an approval that cannot be carried out must not be recorded.
         reference, checked = register_and_try(context, registry, decision, challenger)
         given = given or _give(context, registry, decision.id, reply, who, why)
         change = ChampionChange("approved", given.who, decision.id, now, reference, given.why, checked)
@@ -96,13 +96,12 @@ def _refuse_closed(request: ApprovalRequest, given: ApprovalAnswer | None) -> No
 
 
 def _give(context: Context, registry: Registry, decision: str, reply: Reply, who: str, why: str) -> ApprovalAnswer:
-    """Record an answer; of two at once one is given, and the other is told so."""
+    """Record an answer; of two at once the first is recorded, and the second refused."""
     given = ApprovalAnswer(decision=decision, answer=reply, who=who, why=why, at=datetime.now(UTC))
     text = given.model_dump_json(indent=2)
-    stands = registry.put_if_absent(f"{ANSWER}{decision}", text)
-    context.store.put(record_key(ApprovalAnswer.kind, decision), stands.encode())
-    if stands != text:
-        request = context.records.load(ApprovalRequest, decision)
-        _refuse_closed(request, ApprovalAnswer.model_validate_json(stands))
+    recorded = registry.put_if_absent(f"{ANSWER}{decision}", text)
+    context.store.put(record_key(ApprovalAnswer.kind, decision), recorded.encode())
+    if recorded != text:
+        _refuse_closed(context.records.load(ApprovalRequest, decision), ApprovalAnswer.model_validate_json(recorded))
     log.info("decision %s: %s by %s", decision, reply, who)
     return given

@@ -1,8 +1,6 @@
-"""What validation found, for people: by reason, with what each reason means and what to do about it."""
+"""Validation on demand, and its findings with their meaning and advice: `retrain validate`, `retrain quarantine`."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import pandas as pd
 
@@ -11,23 +9,13 @@ from tasks.pull import pull
 from tasks.validate import validate
 from validation.errors import UsageError
 from validation.findings import REASONS
-from validation.records import ChampionRef, Snapshot, ValidationResult
+from validation.records import ChampionRef, ValidationResult
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """A validation, and the snapshot that it looked at."""
-
-    snapshot: Snapshot
-    result: ValidationResult
-
-
-def inspect_now(context: Context, champion: ChampionRef | None) -> Inspection:
-    """Pull and validate what lies in the store now; nothing is trained and nothing promoted."""
+def inspect_now(context: Context, champion: ChampionRef | None) -> ValidationResult:
+    """Pull and validate what is in the store now; train and promote nothing."""
     with context.workspace.night_lock():
-        snapshot = pull(context)
-        result = validate(context, snapshot, champion)
-    return Inspection(snapshot, result)
+        return validate(context, pull(context), champion)
 
 
 def last_validation(context: Context) -> ValidationResult:
@@ -45,19 +33,19 @@ def last_validation(context: Context) -> ValidationResult:
 def quarantined(
     context: Context, result: ValidationResult, *, reason: str = "", warnings: bool = False
 ) -> pd.DataFrame:
-    """Return one row a finding: reason, severity, key, detail, sha256, new, meaning, advice; rejects first.
+    """Return one row per finding: reason, severity, key, detail, sha256, new, meaning, advice; rejects first.
 
     Args:
-        context: where the findings lie.
+        context: where the findings are stored.
         result: the validation that found them.
-        reason: only findings of this reason; it may be a warning.
-        warnings: also what only warns; without it, what was left out or stopped the night.
+        reason: only findings of this reason, which may be a warning.
+        warnings: also warnings; otherwise only what was left out or stopped the night.
 
     Raises:
-        UsageError: for a reason that does not exist.
+        UsageError: for an unknown reason.
     """
     if reason and reason not in REASONS:
-        raise UsageError(f"no reason {reason!r}", f"known are: {', '.join(REASONS)}")
+        raise UsageError(f"unknown reason {reason!r}", f"known are: {', '.join(REASONS)}")
     table = context.records.load_table(result.findings)
     if reason:
         table = table[table["reason"] == reason]

@@ -1,4 +1,4 @@
-"""Predict: the champion's probability and call for image files, by the same path that evaluation takes."""
+"""Predict: the champion's probability and call for image files, on the same code path as evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: its probability of Parasitized and the call at the champion's threshold, or what is wrong with it."""
+    """One image: its probability of Parasitized and the call at the champion's threshold, or its problem."""
 
     path: str
     probability: float | None
@@ -31,7 +31,7 @@ class Prediction:
 
 
 def predict(settings: Settings, paths: Sequence[Path]) -> tuple[ChampionRef, list[Prediction]]:
-    """Score image files, and all images in the folders among ``paths``. A bad image costs itself only.
+    """Score image files, and all images in folders. A bad image does not stop the others.
 
     Raises:
         UsageError: when a path does not exist, or there is no champion yet.
@@ -40,27 +40,27 @@ def predict(settings: Settings, paths: Sequence[Path]) -> tuple[ChampionRef, lis
     registry = Registry(settings)
     champion = current_champion(registry)
     model = ModelFile(registry.model_bytes(champion), sha256_expected=champion.model_sha256)
-    return champion, [_one(file, model, champion.threshold, settings.data) for file in files]
+    return champion, [_predict(file, model, champion.threshold, settings.data) for file in files]
 
 
 def _images(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        if not found:
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
             raise UsageError(f"no images ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
-        return found
+        return files
     if not path.exists():
         raise UsageError(f"no file or folder at {path}")
     return [path]
 
 
-def _one(path: Path, model: ModelFile, threshold: float, rules: DataRules) -> Prediction:
+def _predict(path: Path, model: ModelFile, threshold: float, rules: DataRules) -> Prediction:
     try:
         image = to_square(decode(path.read_bytes(), rules), model.side)
     except BadImage as bad:
         return Prediction(str(path), None, None, f"{bad.reason}: {bad.detail}")
     except OSError as error:
         return Prediction(str(path), None, None, f"cannot be read: {error.strerror}")
-    # One at a time: batches of other sizes may differ in the last bit, and an image's answer must not depend on others.
+    # One at a time: the last bit may depend on the batch size, and an image's score must not depend on other images.
     probability = float(model.score(image[np.newaxis])[0])
     return Prediction(str(path), probability, POSITIVE if probability >= threshold else NEGATIVE, None)

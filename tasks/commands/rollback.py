@@ -1,6 +1,6 @@
-"""By hand: a person puts an earlier version back, or makes a challenger champion that the gate did not promote.
+"""Changes of the champion by hand: rollback to an earlier version, override of the gate's decision.
 
-Both are new entries in the history, with who did it and why; nothing that was decided is rewritten.
+Both are new entries in the history, with author and reason; no decision is rewritten.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 
 def rollback(context: Context, registry: Registry, version: str | None, *, why: str, who: str) -> ChampionRef:
-    """Make a version champion that was champion before; without one, the champion before this one.
+    """Make an earlier champion champion again: ``version``, by default the champion before this one.
 
-    Done twice it goes two champions back: it never returns to the one that was rolled back.
+    A second rollback goes one champion further back, never to the one that was rolled back.
 
     Raises:
-        UsageError: when there is none to go back to.
+        UsageError: when there is no such champion.
         ModelFileInvalid, NotReproduced: when that version's file is not what was registered; the champion stays.
     """
     why = checked_why(why)
@@ -40,12 +40,16 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
         now = reconcile_champion(context, registry)
         entries = history(context)
         if version is None:
-            version = _before(champion_lineage(entries))
+            lineage = champion_lineage(entries)
+            if len(lineage) < 2:
+                raise UsageError("there is no champion before this one", "`retrain history` shows who was champion")
+            version = lineage[-2]
         elif version not in {name for entry in entries for name in (entry.version_before, entry.version_after)}:
             raise UsageError(
                 f"version {version} was never champion", "`retrain promote DECISION --why ...` makes a challenger one"
             )
-        _refuse_same(now, version)
+        if now is not None and now.version == version:
+            raise UsageError(f"version {version} is champion already", "`retrain history` shows the earlier champions")
         target = registry.version(version)
         decision = registry.decision_of(version) or ""
         record = context.records.find(Decision, decision) if decision else None
@@ -54,11 +58,11 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
 
 
 def override(context: Context, registry: Registry, decision: Decision, *, why: str, who: str) -> ChampionRef:
-    """Make a decision's challenger champion by hand, whatever the verdict; recorded as an override.
+    """Make a decision's challenger champion, whatever the verdict; recorded as an override.
 
     Raises:
         UsageError: when the decision has no challenger, is champion already, or waits for an approval.
-        ModelFileInvalid, NotReproduced: when the model file is not what was judged; the champion stays.
+        ModelFileInvalid, NotReproduced: when the model file is not the one that was judged; the champion stays.
     """
     why = checked_why(why)
     if decision.challenger is None:
@@ -74,19 +78,8 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
             log.warning("the challenger was compared with version %s, the champion is %s", compared, now.version)
         challenger = context.records.load(Candidate, decision.challenger)
         if now is not None and now.candidate == challenger.id:
-            raise UsageError(f"its challenger is champion already, as version {now.version}")
+            raise UsageError(f"the challenger is champion already, as version {now.version}")
         reference, checked = register_and_try(context, registry, decision, challenger, strict=False)
         return append_change(
             context, registry, ChampionChange("override", who, decision.id, now, reference, why, checked)
         )
-
-
-def _before(line: list[str]) -> str:
-    if len(line) < 2:
-        raise UsageError("there is no champion before this one", "`retrain history` shows who was champion")
-    return line[-2]
-
-
-def _refuse_same(now: ChampionRef | None, version: str) -> None:
-    if now is not None and now.version == version:
-        raise UsageError(f"version {version} is champion already", "`retrain history` shows who was champion before")

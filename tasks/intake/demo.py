@@ -1,6 +1,6 @@
-"""The demo's surroundings: a store and a registry of their own for synthetic cells, another pair for real ones.
+"""The demo's store and registry: one pair for synthetic cells, another for real ones.
 
-They never meet: a model trained on synthetic cells must not become champion over real ones, or be challenged by them.
+They are separate: a model trained on synthetic cells must not become champion over real ones, or be challenged by them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 HEADER = "# Written by `retrain demo`, which overwrites it. Remove this line to keep the file as your own.\n"
 
-# A first night should take minutes on a laptop: smaller cells, a smaller network, fewer steps than real ones deserve.
+# A first night should take minutes on a laptop: smaller cells, a smaller network, fewer steps than for real cells.
 SMALL = """
 [training]
 side = 48
@@ -39,7 +39,7 @@ small_share = 0
 
 
 def choose_place(config: Path, home: Path, *, synthetic: bool) -> bool:
-    """Let the settings file point at the demo's store and registry; return False when the file is the user's own."""
+    """Write the demo's store and registry to the settings file; return False if the file is the user's own."""
     if config.exists() and not config.read_text(errors="replace").startswith(HEADER):
         return False
     place = home / ("synthetic" if synthetic else "cells")
@@ -58,9 +58,9 @@ def choose_place(config: Path, home: Path, *, synthetic: bool) -> bool:
 
 
 def deliver(store: Store, plan: SyntheticPlan, *, progress: Callable[[int], None] = lambda _: None) -> tuple[int, int]:
-    """Bring the next night's synthetic cells into the store; return the night's number and how many cells it has.
+    """Put the next night's synthetic cells into the store; return the night's number and its number of cells.
 
-    A night that was delivered but never finished (it was killed) is delivered again instead, which changes nothing.
+    A night that was delivered but not finished (it was killed) is delivered again instead, which changes nothing.
 
     Raises:
         UsageError: when the store holds cells that are not synthetic.
@@ -69,24 +69,23 @@ def deliver(store: Store, plan: SyntheticPlan, *, progress: Callable[[int], None
     if night == 1 and not store.exists(SYNTHETIC_MARK) and next(iter(store.list(LABELED)), None) is not None:
         raise UsageError(
             f"the store {store.uri} holds cells already, and synthetic ones must not be mixed with them",
-            "unset RETRAIN_STORE, or give the demo a store of its own",
+            "unset RETRAIN_STORE, or give the demo a separate store",
         )
-    # Marked first: whatever happens in between, synthetic cells are never taken for real ones.
+    # The mark goes first: if this is killed, synthetic cells are still never taken for real ones.
     mark = {"delivered": night, "seed": plan.seed, "at": datetime.now(UTC).isoformat()}
     store.put(SYNTHETIC_MARK, json.dumps(mark).encode())
     count = 0
-    for cell in night_cells(night, plan):
+    for count, cell in enumerate(night_cells(night, plan), 1):
         store.create(f"{LABELED}{folder_of(cell)}", cell.png)
-        count += 1
         progress(count)
     return night, count
 
 
 def refuse_synthetic(store: Store) -> None:
-    """Make sure that real cells do not go where synthetic ones are.
+    """Refuse to put real cells where synthetic ones are.
 
     Raises:
-        UsageError: when they would.
+        UsageError: when the store holds synthetic cells.
     """
     if store.exists(SYNTHETIC_MARK):
         raise UsageError(

@@ -1,12 +1,10 @@
-"""Fetch one large file over HTTP into a folder: streamed, resumed where it was cut off, and kept.
+"""Downloads one large file over HTTP into a folder: streamed, resumed where it was cut off, kept for the next import.
 
-A finished file lies at ``<digest of the URL>.zip``, an unfinished one at ``.zip.part``. What the server said
-about it (ETag, Last-Modified, length) lies beside it, so that another process can resume it or ask whether it changed.
+A finished file is ``<digest of the URL>.zip``, an unfinished one ``.zip.part``. The server's description of it (ETag,
+Last-Modified, length) is stored beside it, so that another process can resume it or ask whether it has changed.
 """
 
 from __future__ import annotations
-
-__all__ = ["ImportProgress", "Ticker", "download", "shown_url"]
 
 import fcntl
 import json
@@ -18,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
@@ -32,16 +30,15 @@ from validation.errors import RetrainError, Unreachable, UsageError
 log = logging.getLogger(__name__)
 
 _FAILURES = 5  # in a row without a new byte
-_REQUESTS = 100  # in all: a server that drops every connection after a few bytes must not keep us for ever
+_REQUESTS = 100  # in all: a server that drops every connection after a few bytes must not block the import for ever
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
 _TIMEOUT = httpx.Timeout(30, connect=10)
-_BY_HAND = "download it by hand, on another machine if need be, and run `retrain import FILE.zip`"
 _TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 @dataclass(frozen=True)
 class ImportProgress:
-    """How far an import is; ``total`` is None when the server does not say how long the file is."""
+    """Progress of an import; ``total`` is None while the length of the file is unknown."""
 
     stage: Literal["download", "import"]
     done: int
@@ -49,23 +46,25 @@ class ImportProgress:
     unit: Literal["bytes", "cells"]
 
 
-class Ticker:
-    """Reports progress at most every 0.2 s, and at the end."""
+Report = Callable[[ImportProgress], None]
 
-    def __init__(self, report: Callable[[ImportProgress], None] | None) -> None:
-        self._report = report
-        self._next = 0.0
 
-    def tick(self, now: ImportProgress, *, last: bool = False) -> None:
-        """Pass ``now`` on if it is time."""
-        if self._report and (last or time.monotonic() >= self._next):
-            self._report(now)
-            self._next = time.monotonic() + 0.2
+def throttled(report: Report) -> Report:
+    """Return ``report``, called at most every 0.2 s, and at the end."""
+    due = 0.0
+
+    def throttle(now: ImportProgress) -> None:
+        nonlocal due
+        if now.done == now.total or time.monotonic() >= due:
+            report(now)
+            due = time.monotonic() + 0.2
+
+    return throttle
 
 
 @dataclass(frozen=True)
 class _Version:
-    """What tells one version of the remote file from another."""
+    """What identifies a version of the remote file."""
 
     etag: str | None = None
     modified: str | None = None
@@ -73,21 +72,20 @@ class _Version:
 
     @property
     def condition(self) -> str | None:
-        """What If-Range may hold: a strong ETag, else a date; without either nothing proves that a rest fits."""
+        """The value of If-Range: a strong ETag, else a date; without either nothing proves that the rest fits."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
     def agrees_with(self, other: _Version) -> bool:
-        """Whether nothing that both name differs."""
-        pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
-        return all(mine == theirs for mine, theirs in pairs if mine is not None and theirs is not None)
+        """Whether every field that both have is equal."""
+        return all(None in pair or pair[0] == pair[1] for pair in zip(astuple(self), astuple(other), strict=True))
 
     def completed(self, other: _Version) -> _Version:
-        """Return this version with what only ``other`` names: not every server repeats itself in a partial answer."""
-        return _Version(self.etag or other.etag, self.modified or other.modified, self.length or other.length)
+        """Fill missing fields from ``other``: not every server repeats them in a partial answer."""
+        return _Version(*(mine or known for mine, known in zip(astuple(self), astuple(other), strict=True)))
 
 
 class _TryAgainError(Exception):
-    """A failure that may pass; ``pause`` is how long the server asked us to wait."""
+    """A transient failure; ``pause`` is how long the server asked to wait, in seconds."""
 
     def __init__(self, reason: str, pause: float = 0) -> None:
         super().__init__(reason)
@@ -95,7 +93,7 @@ class _TryAgainError(Exception):
 
 
 def shown_url(url: str) -> str:
-    """Return ``url`` without what may be secret: user, password and the query of a presigned link."""
+    """Return ``url`` without its possible secrets: user, password, and the query of a presigned link."""
     scheme, _, rest = url.partition("://")
     host, slash, path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
@@ -105,16 +103,16 @@ def download(
     url: str,
     folder: Path,
     *,
-    progress: Callable[[ImportProgress], None] | None = None,
+    progress: Report = lambda _: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Return the file at ``url``, downloaded or kept from an earlier time, as a file in ``folder``.
+    """Return the path of the file at ``url``, downloaded to ``folder`` now or earlier.
 
-    A kept file is used when the server says that it is unchanged, and when the server cannot be asked.
+    An earlier download is used when the server says that it is unchanged, or cannot be asked.
 
     Raises:
         UsageError: for a URL that is not http(s).
-        Unreachable: when the server refuses or does not answer after several tries.
+        Unreachable: when the server refuses, or does not answer after several tries.
         RetrainError: when the disk is full, or another process is downloading the same file.
     """
     try:
@@ -123,7 +121,7 @@ def download(
         parsed = httpx.URL()
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"cannot download {shown_url(url)}", "expected http://HOST/... or https://HOST/...")
-    fetch = _Fetch(url, folder, Ticker(progress), pause)
+    fetch = _Fetch(url, folder, throttled(progress), pause)
     with fetch.locked(), httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
         if not fetch.is_kept(client):
             fetch.run(client)
@@ -131,17 +129,17 @@ def download(
 
 
 class _Fetch:
-    """One URL on its way to one file."""
+    """The download of one URL to one file."""
 
-    def __init__(self, url: str, folder: Path, ticker: Ticker, pause: Callable[[float], None]) -> None:
-        self.url, self.folder, self.ticker, self.pause = url, folder, ticker, pause
+    def __init__(self, url: str, folder: Path, progress: Report, pause: Callable[[float], None]) -> None:
+        self.url, self.folder, self.progress, self.pause = url, folder, progress, pause
         self.shown = shown_url(url)
         self.target = folder / f"{digest(url)}.zip"
         self.part = self.target.with_suffix(".zip.part")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes off this file: two writers of one part would ruin it unnoticed."""
+        """Exclude other processes: two writers would silently corrupt the part."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = self.target.with_suffix(".lock").open("w")
@@ -161,11 +159,9 @@ class _Fetch:
         kept = self._version_of(self.target)
         if kept.length not in (None, self.target.stat().st_size):
             return False
-        headers = {"If-None-Match": kept.etag} if kept.etag else {}
-        if kept.modified:
-            headers["If-Modified-Since"] = kept.modified
+        conditions = {"If-None-Match": kept.etag, "If-Modified-Since": kept.modified}
         try:
-            answer = client.head(self.url, headers=headers)
+            answer = client.head(self.url, headers={name: value for name, value in conditions.items() if value})
         except httpx.HTTPError as error:
             log.warning("cannot ask whether %s has changed (%s): using the kept file", self.shown, _reason(error))
             return True
@@ -175,11 +171,7 @@ class _Fetch:
         return True
 
     def run(self, client: httpx.Client) -> None:
-        """Download until the file is whole, with as many requests as that takes, within reason.
-
-        Raises:
-            Unreachable: when it cannot be had.
-        """
+        """Request until the file is complete; raise Unreachable at the limits of failures and requests."""
         failures, furthest = 0, self._size()
         for _ in range(_REQUESTS):
             try:
@@ -198,45 +190,42 @@ class _Fetch:
 
     def _wait(self, failures: int, error: Exception) -> None:
         backoff: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1))
-        asked = error.pause if isinstance(error, _TryAgainError) else 0
-        # Jitter, so that the clients of a server that went down do not all come back at once.
-        seconds = max(asked, backoff * random.uniform(0.5, 1))  # noqa: S311
+        requested = error.pause if isinstance(error, _TryAgainError) else 0
+        # Jitter, so that the clients of a server that was down do not all return at once.
+        seconds = max(requested, backoff * random.uniform(0.5, 1))  # noqa: S311
         log.info("%s: %s; trying again in %.1f s", self.shown, _reason(error), seconds)
         self.pause(seconds)
 
     def _request(self, client: httpx.Client) -> None:
-        """Fetch the rest of the part, or the whole, and move it into place."""
+        """Fetch the rest of the part, or the whole file, and move it into place."""
         known, offset = self._version_of(self.part), self._size()
         if offset and offset == known.length:
             return self._finish(known)
-        # Lengths and offsets count the file's bytes only when nobody compresses them on the way.
+        # Lengths and offsets count the file's bytes only without compression on the way.
         headers = {"Accept-Encoding": "identity"}
         if offset and known.condition:
             headers |= {"Range": f"bytes={offset}-", "If-Range": known.condition}
         with client.stream("GET", self.url, headers=headers) as answer:
             offset = self._accept(answer, known, offset)
-            found = _version(answer).completed(known) if offset else _version(answer)
-            self._save(self.part, found)
-            self._receive(answer, offset, found.length)
-        if found.length is not None and self._size() != found.length:
-            raise _TryAgainError(f"{self._size()} of {found.length} bytes came")
-        return self._finish(found)
+            version = _version(answer).completed(known) if offset else _version(answer)
+            self._save(self.part, version)
+            self._receive(answer, offset, version.length)
+        if version.length is not None and self._size() != version.length:
+            raise _TryAgainError(f"received {self._size()} of {version.length} bytes")
+        return self._finish(version)
 
     def _accept(self, answer: httpx.Response, known: _Version, offset: int) -> int:
-        """Return where in the file the answer's body begins; raise for an answer that has no use."""
+        """Return the offset in the file at which the answer's body begins; raise for an unusable answer."""
         status = answer.status_code
         if status == HTTPStatus.OK:
             return 0
-        if status == HTTPStatus.PARTIAL_CONTENT:
+        if status in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
             begins = re.match(rf"bytes {offset}-\d+/", answer.headers.get("Content-Range", ""))
-            # Some servers honour Range and ignore If-Range: two halves of two files must not be joined.
+            # Some servers honour Range and ignore If-Range: halves of two versions must not be joined.
             if begins and known.agrees_with(_version(answer)):
                 return offset
             self.part.unlink(missing_ok=True)
             raise _TryAgainError("the file changed while it was downloaded")
-        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            self.part.unlink(missing_ok=True)
-            raise _TryAgainError("the file is shorter than what was downloaded")
         text = f"{status} {answer.reason_phrase}".strip()
         if status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _TryAgainError(f"the server answered {text}", _retry_after(answer))
@@ -251,21 +240,21 @@ class _Fetch:
         with self.part.open("r+b" if offset else "wb") as file:
             file.seek(offset)
             file.truncate()
-            # In the pieces that arrive: larger ones are collected in memory, and lost when the connection breaks.
+            # In pieces as they arrive: larger ones are buffered, and lost when the connection breaks.
             for chunk in answer.iter_raw():
                 file.write(chunk)
-                self.ticker.tick(ImportProgress("download", file.tell(), total, "bytes"))
+                self.progress(ImportProgress("download", file.tell(), total, "bytes"))
 
     def _finish(self, version: _Version) -> None:
         size = self._size()
         with self.part.open("rb") as file:
             os.fsync(file.fileno())
-        # The file goes first: should we die in between, an old description makes the next one fetch it again,
-        # while a new one on an old file would be believed.
+        # The file first: killed in between, an old description makes the next process fetch it again, while a new
+        # one would be trusted on an old file.
         self.part.replace(self.target)
         self._save(self.target, version)
         self._described(self.part).unlink(missing_ok=True)
-        self.ticker.tick(ImportProgress("download", size, size, "bytes"), last=True)
+        self.progress(ImportProgress("download", size, size, "bytes"))
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
@@ -283,22 +272,21 @@ class _Fetch:
             return _Version(length=path.stat().st_size if path == self.target else None)
 
     def _unreachable(self, message: str) -> Unreachable:
-        return Unreachable(message, f"check the address and the network, or {_BY_HAND}")
+        by_hand = "download it by hand, on another machine if necessary, and run `retrain import FILE.zip`"
+        return Unreachable(message, f"check the address and the network, or {by_hand}")
 
     def _disk_error(self, error: OSError) -> RetrainError:
         return RetrainError(
             f"cannot write the download to {self.folder}: {error.strerror or error}",
-            "free some space, or choose another RETRAIN_HOME; what has come so far is kept",
+            "free some space, or choose another RETRAIN_HOME; what was downloaded is kept",
         )
 
 
 def _version(answer: httpx.Response) -> _Version:
-    if answer.status_code == HTTPStatus.PARTIAL_CONTENT:
-        length = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    else:
-        length = answer.headers.get("Content-Length", "")
-    whole = int(length) if length.isdecimal() else None
-    return _Version(answer.headers.get("ETag"), answer.headers.get("Last-Modified"), whole)
+    headers = answer.headers
+    partial = answer.status_code == HTTPStatus.PARTIAL_CONTENT
+    length = headers.get("Content-Range", "").rpartition("/")[2] if partial else headers.get("Content-Length", "")
+    return _Version(headers.get("ETag"), headers.get("Last-Modified"), int(length) if length.isdecimal() else None)
 
 
 def _retry_after(answer: httpx.Response) -> float:
@@ -307,5 +295,5 @@ def _retry_after(answer: httpx.Response) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """Return an error in one line; httpx's timeouts have no text of their own."""
+    """Return an error in one line; httpx's timeouts have no text."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,17 +1,15 @@
-"""Put labelled cells into the store, from a folder, a zip file, or a zip's URL.
+"""Import labelled cells into the store, from a folder, a zip file, or a zip's URL.
 
-Bytes go in unchanged: whether something is a cell is for validation to judge. What is in the store already is
-never overwritten, so an import can be run again at any time and only adds what is missing.
+Bytes are stored unchanged: validation judges whether they are cells. Stored objects are never overwritten, so an import
+can be run again at any time and only adds what is missing.
 """
 
 from __future__ import annotations
 
-__all__ = ["NLM_URL", "ImportProgress", "ImportResult", "import_cells"]
-
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from infra.local.files import Workspace
 from infra.store.base import ObjectInfo, Store
 from infra.store.keys import LABELED, is_junk, is_odd
-from tasks.intake.download import ImportProgress, Ticker, download, shown_url
+from tasks.intake.download import ImportProgress, Report, download, shown_url, throttled
 from tasks.intake.sources import SourceFile, folder_files, zip_files
 from validation.errors import DataInvalid, UsageError
 from validation.records import CLASSES
@@ -31,7 +29,7 @@ NLM_URL = "https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip"
 
 _WORKERS = 16
 _NAMED = 10  # files named in a warning, of each reason
-_UNKNOWN_FOLDERS = 20  # reported by name, since a hostile archive could hold any number
+_UNKNOWN_FOLDERS = 20  # reported by name; a hostile archive could hold any number
 _DEEPEST = 2  # enclosing folders around the class folders
 _KEY_BYTES, _NAME_BYTES = 1024, 255  # the limits of S3 and of common file systems
 _PLAIN_DEPTH = 2  # slashes in labeled/<Class>/<name>
@@ -58,36 +56,32 @@ class ImportResult:
     bytes: int
 
 
-def import_cells(
-    source: str, store: Store, workspace: Workspace, *, progress: Callable[[ImportProgress], None] | None = None
-) -> ImportResult:
+def import_cells(source: str, store: Store, workspace: Workspace, *, progress: Report = lambda _: None) -> ImportResult:
     """Copy the cells of ``source`` to ``labeled/<Class>/<name>``, except those that are there already.
 
     Args:
-        source: a folder or zip of ``<Class>/<name>``, perhaps in one enclosing folder; an http(s) URL of such a zip;
+        source: a folder or zip of ``<Class>/<name>``, also within one enclosing folder; an http(s) URL of such a zip;
             or "nlm", the public archive.
         store: where the cells go.
         workspace: where a download is kept.
-        progress: told how far it is, at most every 0.2 s and at the end of a stage.
+        progress: called at most every 0.2 s, and at the end of a stage.
 
     Raises:
         UsageError: there is no such source, or no class folder in it.
-        DataInvalid: it is no zip file.
+        DataInvalid: it is not a valid zip file.
         Unreachable: the store, or the URL's server.
     """
     url = NLM_URL if source == "nlm" else source
     with _files(url, store, workspace, progress) as files:
         job = _Import(store, shown_url(url) if "://" in url else url)
         chosen = job.choose(files)
-        job.transfer(chosen, Ticker(progress))
+        job.transfer(chosen, throttled(progress))
         return job.result(len(files))
 
 
 @contextmanager
-def _files(
-    source: str, store: Store, workspace: Workspace, progress: Callable[[ImportProgress], None] | None
-) -> Iterator[Sequence[SourceFile]]:
-    """List the source's files, which can be read while the context is open."""
+def _files(source: str, store: Store, workspace: Workspace, progress: Report) -> Iterator[Sequence[SourceFile]]:
+    """List the source's files, readable while the context is open."""
     if "://" in source:
         # A store that cannot be reached should say so before a long download, not after it.
         next(iter(store.list(LABELED)), None)
@@ -96,37 +90,26 @@ def _files(
             with zip_files(path) as files:
                 yield files
         except DataInvalid:
-            # Kept, it would fail every later import as well.
+            # Otherwise it would fail every later import as well.
             path.unlink(missing_ok=True)
             raise
         return
     path = Path(source).expanduser()
-    if _is(path, Path.is_dir):
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise UsageError(f"cannot open {path}: {error.strerror}", "check the owner and mode of its folders") from error
+    if is_folder:
         yield folder_files(path)
-    elif _is(path, Path.is_file):
+    elif is_file:
         with zip_files(path) as files:
             yield files
     else:
         raise UsageError(f"no folder or file at {path}", f"{_LAYOUT}; or a zip of that, its URL, or `nlm`")
 
 
-def _is(path: Path, question: Callable[[Path], bool]) -> bool:
-    try:
-        return question(path)
-    except OSError as error:
-        raise UsageError(f"cannot open {path}: {error.strerror}", "check the owner and mode of its folders") from error
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """A file of the source and the key that it is meant for."""
-
-    file: SourceFile
-    key: str
-
-
 class _Import:
-    """One import: which files go where, and what became of each."""
+    """One import: the key of each file, and its outcome."""
 
     def __init__(self, store: Store, source: str) -> None:
         self.store, self.source = store, source
@@ -134,26 +117,22 @@ class _Import:
         self.done = {_WRITTEN: 0, _UNCHANGED: 0}
         self.bytes = 0
 
-    def choose(self, files: Sequence[SourceFile]) -> list[_Chosen]:
-        """Give every good file its key; the others are counted as skipped.
-
-        Raises:
-            UsageError: there is no class folder.
-        """
+    def choose(self, files: Sequence[SourceFile]) -> dict[str, SourceFile]:
+        """Return the good files by their keys; count the others as skipped."""
         depth = len(_enclosing(self.source, [file.path for file in files if not is_odd(file.path)]))
-        chosen: dict[str, _Chosen] = {}
+        chosen: dict[str, SourceFile] = {}
         for file in files:
             label, name = _split(file.path, depth)
             key = f"{LABELED}{_CANONICAL.get(label.casefold(), label)}/{name}"
             if reason := self._problem(file, label, key) or ("twice in the source" if key in chosen else ""):
                 self.skipped[reason].append(file.path)
             else:
-                chosen[key] = _Chosen(file, key)
+                chosen[key] = file
         # A store that is a folder cannot hold both a file "a" and a file "a/b".
         nested = (key for key in chosen if key.count("/") > _PLAIN_DEPTH)
         for key in [key for key in nested if any(str(above) in chosen for above in PurePosixPath(key).parents)]:
-            self.skipped["inside a folder named like another file"].append(chosen.pop(key).file.path)
-        return list(chosen.values())
+            self.skipped["inside a folder named like another file"].append(chosen.pop(key).path)
+        return chosen
 
     def _problem(self, file: SourceFile, label: str, key: str) -> str:
         if is_junk(file.path):
@@ -171,47 +150,46 @@ class _Import:
         parts = key.encode().split(b"/")
         return "name too long" if len(key.encode()) > _KEY_BYTES or max(map(len, parts)) > _NAME_BYTES else ""
 
-    def transfer(self, chosen: Sequence[_Chosen], ticker: Ticker) -> None:
-        """Write what is missing, several at a time."""
-        stored = self._stored({item.key for item in chosen})
+    def transfer(self, chosen: Mapping[str, SourceFile], progress: Report) -> None:
+        """Write what is missing, several files at a time."""
+        stored = self._stored(chosen)
         pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="import")
         try:
-            outcomes = pool.map(lambda item: self._put(item, stored.get(item.key)), chosen)
-            for number, (item, (outcome, size)) in enumerate(zip(chosen, outcomes, strict=True), 1):
+            outcomes = pool.map(lambda key: self._put(key, chosen[key], stored.get(key)), chosen)
+            for number, (file, (outcome, size)) in enumerate(zip(chosen.values(), outcomes, strict=True), 1):
                 if outcome in self.done:
                     self.done[outcome] += 1
                     self.bytes += size
                 else:
-                    self.skipped[outcome].append(item.file.path)
-                ticker.tick(ImportProgress("import", number, len(chosen), "cells"))
+                    self.skipped[outcome].append(file.path)
+                progress(ImportProgress("import", number, len(chosen), "cells"))
         finally:
             pool.shutdown(cancel_futures=True)
-        ticker.tick(ImportProgress("import", len(chosen), len(chosen), "cells"), last=True)
 
-    def _stored(self, keys: set[str]) -> dict[str, ObjectInfo]:
+    def _stored(self, keys: Collection[str]) -> dict[str, ObjectInfo]:
         folders = {key.removeprefix(LABELED).partition("/")[0] for key in keys}
         infos = (info for folder in sorted(folders) for info in self.store.list(f"{LABELED}{folder}/"))
         return {info.key: info for info in infos if info.key in keys}
 
-    def _put(self, item: _Chosen, stored: ObjectInfo | None) -> tuple[str, int]:
-        """Return what became of one file, and how many bytes were written."""
-        if stored and stored.size != item.file.size:
+    def _put(self, key: str, file: SourceFile, stored: ObjectInfo | None) -> tuple[str, int]:
+        """Return the outcome of one file, and how many bytes were written."""
+        if stored and stored.size != file.size:
             return _CONFLICT, 0
         try:
-            data = item.file.read()
+            data = file.read()
         except DataInvalid as error:
             log.info("%s", error.message)
             return "unreadable", 0
-        # Somebody else may have written the key since it was listed: create() never overwrites.
-        if stored is None and self.store.create(item.key, data):
+        # Another process may have written the key since it was listed: create() never overwrites.
+        if stored is None and self.store.create(key, data):
             return _WRITTEN, len(data)
-        # A store's ETag is the MD5 of the content, or something else that only a look at the bytes can settle.
+        # A store's ETag is the MD5 of the content or unrelated to it; then the bytes are compared.
         if stored and stored.etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
             return _UNCHANGED, 0
-        return (_UNCHANGED if self.store.get(item.key) == data else _CONFLICT), 0
+        return (_UNCHANGED if self.store.get(key) == data else _CONFLICT), 0
 
     def result(self, found: int) -> ImportResult:
-        """Return the counts, and name in the log what was left out."""
+        """Return the counts, and log what was left out."""
         for reason, paths in sorted(self.skipped.items()):
             level = logging.INFO if reason == _JUNK else logging.WARNING
             named = ", ".join(_printable(path) for path in paths[:_NAMED])
@@ -222,11 +200,7 @@ class _Import:
 
 
 def _enclosing(source: str, paths: Sequence[str]) -> tuple[str, ...]:
-    """Return the folders around the class folders, of which there may be none.
-
-    Raises:
-        UsageError: there is no class folder, or there are several sets of them.
-    """
+    """Return the folders that enclose the class folders, possibly none; refuse several sets of class folders."""
     folders = [PurePosixPath(path).parent.parts for path in paths if not is_junk(path)]
     for depth in range(_DEEPEST + 1):
         around = {parts[:depth] for parts in folders if len(parts) > depth and parts[depth].casefold() in _CANONICAL}
@@ -237,18 +211,18 @@ def _enclosing(source: str, paths: Sequence[str]) -> tuple[str, ...]:
             return around.pop()
     top = sorted({parts[0] for parts in folders if parts})
     loose = sum(not parts for parts in folders)
-    found = ", ".join([f"{_printable(name)}/" for name in top[:_NAMED]] + [f"{loose} loose files"] * bool(loose))
+    content = ", ".join([f"{_printable(name)}/" for name in top[:_NAMED]] + [f"{loose} loose files"] * bool(loose))
     inside = Path(source).name.casefold() in _CANONICAL
     hint = "name the folder that holds it, so that the class is known" if inside else "label the cells by their folder"
-    raise UsageError(f"no class folder in {source}: {_LAYOUT}; found {found or 'nothing'}", hint)
+    raise UsageError(f"no class folder in {source}: {_LAYOUT}; found {content or 'nothing'}", hint)
 
 
 def _split(path: str, depth: int) -> tuple[str, str]:
-    """Return the class folder of a path, empty when it lies outside of all, and the name within it."""
+    """Return the class folder of a path, empty when it is in none, and the name within it."""
     label, slash, name = "/".join(path.split("/")[depth:]).partition("/")
     return (label, name) if slash else ("", path)
 
 
 def _printable(text: str) -> str:
-    """Return text from outside so that it can be shown in one line of a terminal."""
+    """Return untrusted text so that it is safe to show in one line of a terminal."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)[:120]

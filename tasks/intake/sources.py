@@ -1,12 +1,10 @@
-"""Where an import takes its files from: a folder or a zip file, listed alike, read one by one.
+"""The sources of an import: a folder or a zip file, listed alike, read file by file.
 
-A zip file is data from outside: its names may point anywhere, its sizes may lie, its members may be damaged.
-Nothing is ever unpacked onto the disk; a member is read into memory, up to a limit.
+A zip file is untrusted: its names may point anywhere, its sizes may be false, its members may be damaged. Nothing is
+unpacked to disk; a member is read into memory, up to a limit.
 """
 
 from __future__ import annotations
-
-__all__ = ["MAX_FILE_BYTES", "SourceFile", "folder_files", "zip_files"]
 
 import os
 import re
@@ -15,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +24,8 @@ from infra.store.keys import is_odd
 from validation.errors import DataInvalid, UsageError
 
 MAX_FILE_BYTES = 20_000_000  # the largest cell of the NLM set has 50 kB
-_MAX_RATIO = 100  # of unpacked to packed size; images hardly shrink at all
-_SMALL = 1_000_000  # below this a high ratio does no harm
+_MAX_RATIO = 100  # of unpacked to packed size; images hardly compress at all
+_SMALL = 1_000_000  # below this a high ratio is harmless
 _TOO_LARGE = f"larger than {MAX_FILE_BYTES // 1_000_000} MB"
 
 
@@ -38,8 +36,8 @@ class SourceFile:
     Attributes:
         path: relative to the source, with ``/``.
         size: in bytes, as the source claims.
-        read: returns the bytes; raises DataInvalid when they cannot be had.
-        problem: why the file is left out unread; empty for a good one.
+        read: returns the bytes; raises DataInvalid when they cannot be read.
+        problem: why the file is left out unread; empty if it is not.
     """
 
     path: str
@@ -64,20 +62,14 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
     except OSError as error:
         raise UsageError(f"cannot list {folder}: {error.strerror}", "check the folder's owner and mode") from error
     if (here.st_dev, here.st_ino) in above:
-        return  # a link to a folder above: following it would never end
+        return  # a link to a parent folder: following it would never end
     for entry in entries:
         path = f"{prefix}{entry.name}"
-        if _is_folder(entry):
+        # False for whatever cannot be examined, for example a link to itself.
+        if os.path.isdir(entry.path):  # noqa: PTH112
             yield from _walk(Path(entry.path), f"{path}/", above | {(here.st_dev, here.st_ino)})
         else:
             yield _file(Path(entry.path), path)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, for example
-        return False
 
 
 def _file(file: Path, path: str) -> SourceFile:
@@ -88,20 +80,20 @@ def _file(file: Path, path: str) -> SourceFile:
             raise DataInvalid(f"cannot read {file}: {error.strerror}") from error
 
     try:
-        found = file.stat()
+        info = file.stat()
     except OSError:
         return SourceFile(path, 0, read, "unreadable")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(info.st_mode):
         return SourceFile(path, 0, read, "not a plain file")
-    return SourceFile(path, found.st_size, read, _TOO_LARGE if found.st_size > MAX_FILE_BYTES else "")
+    return SourceFile(path, info.st_size, read, _TOO_LARGE if info.st_size > MAX_FILE_BYTES else "")
 
 
 @contextmanager
 def zip_files(path: Path) -> Iterator[list[SourceFile]]:
-    """List the members of a zip file, in its own order; they can be read while the context is open.
+    """List the members of a zip file in its order; they are readable while the context is open.
 
     Raises:
-        DataInvalid: when it is no zip file, was cut off, or its members overlap.
+        DataInvalid: when it is not a valid zip file, was cut off, or its members overlap.
         UsageError: when it cannot be opened.
     """
     try:
@@ -110,14 +102,17 @@ def zip_files(path: Path) -> Iterator[list[SourceFile]]:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the file's owner and mode") from error
     with file, _open(file, path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
-        # Members that share their bytes are each harmless, and all together fill any disk.
+        # Members that share their bytes are harmless alone, and together fill any disk.
         if sum(member.compress_size for member in members) > path.stat().st_size:
             raise DataInvalid(
                 f"{path} claims to hold more than its own size: its members overlap",
-                "it is damaged or made to harm: get the archive again from a source that you trust",
+                "it is damaged or malicious: get the archive again from a source that you trust",
             )
         lock = Lock()
-        yield [_member(archive, member, lock) for member in members]
+        yield [
+            SourceFile(_name(member), member.file_size, partial(_read, archive, member, lock), _problem(member))
+            for member in members
+        ]
 
 
 def _open(file: IO[bytes], path: Path) -> zipfile.ZipFile:
@@ -125,22 +120,16 @@ def _open(file: IO[bytes], path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError) as error:
         raise DataInvalid(
-            f"{path} is no zip file, or its end is missing ({error})",
+            f"{path} is not a valid zip file, or its end is missing ({error})",
             "expected a zip of Parasitized/*.png and Uninfected/*.png: copy or download it again, or import a folder",
         ) from error
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: Lock) -> SourceFile:
-    return SourceFile(_name(member), member.file_size, partial(_read, archive, member, lock), _problem(member))
-
-
 def _name(member: zipfile.ZipInfo) -> str:
-    """Return a member's name; macOS writes UTF-8 without the flag that says so, which then reads as code page 437."""
+    """Return a member's name; macOS writes UTF-8 without the flag for it, which is then decoded as code page 437."""
     if not member.flag_bits & 0x800:
-        try:
+        with suppress(UnicodeError):
             return member.filename.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            pass
     return member.filename
 
 
@@ -158,18 +147,18 @@ def _problem(member: zipfile.ZipInfo) -> str:
             member.file_size > _SMALL and member.file_size > _MAX_RATIO * member.compress_size
         ),
     }
-    return next((reason for reason, found in checks.items() if found), "")
+    return next((reason for reason, failed in checks.items() if failed), "")
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: Lock) -> bytes:
     try:
-        # zipfile counts its open members without a lock of its own.
+        # zipfile counts its open members without a lock.
         with lock, archive.open(member) as file:
-            # No more is unpacked than the directory promised, and then the check sum is compared.
+            # zipfile unpacks no more than the directory states, then compares the checksum.
             data = file.read(MAX_FILE_BYTES)
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, NotImplementedError) as error:
         raise DataInvalid(f"{member.filename!r} is damaged: {error}") from error
-    except RuntimeError as error:  # zipfile's word for a password that only the member's own header mentions
+    except RuntimeError as error:  # what zipfile raises if only the member's own header says that it is encrypted
         raise DataInvalid(f"{member.filename!r} is encrypted") from error
     if len(data) != member.file_size:
         raise DataInvalid(f"{member.filename!r} is damaged: {len(data)} of {member.file_size} bytes")

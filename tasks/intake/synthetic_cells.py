@@ -1,25 +1,21 @@
-"""The project's own synthetic red blood cells: for the tests, and for a first run without data.
+"""Synthetic red blood cells: for the tests, and for a first run without data.
 
-They have what makes the real ones (NLM set) awkward: patients with their own stain, focus, size and light; infected
-patients with cells of both classes and healthy ones without parasites; rings, dots and trophozoites, often at the
-edge; and on every cell, parasitized or not, platelets, drops of stain, dirt and vacuoles. 4% of the parasites are
-faint and 2% of the uninfected cells carry a perfect double of one, so 1.0 is out of reach. They say nothing about
-how a model does on real cells.
+They have the difficulties of the real ones (NLM set): each patient's own stain, focus, size and light; infected
+patients with cells of both classes and healthy ones without parasites; rings, dots and trophozoites, often at the edge;
+and on cells of both classes platelets, drops of stain, dirt and vacuoles. 4% of the parasites are faint and 2% of the
+uninfected cells carry a perfect double of one, so 1.0 is out of reach. They say nothing about real cells.
 
-Everything follows from the seed and the indices of patient, night and cell, so a night never depends on which other
-nights were drawn. Same bytes on the same machine and library versions; elsewhere a pixel may round differently.
+Everything follows from the seed and the indices of patient, night and cell: a night does not depend on other nights.
+The same machine and library versions give the same bytes; otherwise a pixel may round differently.
 
-Measured 2026-11-22 with the default plan, split by patient (generation g1). Trained on the 1,049 training cells of
+Measured 2026-11-22 with the default plan, split by patient (generation g1), trained on the 1,049 training cells of
 night 1 (58 patients), tested on 1,499 cells of the 82 holdout patients among the first 560, one run: the project's
 Keras CNN at 64 px, 16 epochs (314 s on busy cores), reaches accuracy 0.960, AUC 0.993, sensitivity 0.953, specificity
 0.967. Logistic regression on colour alone: 0.51 with mean RGB, 0.91 with mean and standard deviation or with 16-bin
-histograms, since grown parasites darken a cell; so colour helps, and is not enough. Drawing: 185 cells a second on one
-busy core.
+histograms, since grown parasites darken a cell. Drawing: 185 cells a second on one busy core.
 """
 
 from __future__ import annotations
-
-__all__ = ["SyntheticCell", "SyntheticPlan", "folder_of", "night_cells"]
 
 import io
 import math
@@ -36,10 +32,10 @@ from validation.records import NEGATIVE, POSITIVE
 
 Array = NDArray[np.float32]
 
-# Each use of chance has its own stream, so that drawing more in one never shifts another.
+# Each use has its own random stream, so that drawing more in one never shifts another.
 _LOOK, _VISIT, _CELL, _RETURN = range(4)
 _FIRST_NIGHT = datetime(2026, 1, 1, 9)
-_RETURNING = 0.5  # known patients that come again on a later night, as a share of its new ones
+_RETURNING = 0.5  # known patients that return on a later night, relative to its new ones
 
 # Median cytoplasm of real patients by family of stain, and the darkest 1.5% of their parasitized cells (NLM set).
 _STAINS: tuple[tuple[float, tuple[int, int, int], tuple[int, int, int]], ...] = (
@@ -64,12 +60,12 @@ class SyntheticCell:
 
 @dataclass(frozen=True)
 class SyntheticPlan:
-    """What the synthetic clinic sends.
+    """The deliveries of the synthetic clinic.
 
     Attributes:
-        seed: another seed gives other patients under the same names.
+        seed: another seed gives other patients with the same names.
         patients: new patients on night 1.
-        cells_per_patient: mean number of cells of a new patient; single patients have 0.55 to 1.45 times as many.
+        cells_per_patient: mean number of cells of a new patient; each has 0.55 to 1.45 times as many.
         new_patients: new patients on each later night.
         label_noise: share of cells that are filed under the wrong class.
         scale: 1.0 gives cells of 80-190 px like the real ones; 0.3 is good for tests.
@@ -89,13 +85,13 @@ class SyntheticPlan:
         if whole < 0 or not (0 <= self.label_noise <= 1 and 0 <= self.healthy_share <= 1 and 0.1 <= self.scale <= 4):
             raise UsageError(
                 f"impossible plan for synthetic cells: {self}",
-                "counts must be positive, shares lie in 0..1, and scale in 0.1..4",
+                "counts must be positive, shares within 0..1, and scale within 0.1..4",
             )
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What all cells of one patient share: stain, microscope, smear. Lengths are in radii of the mean cell."""
+    """The common properties of a patient's cells: stain, microscope, smear. Lengths are in radii of the mean cell."""
 
     name: str
     infected: bool
@@ -114,18 +110,18 @@ class _Look:
 
 
 def folder_of(cell: SyntheticCell) -> str:
-    """The key of a cell below ``labeled/``: ``<Class>/<name>``."""
+    """Return the key of a cell below ``labeled/``: ``<Class>/<name>``."""
     return f"{cell.label}/{cell.name}"
 
 
 def night_cells(night: int, plan: SyntheticPlan = SyntheticPlan()) -> Iterator[SyntheticCell]:
-    """The cells that arrive on one night (the first is 1), drawn as they are asked for.
+    """Yield the cells that arrive on one night (the first is 1), drawn on demand.
 
-    Night 1 brings ``plan.patients`` patients; each later one ``plan.new_patients`` new ones and some more cells of
-    a few known ones. A night is the same whichever other nights were drawn.
+    Night 1 delivers ``plan.patients`` patients; each later one ``plan.new_patients`` new ones and more cells of a few
+    known ones.
 
     Raises:
-        UsageError: there is no such night.
+        UsageError: for a night before the first.
     """
     if night < 1:
         raise UsageError(f"there is no synthetic night {night}", "nights are counted from 1")
@@ -140,11 +136,11 @@ def night_cells(night: int, plan: SyntheticPlan = SyntheticPlan()) -> Iterator[S
 
 
 def _visit(index: int, night: int, mean: int, plan: SyntheticPlan) -> Iterator[SyntheticCell]:
-    """The cells of one patient that arrive on one night."""
+    """Yield the cells of one patient that arrive on one night."""
     look = _look(index, plan)
     rng = np.random.default_rng([plan.seed, _VISIT, index, night])
     count = max(2, round(mean * rng.uniform(0.55, 1.45)))
-    # Infected patients give more parasitized cells, to make up for the healthy ones; but always some of both.
+    # Infected patients have more parasitized cells, to balance the healthy ones; but always some of both.
     share = min(0.9, 0.5 / max(1e-9, 1 - plan.healthy_share))
     positives = min(count - 1, max(1, math.floor(count * share + rng.random()))) if look.infected else 0
     positive = rng.permutation(np.arange(count) < positives)
@@ -153,7 +149,7 @@ def _visit(index: int, night: int, mean: int, plan: SyntheticPlan) -> Iterator[S
     wrong = rng.random(count) < plan.label_noise
     for i in range(count):
         true_label, other = (POSITIVE, NEGATIVE) if positive[i] else (NEGATIVE, POSITIVE)
-        shot = taken + timedelta(seconds=40 * (i // 6))  # about six cells are cut from one photograph
+        shot = taken + timedelta(seconds=40 * (i // 6))  # about six cells per photograph
         yield SyntheticCell(
             name=f"{look.name}ThinF_IMG_{shot:%Y%m%d_%H%M%S}_cell_{numbers[i]}.png",
             label=other if wrong[i] else true_label,
@@ -164,7 +160,7 @@ def _visit(index: int, night: int, mean: int, plan: SyntheticPlan) -> Iterator[S
 
 
 def _look(index: int, plan: SyntheticPlan) -> _Look:
-    """Patient number ``index``: infected or healthy by an even pattern, everything else by chance."""
+    """Return patient number ``index``: infected or healthy by an even pattern, everything else at random."""
     healthy = math.floor((index + 1) * plan.healthy_share) > math.floor(index * plan.healthy_share)
     rng = np.random.default_rng([plan.seed, _LOOK, index])
     _, cytoplasm, chromatin = _STAINS[rng.choice(len(_STAINS), p=[stain[0] for stain in _STAINS])]
@@ -172,8 +168,8 @@ def _look(index: int, plan: SyntheticPlan) -> _Look:
     tint = rng.normal(0, 5) + rng.normal(0, 6) * np.array((1, 0, -1)) + rng.normal(0, 7) * np.array((0.3, 1, 0.4))
     exposure = rng.normal(1, 0.045)
     return _Look(
-        # Far above the real ones (C1 to C239), so that no synthetic patient is ever taken for a real one; and from
-        # 1401 on, the default split finds validation and holdout patients among the first sixteen.
+        # Far above the real ones (C1 to C239), so that no synthetic patient is taken for a real one; and from 1401 on,
+        # the default split has validation and holdout patients among the first sixteen.
         name=f"C{1401 + index}" if healthy else f"C{1401 + index}P{1362 + index}",
         infected=not healthy,
         radius=float(np.clip(rng.normal(62, 7), 48, 76)),
@@ -192,13 +188,13 @@ def _look(index: int, plan: SyntheticPlan) -> _Look:
 
 
 class _Canvas:
-    """One cell being drawn: pixels [h, w, 3] in floats, coordinates in cell radii from its centre."""
+    """A cell that is being drawn: float pixels [h, w, 3], coordinates in cell radii from its centre."""
 
     def __init__(self, pixels: Array, radius: float, rng: np.random.Generator) -> None:
         self.pixels, self.radius, self.rng = pixels, radius, rng
 
     def stamp(self, at: tuple[float, float], reach: float, alpha: Callable[[Array, Array], Array], ink: Array) -> None:
-        """Blend ``ink`` in by ``alpha(u, v)`` within ``reach`` of the point ``at``, in a frame turned at random."""
+        """Blend in ``ink`` by ``alpha(u, v)`` within ``reach`` of the point ``at``, in a randomly rotated frame."""
         centre = [n / 2 + c * self.radius for n, c in zip(self.pixels.shape[1::-1], at, strict=True)]
         (x0, x1), (y0, y1) = (
             (max(0, int(c - reach * self.radius)), max(0, int(c + reach * self.radius) + 2)) for c in centre
@@ -211,13 +207,13 @@ class _Canvas:
         patch += np.clip(a, 0, 1).astype(np.float32)[..., None] * (ink - patch)
 
     def spot(self, at: tuple[float, float], long: float, wide: float, strength: float, ink: Array) -> None:
-        """A compact ellipse with half axes ``long`` and ``wide``."""
+        """Draw a compact ellipse with half axes ``long`` and ``wide``."""
         self.stamp(
             at, 1.7 * max(long, wide), lambda u, v: strength * np.exp(-(((u / long) ** 2 + (v / wide) ** 2) ** 2)), ink
         )
 
     def ring(self, at: tuple[float, float], radius: float, thick: float, strength: float, ink: Array) -> None:
-        """A slightly oval ring, thinner on one side."""
+        """Draw a slightly oval ring, thinner on one side."""
         oval, open_side = self.rng.uniform(0.75, 1.25), self.rng.uniform(0.0, 0.8)
 
         def alpha(u: Array, v: Array) -> Array:
@@ -229,7 +225,7 @@ class _Canvas:
 
 
 def _draw(look: _Look, parasitized: bool, scale: float, rng: np.random.Generator) -> bytes:
-    """One cell as PNG bytes: RGB, black outside the cell, cropped tight."""
+    """Return one cell as PNG bytes: RGB, black outside the cell, cropped tightly."""
     radius = look.radius * scale * float(np.clip(rng.normal(1, 0.07), 0.8, 1.2))
     mask, rho, body = _body(look, radius, scale, rng)
     size = (mask.shape[1], mask.shape[0])
@@ -238,7 +234,7 @@ def _draw(look: _Look, parasitized: bool, scale: float, rng: np.random.Generator
     step = size[0] / rho.shape[1]
 
     def place(edge: float) -> tuple[float, float]:
-        """A point inside the cell; with chance ``edge`` close to its outline."""
+        """Return a point inside the cell, with probability ``edge`` close to its outline."""
         near = inside[rho[tuple(inside.T)] > 0.74] if rng.random() < edge else inside
         y, x = near[int(rng.random() * len(near))] if len(near) else (rho.shape[0] / 2, rho.shape[1] / 2)
         return (x + 0.5) * step / radius - size[0] / 2 / radius, (y + 0.5) * step / radius - size[1] / 2 / radius
@@ -247,15 +243,15 @@ def _draw(look: _Look, parasitized: bool, scale: float, rng: np.random.Generator
     if parasitized:
         for _ in range(rng.choice((1, 2, 3), p=(0.76, 0.18, 0.06))):
             _parasite(canvas, look, place(0.4), 0.4 if rng.random() < 0.04 else rng.uniform(0.75, 1.0))
-    elif rng.random() < 0.02:  # a platelet or a drop of stain that nobody could tell from a parasite
+    elif rng.random() < 0.02:  # a platelet or a drop of stain indistinguishable from a parasite
         _parasite(canvas, look, place(0.4), rng.uniform(0.35, 0.9))
     return _finish(canvas.pixels, mask, look, scale, rng)
 
 
 def _body(look: _Look, radius: float, scale: float, rng: np.random.Generator) -> tuple[NDArray[np.bool_], Array, Array]:
-    """Mask [h, w] at full size, and on a coarse grid: rho (1 at the outline, above it outside) and colours (uint8).
+    """Return the mask [h, w] at full size, and on a coarse grid rho (1 at the outline, more outside) and uint8 colours.
 
-    The coarse grid makes the stepped outline that the real cells have, and saves time.
+    The coarse grid gives the stepped outline of the real cells, and saves time.
     """
     step = max(1, round(4 * scale))
     n = math.ceil(2.7 * radius / step)
@@ -267,7 +263,7 @@ def _body(look: _Look, radius: float, scale: float, rng: np.random.Generator) ->
     height, phase = rng.normal(0, 0.05, 7) / (waves - 1), rng.uniform(0, 2 * math.pi, 7)
     outline = 1 + np.cos(np.linspace(0, 2 * math.pi, 256)[:, None] * waves + phase) @ height
     rho = np.hypot(u, v) / outline[(np.arctan2(v, u) * (128 / math.pi)).astype(int)] + rng.normal(0, 0.012, (n, n))
-    for _ in range(rng.binomial(2, look.crowding)):  # a neighbour that was cut away
+    for _ in range(rng.binomial(2, look.crowding)):  # a neighbouring cell that was cut off
         side, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0.25, 0.9)
         apart = np.hypot(x - (0.8 + reach) * math.cos(side), y - (0.8 + reach) * math.sin(side))
         rho = np.maximum(rho, 1 + (reach - apart) * 2)
@@ -284,7 +280,7 @@ def _body(look: _Look, radius: float, scale: float, rng: np.random.Generator) ->
 
 
 def _parasite(canvas: _Canvas, look: _Look, at: tuple[float, float], visible: float) -> None:
-    """A ring with its chromatin, a lone chromatin dot, or a grown trophozoite; ``visible`` 1 is plain, 0 invisible."""
+    """Draw a ring with its chromatin, a chromatin dot, or a trophozoite; ``visible`` from 0 (invisible) to 1."""
     rng, strength = canvas.rng, visible * look.contrast
     size = rng.uniform(1.4, 2.1) * (0.6 + 0.4 * visible)
     dot = (0.125 * size * rng.uniform(0.8, 1.2), 0.08 * size * rng.uniform(0.8, 1.2))
@@ -307,7 +303,7 @@ def _parasite(canvas: _Canvas, look: _Look, at: tuple[float, float], visible: fl
 
 
 def _distract(canvas: _Canvas, look: _Look, place: Callable[[float], tuple[float, float]]) -> None:
-    """What lies on any cell, parasitized or not: platelets, drops of stain, dirt, vacuoles, stippling."""
+    """Draw what any cell may have: platelets, drops of stain, dirt, vacuoles, stippling."""
     rng = canvas.rng
     violet = look.chromatin * np.array((0.82, 1.35, 1.12), np.float32)
     dark = look.chromatin * np.array((0.62, 0.8, 0.75), np.float32)
@@ -333,11 +329,11 @@ def _distract(canvas: _Canvas, look: _Look, place: Callable[[float], tuple[float
 
 
 def _finish(pixels: Array, mask: NDArray[np.bool_], look: _Look, scale: float, rng: np.random.Generator) -> bytes:
-    """Out of focus, onto the sensor, cut out on black, PNG."""
+    """Return the cell as PNG: blurred, with sensor noise, cut out on black."""
     picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     blurred = np.asarray(picture.filter(ImageFilter.GaussianBlur(look.blur * scale)), np.float32)
     noisy = blurred + np.float32(look.grain) * rng.standard_normal((*mask.shape, 1), np.float32)
-    # No pixel of the cell may be black: black is what says "outside".
+    # No pixel of the cell may be black: black means "outside".
     cell = (np.clip(noisy, 12, 255, out=noisy) * mask[..., None]).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(cell).save(buffer, "PNG", compress_level=1, compress_type=3)

@@ -1,7 +1,7 @@
-"""The two CNNs behind one protocol, and the table that finds them by name.
+"""The two CNNs behind one protocol, and their registry by name.
 
-Importing this package loads neither framework. A model module imports its framework inside its functions, so a
-process that fits one CNN never loads the other's framework.
+Importing this package loads neither framework: a model module imports its own inside its functions, so a process that
+fits one CNN never loads the other's.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from validation.errors import SettingsError
 from validation.records import EpochRecord
 
-__all__ = ["CNN", "Deadline", "FitResult", "Recipe", "TrainingData", "Variation", "get_model", "model_names"]
-
-# name -> module; one line makes a CNN known to settings, flows, tests and reports.
+# name -> module; a new line makes a CNN known to settings, flows, tests and reports.
 _MODULES = {"fastai": "tasks.models.fastai.cnn", "keras": "tasks.models.keras.cnn"}
 
 Images = npt.NDArray[np.uint8]
@@ -30,43 +28,41 @@ Labels = npt.NDArray[np.float32]
 
 
 class Recipe(BaseModel):
-    """Hyperparameters that every recipe has. A model module derives its own with its own defaults and reasons."""
+    """Hyperparameters of every recipe. Each model module derives its own, with defaults and their reasons."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(gt=0, description="most epochs; early stopping usually ends sooner")
-    warm_epochs: int = Field(gt=0, description="the same, of a training that begins with the weights of an earlier one")
-    min_steps: int = Field(ge=0, description="a set of few cells gets as many more epochs as it takes to reach them")
-    # The rest is new, or a network that knows the old cells learns less from new ones (Ash & Adams 2020,
+    epochs: int = Field(gt=0, description="maximum epochs; early stopping usually ends sooner")
+    warm_epochs: int = Field(gt=0, description="the same, for a training that starts from earlier weights")
+    min_steps: int = Field(ge=0, description="minimum steps; a small set gets more epochs until it reaches them")
+    # The rest is random: a network that has fitted the old cells learns less from new ones (Ash & Adams 2020,
     # arXiv:1910.08475).
-    warm_share: float = Field(default=0.6, ge=0, le=1, description="share of the earlier weights that is kept")
+    warm_share: float = Field(default=0.6, ge=0, le=1, description="share of the earlier weights in the first ones")
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup: float = Field(ge=0, description="epochs over which the rate rises")
     patience: int = Field(gt=0, description="epochs without a lower validation loss, before the rate falls")
     cooldown: int = Field(gt=0, description="epochs over which the rate falls; with them the fit ends")
-    deadline_seconds: float = Field(
-        gt=0, description="wall-clock limit of the fit, which ends with the epoch kept so far"
-    )
+    deadline_seconds: float = Field(gt=0, description="wall-clock limit; the fit ends with the epoch kept so far")
     # Some of the labels are wrong. The only value tried.
-    smoothing: float = Field(default=0.05, ge=0, lt=1, description="labels are half of it away from 0 and 1")
+    smoothing: float = Field(default=0.05, ge=0, lt=1, description="targets are half of it away from 0 and 1")
     # About a tenth in strength and hue, as between slides.
     stain: float = Field(default=0.1, ge=0, le=1, description="spread of the logarithm of a channel's strength")
-    # About a tenth in size, as between cells; and a little out of the middle.
+    # About a tenth in size, as between cells; and slightly off centre.
     zoom: float = Field(default=0.1, ge=0, le=1, description="spread of the logarithm of a cell's size")
     shift: float = Field(default=1.5, ge=0, description="pixels by which a cell may move")
-    # A smear has no left or right. All four: AUC +0.0013 on unseen patients, eight no more (docs/training.md).
+    # A smear has no left or right. Four: AUC +0.0013 on unseen patients, eight no more (docs/training.md).
     views: Literal[1, 2, 4] = Field(default=4, description="mirror images whose scores the model file averages")
 
     @property
     def variation(self) -> Variation:
-        """How much cells are varied."""
+        """How much cells are augmented."""
         return Variation(self.zoom, self.shift, self.stain)
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How much a training cell differs from its picture, each time that it is shown.
+    """How much a training cell is augmented each time.
 
     ``zoom``: spread of the logarithm of its size; ``shift``: pixels it may move; ``stain``: spread of the logarithm of
     a channel's strength.
@@ -79,9 +75,9 @@ class Variation:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a CNN is fitted on: images uint8 [n, side, side, 3] RGB, labels float32 [n], 1 for Parasitized.
+    """The data of a fit: images uint8 [n, side, side, 3] RGB, labels float32 [n], 1 for Parasitized.
 
-    ``valid_patients``: the patient of each validation cell by number, int [n]; None: each is of another.
+    ``valid_patients``: the number of each validation cell's patient, int [n]; None: one patient per cell.
     """
 
     train_images: Images
@@ -93,7 +89,7 @@ class TrainingData:
 
 @dataclass
 class Deadline:
-    """A moment on the monotonic clock, asked by the callbacks of both frameworks between batches."""
+    """A time limit on the monotonic clock, checked by the callbacks of both frameworks between batches."""
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
@@ -105,17 +101,17 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the time is up."""
+        """Whether the time limit is exceeded."""
         return self.elapsed > self.seconds
 
     def spend(self, seconds: float) -> None:
-        """Count what an earlier process worked on the same fit before it was killed."""
+        """Add the seconds that a killed process spent on the same fit."""
         self.started -= seconds
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit leaves behind: two files, an image of its first batch, and how it went."""
+    """The result of a fit: two files, an image of its first batch, and how it went."""
 
     onnx: Path
     weights: Path
@@ -124,27 +120,25 @@ class FitResult:
     stopped: Literal["early", "deadline", "finished"]
     device: str
     versions: dict[str, str]
-    # By which the model file divides its logits.
-    temperature: float
+    temperature: float  # the model file divides its logits by it
     batch: Path | None = None
-    # Of a fit that was killed and went on: the epochs and the seconds before.
+    # Of a fit that was killed and resumed: the epochs and the seconds before.
     epochs_before: int = 0
     seconds_before: float = 0.0
 
 
 class CNN(Protocol):
-    """What a model module offers: it *is* the protocol's object (a module with these names).
+    """The interface of a model module: the module itself is the object.
 
-    ``fit`` trains with early stopping on validation loss (``tasks.models.schedule``), restores the weights of the epoch
-    that is kept (``tasks.models.selection``), and writes the one model file: ONNX, input ``images`` uint8 [n, side,
-    side, 3], output ``probability`` float32 [n]. It calls ``on_epoch`` after every epoch. With ``start``, the weights
-    file of an earlier fit of the same recipe, it begins with a share of those weights and takes fewer epochs. A fit
-    that was killed goes on after the last epoch that ``folder`` holds a checkpoint of. The same data, recipe and seed
-    give the same file on the same machine and versions, and number of devices. Each batch is dealt out over ``devices``
-    GPUs, or parts of the CPU where there is none. Where ``PROCESS_PER_DEVICE`` is true, as many processes have been
-    launched to call ``fit`` together (``tasks.models.fastai.ranks``); it returns in the first of them.
-    ``SHAPE`` names the recipe's settings on which the shapes of the weights depend.
-    ``predict_native`` scores with the framework itself, from the weights file, to show that both agree.
+    ``fit`` trains with early stopping on validation loss (``tasks.models.schedule``), restores the weights of the kept
+    epoch (``tasks.models.selection``), and writes the model file: ONNX, input ``images`` uint8 [n, side, side, 3],
+    output ``probability`` float32 [n]. It calls ``on_epoch`` after every epoch. With ``start``, the weights file of an
+    earlier fit of the same recipe, it starts from a share of those weights and takes fewer epochs. A killed fit resumes
+    after the last checkpoint in ``folder``. The same data, recipe, seed, machine, versions and number of devices give
+    the same file. Each batch is divided over ``devices`` GPUs, or parts of the CPU without GPUs. If
+    ``PROCESS_PER_DEVICE``, as many launched processes call ``fit`` together (``tasks.models.fastai.ranks``); it returns
+    in the first of them. ``SHAPE`` names the recipe's settings that determine the shapes of the weights.
+    ``predict_native`` scores with the framework, from the weights file, to verify that both agree.
     """
 
     RECIPE_VERSION: int

@@ -1,6 +1,6 @@
-"""Memory: what a training holds stays as it is however long it takes, and without any left it takes smaller batches.
+"""Memory of a training: constant over time, and with smaller batches when it runs out.
 
-Out of memory costs a batch its size, not the night its training. Neither framework is imported to know its error.
+Neither framework is imported to recognise its error.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ T = TypeVar("T")
 
 # torch.OutOfMemoryError; tensorflow.errors.ResourceExhaustedError; Python's own.
 _NAMES = {"OutOfMemoryError", "ResourceExhaustedError", "MemoryError"}
-# Older paths of both raise a plain RuntimeError with these words.
+# Older code paths of both raise a plain RuntimeError with these words.
 _WORDS = ("out of memory", "can't allocate memory")
 SMALLEST_BATCH = 4
-# Batches of torch after which memory is released.
+# Batches of torch between releases of memory.
 RELEASED = 50
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that the device, or the machine, has no memory left."""
+    """Return whether an error means that the device or the machine is out of memory."""
     if any(kind.__name__ in _NAMES for kind in type(error).__mro__):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
-def fit_in_memory(fit: Callable[[R], T], recipe: R, tell: Callable[[str], None]) -> tuple[T, R]:
-    """Return what ``fit`` makes of the recipe, or of one with half the batch, and again half; and the recipe it took.
+def fit_in_memory(fit: Callable[[R], T], recipe: R, warn: Callable[[str], None]) -> tuple[T, R]:
+    """Return the result of ``fit``, called with half the batch whenever memory runs out; and the recipe that it took.
 
-    The fit begins anew each time, so the outcome is that of the smaller batch from its first step.
+    Each fit starts over, so the result is that of the smaller batch from the first step.
     """
     while True:
         try:
@@ -47,14 +47,14 @@ def fit_in_memory(fit: Callable[[R], T], recipe: R, tell: Callable[[str], None])
             half = recipe.batch_size // 2
             if not out_of_memory(error) or half < SMALLEST_BATCH:
                 raise
-            tell(f"out of memory with batches of {recipe.batch_size}: again with {half}")
-        # The error's frames hold the model and its batches; they are gone only now.
+            warn(f"out of memory with batches of {recipe.batch_size}: again with {half}")
+        # The error's frames referred to the model and its batches until here.
         gc.collect()
         recipe = recipe.model_copy(update={"batch_size": half})
 
 
 def releasing(batches: Iterable[T]) -> Iterator[T]:
-    """Yield ``batches``; before the first, and after every ``RELEASED`` of them, freed memory is released."""
+    """Yield ``batches``; release freed memory before the first and after every ``RELEASED`` of them."""
     for number, batch in enumerate(batches):
         if number % RELEASED == 0:
             release_memory()
@@ -62,10 +62,10 @@ def releasing(batches: Iterable[T]) -> Iterator[T]:
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system.
+    """Return freed memory to the system.
 
-    glibc keeps torch's large blocks in pieces that fit nothing later: 0.1 GiB more every 1,000 batches of 64 cells of
-    32 pixels. Takes 20 ms, and the next batch takes its memory anew.
+    glibc fragments torch's large blocks: 0.1 GiB more every 1,000 batches of 64 cells of 32 pixels. Takes 20 ms, and
+    the next batch allocates its memory again.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call, and may not need it
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,12 +1,12 @@
-"""What both CNNs do alike before and after their frameworks: batches, augmentation, and the model file's contract.
+"""What both CNNs share around the framework's part: checks, batches, records of epochs, the model file's contract.
 
-NumPy and ONNX only, so that both learn from the same cells in the same way and this imports no framework.
+NumPy and ONNX only: both learn from the same cells in the same way, and this imports neither framework.
 """
 
 from __future__ import annotations
 
-import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,41 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.models import Labels, Recipe, TrainingData, Variation
+from tasks.models.checkpoint import FitProgress
 from tasks.models.schedule import Schedule
+from tasks.models.selection import EpochComparison
 from tasks.models.variation import augment
 from validation.errors import TrainingFailed
+from validation.records import EpochRecord
 
 INPUT, OUTPUT = "images", "probability"
-# fastai's XResNet halves a cell five times; below this nothing would be left to convolve.
+# fastai's XResNet halves a cell five times; a smaller one would vanish.
 SMALLEST_SIDE = 32
 BATCH_COLUMNS = 8
 # A pixel belongs to the cell if one of its channels is brighter; the rest is padding, or the blur of its edge.
 BLACK = 0.1
 # Brings the colours of a cell, less their mean, to a spread of about one.
 CONTRAST = 4.0
-# Axes of [n, side, side, 3]: along each a model file adds the mirror images of all the views so far.
+# Axes of [n, side, side, 3]: along each in turn a model file adds the mirror images of all views so far.
 MIRRORED = {1: (), 2: (2,), 4: (2, 1)}
-
-log = logging.getLogger(__name__)
 
 
 def check_data(data: TrainingData, name: str, batch_size: int, devices: int) -> None:
-    """Refuse what no recipe can learn from.
+    """Refuse data that no recipe can learn from.
 
     Raises:
-        TrainingFailed: when a class is missing in training, validation is empty, the arrays do not fit together, or
-            a batch, or validation, does not give every device two cells to normalise by.
+        TrainingFailed: when a class is missing in training, validation is empty, the arrays' shapes do not match, or
+            a batch, or validation, has fewer than two cells per device to normalise by.
     """
-    pairs = ((data.train_images, data.train_labels), (data.valid_images, data.valid_labels))
     side = data.train_images.shape[1] if data.train_images.ndim == 4 else 0
-    for images, labels in pairs:
+    for images, labels in ((data.train_images, data.train_labels), (data.valid_images, data.valid_labels)):
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3) or labels.shape != (len(images),):
             raise TrainingFailed(
                 f"{name}: expected uint8 [n, side, side, 3] with one label each,"
                 f" found {images.dtype} {images.shape} with labels {labels.shape}"
             )
     if side < SMALLEST_SIDE:
-        raise TrainingFailed(f"{name}: cells of {side} pixels a side are too small, {SMALLEST_SIDE} is the least")
+        raise TrainingFailed(f"{name}: cells of {side} pixels a side are too small, the minimum is {SMALLEST_SIDE}")
     classes = {float(label) for label in np.unique(data.train_labels)}
     if classes != {0.0, 1.0} or not len(data.valid_labels):
         raise TrainingFailed(
@@ -64,14 +64,14 @@ def check_data(data: TrainingData, name: str, batch_size: int, devices: int) -> 
 
 
 def batch_count(cells: int, batch_size: int) -> int:
-    """Return how many batches an epoch has: all cells, none left over, each batch ``batch_size`` or a little more."""
+    """Return the number of batches in an epoch over all cells, each of ``batch_size`` or slightly more."""
     return max(1, cells // batch_size)
 
 
 def schedule_of(recipe: Recipe, cells: int, *, warm: bool = False, small_share: float = 0.0) -> Schedule:
-    """Return the recipe's schedule, or as much longer a one as it takes a small set to reach ``min_steps`` steps.
+    """Return the recipe's schedule, for a small set lengthened until it has ``min_steps`` steps.
 
-    A ``warm`` training needs fewer epochs and steps. The losses of the first ``small_share`` of all decide nothing.
+    A ``warm`` training needs fewer epochs and steps. The losses of the first ``small_share`` of epochs are ignored.
     """
     epochs = recipe.warm_epochs if warm else recipe.epochs
     needed = epochs / recipe.epochs * recipe.min_steps / batch_count(cells, recipe.batch_size)
@@ -89,15 +89,15 @@ def schedule_of(recipe: Recipe, cells: int, *, warm: bool = False, small_share: 
 def shuffled_batches(cells: int, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.intp]]:
     """Return the shuffled indices of one epoch's batches.
 
-    A last batch of one cell would break batch normalisation, and a dropped one would waste small sets: so the
-    cells are dealt out evenly instead.
+    The cells are divided evenly: a last batch of one cell would break batch normalisation, and dropping it would waste
+    small sets.
     """
     order = np.random.default_rng((seed, epoch)).permutation(cells)
     return np.array_split(order, batch_count(cells, batch_size))
 
 
 def smoothed(labels: Labels, smoothing: float) -> Labels:
-    """Return targets that are ``smoothing / 2`` away from 0 and 1: some cells are labelled wrongly."""
+    """Return targets ``smoothing / 2`` away from 0 and 1, because some labels are wrong."""
     targets: Labels = labels * np.float32(1 - smoothing) + np.float32(smoothing / 2)
     return targets
 
@@ -107,8 +107,7 @@ def draw_batch(
 ) -> Path:
     """Write the first training batch as the CNN saw it to ``batch.png``: two rows Parasitized, two rows Uninfected.
 
-    It is made anew from seed, ``epoch`` and number, as the batch itself was, so the training's own chance is not
-    touched. ``epoch``: the number under which the first one drew its chance.
+    It is drawn again from seed, ``epoch`` (the number of the first one) and batch number, as the training drew it.
     """
     from PIL import Image
 
@@ -125,18 +124,74 @@ def draw_batch(
     return path
 
 
-def finish_onnx(model: Any, path: Path) -> None:
-    """Give an exported graph the model file's names, check it, and write it as one self-contained file.
+def finite(loss: float, name: str, which: str, progress: FitProgress) -> float:
+    """Return ``loss`` if it is a number.
 
-    Exporters leave source paths and graph names from their process in the file; without them the same training
-    gives the same bytes.
+    Raises:
+        TrainingFailed: when it is not.
+    """
+    if not np.isfinite(loss):
+        epoch = len(progress.history) + 1
+        raise TrainingFailed(
+            f"{name}: the {which} loss became {loss} in epoch {epoch}", "lower the recipe's learning_rate"
+        )
+    return loss
+
+
+def record_epoch(
+    progress: FitProgress, judged: EpochComparison, started: float, *, loss: float, accuracy: float, rate: float
+) -> EpochRecord:
+    """Append the epoch that has just ended to the history; ``loss`` and ``accuracy`` are those on training cells."""
+    record = EpochRecord(
+        epoch=len(progress.history) + 1,
+        train_loss=loss,
+        valid_loss=judged.loss,
+        valid_accuracy=judged.accuracy,
+        train_accuracy=accuracy,
+        learning_rate=rate,
+        temperature=judged.temperature,
+        is_kept=judged.is_kept,
+        seconds=time.monotonic() - started,
+    )
+    progress.history.append(record)
+    return record
+
+
+def refuse_no_epoch(progress: FitProgress, name: str, device: str) -> None:
+    """Refuse a fit without a complete epoch.
+
+    Raises:
+        TrainingFailed: when the deadline passed within the first one.
+    """
+    if progress.best is None:
+        raise TrainingFailed(
+            f"{name}: no epoch ended within {progress.deadline.seconds:.0f} s on {device}",
+            "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
+        )
+
+
+def outcome(progress: FitProgress) -> dict[str, Any]:
+    """Return the fields of FitResult that say how a fit went."""
+    is_early = len(progress.history) < progress.schedule.epochs
+    return {
+        "history": tuple(progress.history),
+        "best_epoch": progress.kept,
+        "stopped": ("deadline" if progress.deadline.passed else "early") if is_early else "finished",
+        "epochs_before": progress.before,
+        "seconds_before": progress.seconds_before,
+    }
+
+
+def finish_onnx(model: Any, path: Path) -> None:
+    """Normalise an exported graph, check it, and write it as one self-contained file.
+
+    Exporters leave source paths and names from their process in the file; without them the same training gives the
+    same bytes.
     """
     import onnx
 
     graph = model.graph
-    _rename(graph, graph.input[0].name, INPUT)
-    _rename(graph, graph.output[0].name, OUTPUT)
-    _number_tensors(graph)
+    _normalise_names(graph)
     graph.name = "malaria-cell"
     model.doc_string = graph.doc_string = ""
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
@@ -153,16 +208,17 @@ def finish_onnx(model: Any, path: Path) -> None:
     beside.replace(path)
 
 
-def _number_tensors(graph: Any) -> None:
-    """Order the nodes as the output asks for them, name tensors by their place, put weights in the order of their use.
+def _normalise_names(graph: Any) -> None:
+    """Order nodes from the output's inputs on, name tensors by their place, order weights by their use.
 
-    tf2onnx orders branches and attributes, and numbers its names, as its optimisers happen to walk the graph, so that
+    The order and the names that tf2onnx gives to branches and attributes depend on how its optimisers walk the graph:
     equal trainings gave unequal files.
     """
     nodes = _in_order(graph)
     del graph.node[:]
     graph.node.extend(nodes)
-    names: dict[str, str] = {"": "", INPUT: INPUT, OUTPUT: OUTPUT}
+    names: dict[str, str] = {"": "", graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
+    graph.input[0].name, graph.output[0].name = INPUT, OUTPUT
     for index, node in enumerate(graph.node):
         node.name = f"node{index}"
         for name in (*node.input, *node.output):
@@ -181,7 +237,7 @@ def _number_tensors(graph: Any) -> None:
 
 
 def _in_order(graph: Any) -> list[Any]:
-    """Return copies of the nodes, each after those whose outputs it takes, first input first."""
+    """Return copies of the nodes in topological order, first input first."""
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
     order: dict[int, None] = {}
     waiting = [(makers[output.name], False) for output in reversed(graph.output)]
@@ -198,12 +254,3 @@ def _in_order(graph: Any) -> list[Any]:
         node.attribute.sort(key=lambda attribute: attribute.name)
         nodes.append(node)
     return nodes
-
-
-def _rename(graph: Any, old: str, new: str) -> None:
-    for node in graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-        node.output[:] = [new if name == old else name for name in node.output]
-    for value in (*graph.input, *graph.output):
-        if value.name == old:
-            value.name = new

@@ -1,6 +1,6 @@
-"""Which epoch's weights are kept: the last one that is not surely worse on the validation patients than the best.
+"""The epoch whose weights are kept: the last that is not significantly worse than the best on the validation patients.
 
-NumPy only, for both CNNs alike.
+NumPy only, for both CNNs.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ import numpy.typing as npt
 from tasks.models import TrainingData
 from validation.statistics.calibration import cross_entropy, temperature_of
 
-__all__ = ["EpochComparison", "Selection", "is_surely_higher"]
-
-# Standard errors by which an epoch has to be worse: one in forty would be by chance.
-SURELY = 2.0
+# Standard errors by which an epoch has to be worse: one in forty is by chance.
+SIGNIFICANT = 2.0
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class EpochComparison:
-    """An epoch on the validation cells: loss (nats) at its best temperature, accuracy at a half, whether it is kept."""
+    """An epoch on the validation cells: loss (nats) at its best temperature, accuracy at 0.5, whether it is kept."""
 
     loss: float
     temperature: float
@@ -32,22 +30,22 @@ class EpochComparison:
 
 
 class Selection:
-    """Judges one epoch after the other.
+    """Compares each epoch with the best so far.
 
-    The rate falls until the end of the schedule, and with it the errors on patients that are in nobody's hands; so the
-    later epoch is the better one, unless the validation patients surely say otherwise. The lowest loss does not: a
-    single patient with wrong labels is enough for it to rise from the second epoch on (docs/training.md).
+    The rate falls until the end of the schedule, and with it the error on unseen patients: the later epoch is better
+    unless the validation patients contradict significantly. The lowest loss is not a criterion: one patient with wrong
+    labels is enough to make it rise from the second epoch on (docs/training.md).
     """
 
     def __init__(self, data: TrainingData) -> None:
         self._labels = data.valid_labels > 0.5
         cells = np.arange(len(self._labels))
         self._patients = cells if data.valid_patients is None else data.valid_patients
-        # Each cell's loss after the epoch with the lowest mean; none before the first. A checkpoint holds it.
+        # Each cell's loss after the epoch with the lowest mean; empty before the first. Part of a checkpoint.
         self.lowest: Floats = np.empty(0)
 
     def judge(self, logits: npt.NDArray[np.floating]) -> EpochComparison:
-        """Judge the epoch that has just ended by its logits, float [n]; twice comes to the same."""
+        """Judge the epoch that has just ended by its logits, float [n]; idempotent."""
         temperature = temperature_of(logits, self._labels)
         losses = cross_entropy(logits.astype(np.float64) / temperature, self._labels)
         if not len(self.lowest) or losses.mean() < self.lowest.mean():
@@ -56,15 +54,15 @@ class Selection:
             float(losses.mean()),
             temperature,
             float(np.mean((logits > 0) == self._labels)),
-            not is_surely_higher(losses, self.lowest, self._patients),
+            not is_significantly_higher(losses, self.lowest, self._patients),
         )
 
 
-def is_surely_higher(losses: Floats, others: Floats, patients: npt.NDArray[np.integer]) -> bool:
+def is_significantly_higher(losses: Floats, others: Floats, patients: npt.NDArray[np.integer]) -> bool:
     """Return whether the mean of ``losses``, float [n], is above that of ``others`` by more than two standard errors.
 
-    The error is that of the mean difference of the same cells when ``patients``, int [n], are drawn and not cells: of
-    a ratio of sums over patients (Cochran 1977, Sampling Techniques, chapter 6). One patient alone can never be sure.
+    It is the standard error of the mean difference over cells when ``patients``, int [n], are sampled: of a ratio of
+    sums over patients (Cochran 1977, Sampling Techniques, chapter 6). With one patient nothing is significant.
     """
     _, codes, cells = np.unique(patients, return_inverse=True, return_counts=True)
     count = len(cells)
@@ -74,4 +72,4 @@ def is_surely_higher(losses: Floats, others: Floats, patients: npt.NDArray[np.in
     mean = difference.mean()
     beyond = np.bincount(codes, difference) - cells * mean
     error = np.sqrt(count / (count - 1) * (beyond**2).sum()) / len(losses)
-    return bool(mean > SURELY * error)
+    return bool(mean > SIGNIFICANT * error)

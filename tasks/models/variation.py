@@ -1,6 +1,6 @@
-"""How a training cell differs each time it is shown: drawn by NumPy, carried out by OpenCV here or by a GPU itself.
+"""Augmentation of training cells: drawn by NumPy, carried out by OpenCV here, or on a GPU from the same draws.
 
-The same chance decides in both cases, so a batch looks the same wherever it is made. No framework is imported.
+A batch looks the same on both. No framework is imported.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import numpy.typing as npt
 
 from tasks.models import Images, Variation
 
-__all__ = ["Draws", "area_weights", "augment", "draw", "shrunk"]
-
 
 @dataclass(frozen=True)
 class Draws:
-    """What chance has decided for a batch of n cells.
+    """The random augmentation of a batch of n cells.
 
-    ``turns``: float64 [n, 2, 3], from a cell's pixel (x, y, 1) to its place (x, y) in the picture that is shown.
+    ``turns``: float64 [n, 2, 3], from a cell's pixel (x, y, 1) to its place (x, y) in the augmented picture.
     ``gains``: float32 [n, 1, 1, 3], the factor of each channel; None where the stain does not vary.
     """
 
@@ -29,18 +27,17 @@ class Draws:
 
     @property
     def returns(self) -> npt.NDArray[np.float32]:
-        """The other way round, as a GPU's kernels ask for it: where each pixel shown comes from, float32 [n, 2, 3]."""
+        """The inverse, which a GPU's kernels take: where each augmented pixel comes from, float32 [n, 2, 3]."""
         back = np.linalg.inv(self.turns[:, :, :2])
         returns: npt.NDArray[np.float64] = np.concatenate([back, -back @ self.turns[:, :, 2:]], axis=2)
         return returns.astype(np.float32)
 
 
 def draw(count: int, side: int, variation: Variation, rng: np.random.Generator) -> Draws:
-    """Draw how each of ``count`` cells is turned, mirrored, moved and sized, and how strong its stain is.
+    """Draw rotation, mirroring, shift, size and stain for ``count`` cells.
 
-    A smear has no up or down, so every angle is equally likely, and so is the mirror image. The stain varies by one
-    factor a channel, ``exp(N(0, stain))``, half of it common to all three: between slides both its strength and its hue
-    differ.
+    A smear has no up or down: every angle is equally likely, and so is the mirror image. The stain varies by one factor
+    per channel, ``exp(N(0, stain))``, half of it common to all three: slides differ in its strength and its hue.
     """
     centre = np.full(2, (side - 1) / 2)
     angles, mirrors = rng.uniform(0, 2 * np.pi, count), rng.choice((-1.0, 1.0), count)
@@ -58,7 +55,7 @@ def draw(count: int, side: int, variation: Variation, rng: np.random.Generator) 
 
 
 def augment(images: Images, variation: Variation, rng: np.random.Generator) -> Images:
-    """Return the batch, each cell varied at random (``draw``). Black padding stays black; what comes in is black."""
+    """Return the batch, each cell augmented at random (``draw``). Padding stays black; new pixels are black."""
     import cv2
 
     side = images.shape[1]
@@ -72,12 +69,12 @@ def augment(images: Images, variation: Variation, rng: np.random.Generator) -> I
 
 
 def smaller_side(side: int, size: float) -> int:
-    """Return the side of cells that are shown ``size`` times as large, in pixels."""
+    """Return the side of cells ``size`` times as large, in pixels."""
     return max(1, round(side * size))
 
 
 def shrunk(images: Images, size: float) -> Images:
-    """Return the batch with sides ``size`` times as long, each new pixel the mean of the area that it covers."""
+    """Return the batch with sides ``size`` times as long, each new pixel the mean of its area."""
     import cv2
 
     side = smaller_side(images.shape[1], size)
@@ -85,7 +82,7 @@ def shrunk(images: Images, size: float) -> Images:
 
 
 def area_weights(side: int, size: float) -> npt.NDArray[np.float32]:
-    """Return how much each old row has of each new one, float32 [new, old], rows of sum 1: ``shrunk`` as a product."""
+    """Return the share of each old row in each new one, float32 [new, old], rows of sum 1: ``shrunk`` as a product."""
     new = smaller_side(side, size)
     edges = np.arange(new + 1) * side / new
     old = np.arange(side)

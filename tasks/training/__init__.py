@@ -1,1 +1,1 @@
-"""What a training is asked for, and the process that carries it out."""
+"""The specification of a training, and the process that carries it out."""

@@ -1,11 +1,11 @@
-"""The process in which one CNN is trained: ``python -m tasks.training.child PARENT FOLDER``.
+"""The process that trains one CNN: ``python -m tasks.training.child PARENT FOLDER``.
 
-FOLDER holds request.json, labels.npy, patients.npy (those of validation) and the weights to begin with, if any; it is
-given model.onnx, the native weights and, last and whole, result.json.
-Standard output is one JSON object a line: ``{"epoch": ...}``, ``{"warning": ...}``, or ``{"error": ..., "hint": ...}``
-before exit 1.
-The process of a training on several devices may launch one for each, as ``... PARENT FOLDER BATCH_SIZE``.
-A process of its own, so that none ever loads both frameworks and all of its memory is given back.
+FOLDER contains request.json, labels.npy, patients.npy (those of validation) and the weights to start from, if any; the
+process adds model.onnx, the native weights and, last and atomically, result.json.
+Standard output has one JSON object per line: ``{"epoch": ...}``, ``{"warning": ...}``, or, before exit 1,
+``{"error": ..., "hint": ...}``.
+On several devices it may launch one process for each, as ``... PARENT FOLDER BATCH_SIZE``.
+A separate process, so that none ever loads both frameworks and all of its memory is released.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ PROGRAM = "tasks.training.child"
 
 
 def main(folder: Path, batch_size: str | None = None) -> None:
-    """Train what request.json in ``folder`` asks for; ``batch_size`` is that of a rank among several processes."""
+    """Carry out request.json in ``folder``; ``batch_size`` is given to a rank among several processes."""
     request = json.loads((folder / "request.json").read_text())
     model = get_model(request["model"])
-    # Frameworks print what they like to standard output, which is ours to report on.
+    # Frameworks print to standard output, which is reserved for the report.
     report = sys.stdout
     sys.stdout = sys.stderr
 
-    def tell(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         if os.environ.get("RANK", "0") == "0":
             report.write(json.dumps(message) + "\n")
             report.flush()
@@ -55,11 +55,11 @@ def main(folder: Path, batch_size: str | None = None) -> None:
             recipe,
             seed=request["seed"],
             folder=folder,
-            on_epoch=lambda epoch: tell({"epoch": epoch.model_dump()}),
+            on_epoch=lambda epoch: send({"epoch": epoch.model_dump()}),
             devices=devices,
             start=folder / request["start"] if request["start"] else None,
         )
-        _keep(folder, fitted, recipe, time.monotonic() - started)
+        _save_result(folder, fitted, recipe, time.monotonic() - started)
 
     def launch(recipe: Recipe) -> None:
         fastai_ranks.launch(devices, PROGRAM, folder, str(recipe.batch_size))
@@ -70,9 +70,9 @@ def main(folder: Path, batch_size: str | None = None) -> None:
             _fit_as_rank(fit, recipe.model_copy(update={"batch_size": int(batch_size)}), folder)
         else:
             apart = devices > 1 and model.PROCESS_PER_DEVICE
-            fit_in_memory(launch if apart else fit, recipe, lambda warning: tell({"warning": warning}))
+            fit_in_memory(launch if apart else fit, recipe, lambda warning: send({"warning": warning}))
     except RetrainError as error:
-        tell({"error": error.message, "hint": error.hint})
+        send({"error": error.message, "hint": error.hint})
         raise SystemExit(1) from None
 
 
@@ -81,12 +81,12 @@ def _fit_as_rank(fit: Callable[[Recipe], None], recipe: Recipe, folder: Path) ->
         fit(recipe)
     except Exception as error:
         if out_of_memory(error):
-            (folder / fastai_ranks.OUT_OF_MEMORY).touch()  # the launcher begins again with smaller batches
+            (folder / fastai_ranks.OUT_OF_MEMORY).touch()  # the launcher starts over with smaller batches
         raise
 
 
-def _keep(folder: Path, fit: FitResult, recipe: Recipe, seconds: float) -> None:
-    """Write result.json, whole, when all else is there."""
+def _save_result(folder: Path, fit: FitResult, recipe: Recipe, seconds: float) -> None:
+    """Write result.json, after all other files."""
     result = {
         **asdict(fit),
         "onnx": fit.onnx.name,

@@ -1,4 +1,4 @@
-"""What a training is asked for, checked before anything runs."""
+"""Specifications of trainings, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from validation.records import Candidate, TrainSpec
 
 
 def train_spec(settings: Settings, model: str, split_id: str, earlier: Candidate | None = None) -> TrainSpec:
-    """Return all that decides what a training of ``model`` on a split makes.
+    """Return everything that determines the candidate of a training of ``model`` on a split.
 
-    It begins with the weights of ``earlier`` where they fit: the same network, for cells of the same size.
+    It starts from the weights of ``earlier`` if they fit: the same network, for cells of the same size.
 
     Raises:
-        SettingsError: for an unknown model, or a recipe setting that is unknown or impossible.
+        SettingsError: for an unknown model, or an unknown or invalid recipe setting.
     """
     module = get_model(model)
     try:
@@ -45,9 +45,9 @@ def train_spec(settings: Settings, model: str, split_id: str, earlier: Candidate
 
 
 def find_candidate(context: Context, spec: TrainSpec) -> tuple[str, Candidate | None]:
-    """Return the name of the candidate that ``spec`` makes, and the candidate where it is trained already.
+    """Return the id of the candidate of ``spec``, and the candidate if it has been trained already.
 
-    Of one whose model file was pruned the record stays as reports tell it: trained again it has another name.
+    If its model file was pruned, its record stays for the reports: trained again it gets another id.
     """
     id_ = digest(spec.model_dump(mode="json"))
     while (stored := context.records.find(Candidate, id_)) is not None:

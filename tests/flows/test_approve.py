@@ -1,4 +1,4 @@
-"""The approval flow: a form that Prefect's server checks before there is a run, and that answers like the command."""
+"""The approval flow: a form that Prefect's server validates before it creates a run; it does what the command does."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_the_form_asks_for_a_decision_one_of_two_answers_and_a_reason() -> None:
         {"decision": "12"},
     ],
 )
-def test_a_form_that_is_filled_in_wrongly_is_refused_before_there_is_a_run(wrong: dict[str, Any]) -> None:
+def test_an_invalid_form_is_refused_before_a_run_is_created(wrong: dict[str, Any]) -> None:
     # What Prefect's server does with a deployment's parameters when they are enforced.
     validate(GOOD, SCHEMA, raise_on_error=True)
     with pytest.raises(ValidationError):
         validate({**GOOD, **wrong}, SCHEMA, raise_on_error=True)
-    # And what the flow does when somebody calls it past the server.
+    # The same checks in the flow, for calls that bypass the server.
     with pytest.raises(ParameterTypeError):
         approve_flow.validate_parameters({**GOOD, **wrong})
 
@@ -73,7 +73,7 @@ def test_the_flow_answers(home: Path, empty_registry: Path, monkeypatch: pytest.
     decision = made_up_decision(verdict=Verdict.AWAITING_APPROVAL)
     context.records.save(decision, decision.id)
     request_approval(context, decision)
-    # Its plain function: Prefect's server and its runs are for tests/flows/test_nights.py.
+    # The plain function: tests/flows/test_nights.py covers Prefect's server and its runs.
     arguments = approve_flow.validate_parameters({**GOOD, "decision": decision.id})
     assert approve_flow.fn(**arguments) == "1"
     (entry,) = history(context)

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 NAMES = ("webhook", "prefect", "secret-key", "session", "tracking", "database", "basic", "link")
 CANARY = {name: f"canary-{name}-7Qx2/+{number}" for number, name in enumerate(NAMES)}
 LOGIN = f"operator:{CANARY['prefect']}"
-# A night as it is, but for one stage that fails with words that hold a secret.
+# A normal night, but one stage fails with a secret in its message.
 BROKEN_STAGE = """
 import os, sys
 from infra.settings.settings import load_settings
@@ -47,7 +47,7 @@ flows.cli.main.main()
 
 
 class Place:
-    """A machine with all its secrets, and all that they might have leaked into."""
+    """A machine with all its secrets, and everything that they might leak into."""
 
     def __init__(self, folder: Path, url: str, endpoint: str) -> None:
         self.folder, self.url, self.endpoint = folder, url, endpoint
@@ -90,34 +90,34 @@ class Place:
         return done.returncode
 
     def leaks(self) -> list[str]:
-        """Return where a secret is found: in a file of this machine, in what was said, or in the bucket."""
-        found = [f"said by command {n}: {name}" for n, text in enumerate(self.said) for name in held(text.encode())]
+        """Return where a secret is found: in a file of this machine, in the output, or in the bucket."""
+        found = [f"said by command {n}: {name}" for n, text in enumerate(self.said) for name in leaked(text.encode())]
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and not path.is_symlink():
-                found += [f"{path.relative_to(self.folder)}: {name}" for name in held(path.read_bytes())]
+                found += [f"{path.relative_to(self.folder)}: {name}" for name in leaked(path.read_bytes())]
         client = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1")
         for page in client.get_paginator("list_objects_v2").paginate(Bucket="canaries"):
             for entry in page["Contents"]:
                 body = client.get_object(Bucket="canaries", Key=entry["Key"])["Body"].read()
-                found += [f"{entry['Key']}: {name}" for name in held(body + entry["Key"].encode())]
+                found += [f"{entry['Key']}: {name}" for name in leaked(body + entry["Key"].encode())]
         client.close()
         return found
 
 
-def held(data: bytes) -> list[str]:
+def leaked(data: bytes) -> list[str]:
     """Return which canaries are in ``data``, in any of their spellings."""
     return [name for name in NAMES if any(spelling in data for spelling in spellings(CANARY[name]))]
 
 
 def spellings(secret: str) -> list[bytes]:
-    # As a header spells user:password, in each of the three alignments, without the ends that depend on neighbours.
+    # user:password in base64, in each of the three alignments, without the ends that depend on neighbours.
     coded = [base64.b64encode(b"x" * shift + secret.encode())[4:-4] for shift in range(3)]
     return [secret.encode(), quote(secret).encode(), quote(secret, safe="").encode(), secret.encode()[7:], *coded]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str) -> Iterator[Place]:
-    """A bucket with cells, and a Prefect server that asks for a password and keeps everything in one database."""
+    """A bucket with cells, and a Prefect server with a password and one database."""
     folder = tmp_path_factory.mktemp("canaries") / "machine"
     folder.mkdir()
     before = dict(os.environ)
@@ -148,7 +148,7 @@ def test_no_secret_is_found_after_nights_that_went_well_and_nights_that_did_not(
     apply_alerts(server, Settings(home=place.folder, alerts={"webhook": place.webhook}).alerts)
     assert place.run("-m", "flows.cli", "run") == 0, place.said[-1]
     assert "PROMOTED" in place.said[-1]
-    # Each ends in another place: in a task, at the registry's database, at a download.
+    # Each fails in another place: in a task, at the registry's database, at a download.
     assert place.run("-c", BROKEN_STAGE) == 1, place.said[-1]
     assert "it did not like ***" in place.said[-1]
     database = f"postgresql://somebody:{CANARY['basic']}@127.0.0.1:{free_port()}/mlflow"
@@ -156,7 +156,7 @@ def test_no_secret_is_found_after_nights_that_went_well_and_nights_that_did_not(
     link = f"http://somebody:{CANARY['basic']}@127.0.0.1:1/cells.zip?X-Amz-Signature={CANARY['link']}"
     assert place.run("-m", "flows.cli", "import", link) != 0
 
-    # What Prefect was told is there, so the search is one in the right place.
+    # Prefect's records are there, so the search looks in the right place.
     until_logged(server, "it did not like ***")
     failed = server.runs(states=["FAILED"])
     assert ["it did not like ***" in run["state"]["message"] for run in failed] == [True]
@@ -165,7 +165,7 @@ def test_no_secret_is_found_after_nights_that_went_well_and_nights_that_did_not(
 
 
 def until_logged(server: PrefectServer, words: str) -> None:
-    """Wait until Prefect's server has a log line with ``words``: lines come in bundles."""
+    """Wait until Prefect's server has a log line with ``words``: lines are sent in batches."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         if any(words in line["message"] for line in server.ask("POST", "/logs/filter", {"limit": 200})):

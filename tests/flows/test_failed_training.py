@@ -1,4 +1,4 @@
-"""A CNN that a night had to do without is told: as an event of its own that an alert waits for, and on the terminal."""
+"""A failed training is reported: as an event that an alert waits for, and on the terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flows import events as announce
 from flows.cli import display
+from flows.events import emit_night_events
 from flows.unattended.alerts import definitions
 from infra.settings.groups import AlertSettings
 from tests.builders import NOON
@@ -24,22 +24,22 @@ def night() -> Night:
     )  # fmt: skip
 
 
-def test_an_alert_waits_for_what_is_told(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr(announce, "emit_event", lambda **event: told.append(event))
-    announce.emit_night_events(night)
-    announce.emit_night_events(night.model_copy(update={"failed_trainings": {}}))
-    verdict, failed, _ = told
+def test_an_alert_waits_for_the_event(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr("prefect.events.emit_event", lambda **event: events.append(event))
+    emit_night_events(night)
+    emit_night_events(night.model_copy(update={"failed_trainings": {}}))
+    verdict, failed, _ = events
     assert verdict["payload"]["sentence"] == "The champion stays"
-    assert failed["payload"]["sentence"].endswith("the night went on without it: loss became nan")
+    assert failed["payload"]["sentence"].endswith("the night continued without it: loss became nan")
     [alert] = [one for one in definitions(AlertSettings(), None) if one["name"] == "malaria: failed training"]
     assert alert["trigger"]["expect"] == [failed["event"]]
     assert alert["trigger"]["match"]["prefect.resource.id"] == failed["resource"]["prefect.resource.id"]
-    # It is no verdict: the watchdog for nights that do not come must not take it for one.
+    # It is not a verdict: the watchdog for missing nights must not count it as one.
     [watchdog] = [one for one in definitions(AlertSettings(), None) if one["name"] == "malaria: no night"]
     assert not failed["event"].startswith(watchdog["trigger"]["expect"][0].removesuffix("*"))
 
 
-def test_the_terminal_says_it_beside_the_verdict(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
-    display.verdict(night, night.report)
-    assert "fastai could not be trained, and the night went on without it: loss became nan" in capsys.readouterr().out
+def test_the_terminal_shows_it_beside_the_verdict(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
+    display.verdict(night)
+    assert "fastai could not be trained, and the night continued without it: loss became nan" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Clocks that jump and nights in which the hour changes: time decides nothing but what is about time."""
+"""Clocks that jump and nights in which the hour changes: time affects nothing but timestamps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from validation.records import Decision, Night, Split
 
 FLOORS = ("flows", "tasks", "infra", "validation")
 RIGHT = [timedelta(0)] * 3
-# Set back by ten years before the second night, and put right with an hour too much before the third.
+# Set back by ten years before the second night, and corrected to an hour too late before the third.
 JUMPING = [timedelta(0), timedelta(days=-3650), timedelta(hours=1)]
 
 
@@ -41,7 +41,7 @@ def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations:
 
 
 def set_clock(patch: pytest.MonkeyPatch, wrong_by: timedelta) -> None:
-    """Let every place that reads the clock read another time: ours, and MLflow's."""
+    """Make every module that reads the clock read another time: the project's, and MLflow's."""
     real = time.time
 
     class Clock(datetime):
@@ -70,7 +70,7 @@ def three_nights(home: Path, empty: Path, clocks: list[timedelta]) -> tuple[list
         if number == 1:
             for key, data in list(plain_cells(40, 4).items())[:6]:
                 folder, _, name = key.rpartition("/")
-                # Before all others by name: only when it was seen tells that it is the copy.
+                # First by name: only the time when it was first seen shows that it is the copy.
                 context.store.put(f"{folder}/A0thin_{name}", data)
         with pytest.MonkeyPatch.context() as patch:
             set_clock(patch, wrong_by)
@@ -86,13 +86,13 @@ def three_nights(home: Path, empty: Path, clocks: list[timedelta]) -> tuple[list
 def test_a_clock_that_jumps_changes_no_name_no_order_and_no_level(
     tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    results: list[Any] = []
     for name, clocks in (("right", RIGHT), ("jumping", JUMPING)):
         monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / name))
         nights, context = three_nights(tmp_path / name, empty_registry, clocks)
         generation = context.settings.split.generation
         entries = history(context)
-        told.append(
+        results.append(
             (
                 [(night.id, night.decision, night.verdict, night.champion_after) for night in nights],
                 [(entry.look.number, entry.look.spent) for entry in read_ledger(context, generation) if entry.look],
@@ -101,10 +101,10 @@ def test_a_clock_that_jumps_changes_no_name_no_order_and_no_level(
         )
         assert [entry.at for entry in entries] == sorted(entry.at for entry in entries)
         assert champion_at(entries, entries[-1].at) == entries[-1]
-        # Of each of the six pairs the cell stays that came first; the ids alone would not tell.
+        # Of each of the six pairs the earlier cell stays; the ids alone would not show it.
         assert not [key for key in cells_of(context, nights[1]) if "/A0thin_" in key]
         assert nights[1].images["rejected"] == 6
-    right, jumping = told
+    right, jumping = results
     assert jumping == right
     assert len(right[1]) >= 2
 
@@ -138,7 +138,7 @@ def test_the_deployed_schedule_starts_a_night_every_24_hours_whatever_the_hour_i
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
 def test_in_a_zone_that_changes_its_hour_there_is_one_night_a_day(zone: str) -> None:
-    """02:30 may not exist in spring and may exist twice in autumn: the night comes, and comes once."""
+    """02:30 may not exist in spring and may exist twice in autumn: there is exactly one night."""
     for cron in ("0 2 * * *", "30 2 * * *", "30 1 * * *"):
         found = dates({"cron": cron, "timezone": zone}, datetime(2027, 1, 1, tzinfo=UTC), 365)
         days = Counter(date.astimezone(ZoneInfo(zone)).date() for date in found)

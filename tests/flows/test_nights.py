@@ -1,8 +1,8 @@
 """Whole nights, end to end: real (tiny) trainings of both CNNs, a real registry, a real Prefect server, real kills.
 
-The nights run as their users run them: the command line in a process of its own, told where things are by its
-environment alone. The first is started like theirs, when the session begins (tests.ahead); the others are forked from a
-process that has imported all that it takes (tests.forked), since importing takes longer than most of them.
+The nights run as their users run them: the command line in a separate process, configured by its
+environment alone. The first is started like that when the session begins (tests.ahead); the others are forked from a
+process that has imported everything (tests.forked), since the imports take longer than most of them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tests import ROOT
 from tests.ahead import Lane
 from tests.forked import Forked, Forks
 
-# A whole night, on a machine five times slower than one on which it takes a minute or two.
+# For a whole night on a machine five times slower than one on which it takes a minute or two.
 pytestmark = [pytest.mark.slow(minutes=3), pytest.mark.server, pytest.mark.timeout(1800)]
 
 PLAN = SyntheticPlan(patients=40, cells_per_patient=10, new_patients=6, scale=0.4)
 STAGES = ("pull", "validate", "split", "pack", "train fastai", "train keras", "choose", "evaluate", "decide", "promote")
 IN_AN_EPOCH = "fastai epoch 1"
 KILLS = (*STAGES[:4], IN_AN_EPOCH, *STAGES[4:], None)
-# Small enough to train in seconds: these tests are about the line, not about how well it sees.
+# Small enough to train in seconds: these tests are about the pipeline, not about accuracy.
 SETTINGS: dict[str, Any] = {
     "RETRAIN_TRAINING__SIDE": "32",
     "RETRAIN_TRAINING__FASTAI": json.dumps(
@@ -55,7 +55,7 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Machine:
-    """A home folder, and the command line set to it."""
+    """A home folder, and the command line configured for it."""
 
     home: Path
     server: str
@@ -70,9 +70,9 @@ class Machine:
 
     def retrain(self, *arguments: str, code: int = 0) -> Any:
         process = self.start(*arguments, "--json")
-        shown, told = process.finish()
-        assert process.returncode == code, told
-        return json.loads(shown.splitlines()[-1]) if shown.strip() else told
+        shown, stderr = process.finish()
+        assert process.returncode == code, stderr
+        return json.loads(shown.splitlines()[-1]) if shown.strip() else stderr
 
     @property
     def store(self) -> FolderStore:
@@ -85,7 +85,7 @@ def surroundings(home: Path, server: str) -> dict[str, str]:
 
 
 def ahead(lane: Lane) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The first night, as its users run it: with a Prefect server of its own, for as long as it lasts."""
+    """The first night, as its users run it: with its own temporary Prefect server."""
     home = lane.folder / "night"
     deliver(store_of(home), PLAN)
     done = lane.run([sys.executable, "-m", "flows.cli", "run", "--json"], RETRAIN_HOME=str(home), **SETTINGS)
@@ -112,7 +112,7 @@ def machine(ahead: tuple[Path, subprocess.CompletedProcess[str]], prefect_url: s
 
 @pytest.fixture
 def other_machine(tmp_path: Path, prefect_url: str, forks: Forks, empty_registry: Path) -> Machine:
-    """Another one, whose registry has its tables already, which take seconds to make."""
+    """Another one, whose registry has its tables already: creating them takes seconds."""
     made = Machine(tmp_path / "home", prefect_url, forks)
     made.home.mkdir()
     shutil.copy(empty_registry, made.home / "mlflow.db")
@@ -129,7 +129,7 @@ def first_night(ahead: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[st
 
 @pytest.fixture(scope="module")
 def second_night(machine: Machine, first_night: dict[str, Any]) -> tuple[dict[str, Any], dict[Path, bytes]]:
-    """A night over new cells, among them bad ones; what lay beside these before it."""
+    """A night over new cells, some of them bad; and the objects that were there before."""
     del first_night
     number, count = deliver(machine.store, PLAN)
     assert number == 2
@@ -145,7 +145,7 @@ def second_night(machine: Machine, first_night: dict[str, Any]) -> tuple[dict[st
         (folder / name).write_bytes(data)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     night: dict[str, Any] = machine.retrain("run")
-    # Whatever lies there is new, junk too.
+    # Every object counts as new, junk too.
     assert night["images"]["new"] == count + len(bad)
     return night, before
 
@@ -166,7 +166,7 @@ def test_the_first_night_ends_with_a_champion_and_a_report(machine: Machine, fir
     assert not (machine.home / "scratch").exists() or not list((machine.home / "scratch").iterdir())
 
 
-def test_both_cnns_were_trained_in_processes_of_their_own_and_each_left_one_model_file(
+def test_both_cnns_were_trained_in_separate_processes_and_each_left_one_model_file(
     machine: Machine, first_night: dict[str, Any]
 ) -> None:
     kept = machine.home / "store" / "retraining" / "candidates"
@@ -193,7 +193,7 @@ from validation.images.decode import decode, to_square
 from validation.rules import DataRules
 mlflow.set_tracking_uri({facts["registry"]!r})
 model = mlflow.pyfunc.load_model("models:/malaria-cell@champion")
-# Either network may be the champion, and the two see cells of different sizes.
+# Either network may be the champion, and the two take cells of different sizes.
 size = model.metadata.get_input_schema().inputs[0].shape[1]
 image = to_square(decode(Path({str(path)!r}).read_bytes(), DataRules()), size)[None]
 answer = model.predict(image)["probability"]
@@ -229,7 +229,7 @@ def test_new_cells_bring_a_challenger_and_the_champion_is_scored_again(
     assert Path(report["report"]).read_bytes() == Path(night["report"]).read_bytes()
 
 
-def test_bad_images_are_left_out_by_name_and_cost_nothing_else(
+def test_bad_images_are_left_out_by_name_and_nothing_else_is(
     machine: Machine, second_night: tuple[dict[str, Any], dict[Path, bytes]]
 ) -> None:
     night, before = second_night
@@ -247,7 +247,7 @@ def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_un
     deliver(machine.store, PLAN)
     for path in (machine.home / "store" / "labeled" / "Parasitized").iterdir():
         path.unlink()
-    for _ in range(2):  # the same data is as invalid the second time
+    for _ in range(2):  # the same data is invalid the second time too
         night = machine.retrain("run", code=3)
         assert night["verdict"] == "invalid data"
         assert "Parasitized cells" in night["sentence"]
@@ -258,10 +258,10 @@ def test_one_class_only_is_invalid_data_exit_3_with_a_report_and_the_champion_un
 def test_an_empty_store_says_what_to_do(other_machine: Machine) -> None:
     machine = other_machine
     (machine.store.root / "labeled").mkdir()
-    told = machine.retrain("run", code=3)
-    assert "no cells in" in told
-    assert "retrain import" in told
-    assert "Traceback" not in told
+    stderr = machine.retrain("run", code=3)
+    assert "no cells in" in stderr
+    assert "retrain import" in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.longest
@@ -278,13 +278,13 @@ def test_a_night_that_is_killed_again_and_again_ends_as_if_it_had_never_been(
     log: list[str] = []
     for stage in KILLS:
         process = machine.start("run", "--json")
-        told = _kill_after(process, stage)
-        log += [f"--- until {stage}\n", *told]
+        stderr = _kill_after(process, stage)
+        log += [f"--- until {stage}\n", *stderr]
         # A stage that an earlier attempt finished takes no time; a training that it finished reports no epoch.
-        trained = {model for model in ("fastai", "keras") if any(f"{model} epoch" in line for line in told)}
-        assert not [model for model in trained if f"train {model}" in done], told
+        trained = {model for model in ("fastai", "keras") if any(f"{model} epoch" in line for line in stderr)}
+        assert not [model for model in trained if f"train {model}" in done], stderr
         if stage is not None:
-            assert process.returncode == -signal.SIGKILL, told
+            assert process.returncode == -signal.SIGKILL, stderr
             done.append(stage)
         if stage == IN_AN_EPOCH:
             _wait_for_the_end_of_all(machine.home)
@@ -302,19 +302,19 @@ def test_the_mark_of_synthetic_cells_is_there(machine: Machine) -> None:
 
 
 def _kill_after(process: Forked, text: str | None) -> list[str]:
-    """Kill a run with SIGKILL as soon as it has told that ``text`` is done; without a text let it end."""
-    told: list[str] = []
+    """Kill a run with SIGKILL as soon as it has logged that ``text`` is done; without a text let it end."""
+    stderr: list[str] = []
     for line in process.stderr:
-        told.append(line)
+        stderr.append(line)
         if text is not None and (f"  {text}: " in line or (text in line and "epoch" in text)):
             process.kill()
             break
     process.finish()
-    return told
+    return stderr
 
 
 def _evidence(home: Path) -> str:
-    """What the decisions of a home folder rest on, for who has to find out why they are others than expected."""
+    """Return what the decisions of a home folder are based on, for a failure message."""
     stored = home / "store" / "retraining"
     decisions = [json.loads(path.read_text()) for path in sorted((stored / "decisions").glob("*.json"))]
     candidates = [json.loads(path.read_text()) for path in sorted((stored / "candidates").glob("*.json"))]
@@ -329,7 +329,7 @@ def _evidence(home: Path) -> str:
 
 
 def _wait_for_the_end_of_all(home: Path) -> None:
-    """A child looks for its parent every half a second, between two batches of a busy machine."""
+    """A child checks its parent every half a second, between two batches of a busy machine."""
     until = time.monotonic() + 300
     while (found := _processes_of(home)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -337,13 +337,13 @@ def _wait_for_the_end_of_all(home: Path) -> None:
 
 
 def _processes_of(home: Path) -> list[str]:
-    """Command lines of live processes that mention a home folder."""
+    """Return the command lines of live processes that name a home folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
-            continue  # ended while we looked
+            continue  # has ended meanwhile
         if str(home) in command:
             found.append(command)
     return found

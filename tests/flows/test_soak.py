@@ -12,7 +12,7 @@ NIGHTS = 7
 DRAWN = {"invalid batch", "junk", "champion tampered", "store away", "killed"}
 
 
-# About 40 s of one core; a machine that does other things too needs its time.
+# About 40 s of one core; a busy machine takes longer.
 @pytest.mark.timeout(1_800)
 @pytest.mark.slow
 @pytest.mark.longest

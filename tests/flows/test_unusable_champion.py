@@ -1,4 +1,4 @@
-"""A champion that cannot be used: the night says so, promotes nobody, looks at nothing, and goes on when repaired."""
+"""An unusable champion: the night reports it, promotes nothing, takes no look, and completes once it is repaired."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from validation.records import Decision, Night, Verdict
 
 @pytest.fixture(autouse=True)
 def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations: None) -> None:
-    """Outside a flow a Prefect task would start a server; what a stage does stands in its function."""
+    """Outside a flow a Prefect task would start a server; the plain functions do the same."""
     for name in [name for name in vars(retrain) if name.endswith("_task")]:
         monkeypatch.setattr(retrain, name, getattr(retrain, name).fn)
     monkeypatch.setattr(retrain, "publish_task", lambda *_: None)  # it needs Prefect's server

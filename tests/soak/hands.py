@@ -36,7 +36,7 @@ def begin_generation() -> dict[str, Any]:
     """Rotate the holdout over the cells that lie in the bucket now."""
     settings = load_settings()
     context = Context.open(settings)
-    result = inspect_now(context, Registry(settings).champion()).result
+    result = inspect_now(context, Registry(settings).champion())
     with context.workspace.night_lock():
         begun = rotate(context, context.records.load_table(result.facts), "the looks are spent", "a person")
     return {"generation": begun.name}

@@ -58,7 +58,7 @@ def test_a_terminal_gets_a_bar_and_log_lines_above_it(context: Context, monkeypa
     screen = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=100, _environ={}))
     monkeypatch.setattr(Progress, "EVERY_SECONDS", 0.0)
-    handler = console.LogLines()
+    handler = console.LogHandler()
     logger = logging.getLogger("tasks.pull")
     monkeypatch.setattr(logger, "handlers", [handler])
     before = logger.level
@@ -75,7 +75,7 @@ def test_a_terminal_gets_a_bar_and_log_lines_above_it(context: Context, monkeypa
     assert "400/1000" in text
     assert "80/s" in text
     assert "s left)" not in text
-    assert not console.LogLines.bar_is_drawn
+    assert not console.LogHandler.bar_is_drawn
 
 
 def test_no_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,10 @@ from infra.store.base import Fetched, ObjectInfo, Store
 from infra.store.folder import FolderStore
 from infra.store.s3 import S3Store
 from tasks.context import Context
-from tasks.pull import pull, rebuild
+from tasks.pull import pull
 from tasks.snapshots.objects import read_object
 from tests.builders import context_over, synthetic_cells
 from validation.digest import sha256
-from validation.errors import ObjectMissing
 from validation.records import NEGATIVE, POSITIVE, Snapshot
 
 CELLS = synthetic_cells(patients=4)
@@ -216,7 +215,7 @@ def test_an_object_that_never_holds_still_is_named(folder_place: Place, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut", "another's"])
-def test_a_damaged_table_is_mended_from_the_copy(folder_place: Place, damage: str) -> None:
+def test_a_damaged_table_is_restored_from_the_copy(folder_place: Place, damage: str) -> None:
     first = pull(folder_place.context)
     folder_place.write(KEYS[0], CELLS[KEYS[1]])
     second = pull(folder_place.context)
@@ -225,7 +224,7 @@ def test_a_damaged_table_is_mended_from_the_copy(folder_place: Place, damage: st
         folder_place.delete(second.table)
     else:
         folder_place.write(second.table, whole[:-50] if damage == "cut" else folder_place.store.get(first.table))
-    assert rebuild(folder_place.context, second.id) == second
+    assert pull(folder_place.context) == second
     assert folder_place.store.get(second.table) == whole
 
 
@@ -241,19 +240,6 @@ def test_a_damaged_table_without_a_copy_costs_fetching_and_not_the_night(
     elsewhere = context_over(folder_place.store, tmp_path / "another machine")
     assert pull(elsewhere) == first
     folder_place.assert_exact(first)
-
-
-def test_a_lost_table_is_made_again_from_the_objects_or_never(folder_place: Place, tmp_path: Path) -> None:
-    first = pull(folder_place.context)
-    elsewhere = context_over(folder_place.store, tmp_path / "another machine")
-    folder_place.delete(first.table)
-    assert rebuild(elsewhere, first.id) == first
-    folder_place.assert_exact(first)
-    folder_place.delete(first.table)
-    folder_place.write(KEYS[0], b"other bytes")
-    with pytest.raises(ObjectMissing, match="cannot be built again") as caught:
-        rebuild(context_over(folder_place.store, tmp_path / "a third"), first.id)
-    assert "restore" in caught.value.hint
 
 
 @pytest.mark.parametrize("pointer", ["lost", "damaged"])

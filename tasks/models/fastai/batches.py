@@ -1,6 +1,6 @@
-"""The batches that fastai's Learner is shown: on a GPU the cells lie on it, and are varied there.
+"""The batches for fastai's Learner; on a GPU the cells are stored and augmented there.
 
-Imported, like torch itself, only by the process that trains with it.
+Imported, like torch, only by the process that trains with it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,26 @@ from tasks.models.memory import releasing
 from tasks.models.preparation import shuffled_batches, smoothed
 from tasks.models.variation import Draws, area_weights, augment, draw, shrunk
 
-__all__ = ["SCORING_BATCH", "Batches", "Shuffled", "chunks", "lie_on_device", "shrunk_on_device", "varied_on_device"]
-
 SCORING_BATCH = 64
-# Cells are copied to the device so many at a time.
+# Cells that are copied to the device at a time.
 COPIED = 4096
 
 log = logging.getLogger(__name__)
 
 
-def lie_on_device(images: Images, device: Any) -> bool:
-    """Return whether the cells are to be held by the device: a GPU, with twice the room that they take."""
+def fits_on_device(images: Images, device: Any) -> bool:
+    """Return whether to store the cells on the device: a GPU with twice the free memory that they take."""
     import torch
 
     return bool(device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(device)[0])
 
 
 class Batches:
-    """What a Learner needs of a loader: whole batches by index, no item ever touched alone."""
+    """A loader for a Learner: whole batches by index, never a single item."""
 
     def __init__(self, images: Images, labels: Labels, device: Any) -> None:
         self.dataset, self.labels, self.device = images, labels, device
-        self.held = _copied(images, device) if lie_on_device(images, device) else None
+        self.on_device = _copied(images, device) if fits_on_device(images, device) else None
 
     def __len__(self) -> int:
         return len(self._indices())
@@ -49,13 +47,13 @@ class Batches:
         return chunks(np.arange(len(self.dataset)))
 
     def _prepared(self, number: int, chosen: npt.NDArray[np.intp]) -> Any:
-        """Return the cells of a batch as they are shown, uint8 [n, side, side, 3] on the device."""
+        """Return the cells of a batch as the network gets them, uint8 [n, side, side, 3] on the device."""
         import torch
 
         del number
-        if self.held is None:
+        if self.on_device is None:
             return torch.from_numpy(self.dataset[chosen]).to(self.device)
-        return self.held[torch.from_numpy(chosen).to(self.device)]
+        return self.on_device[torch.from_numpy(chosen).to(self.device)]
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         import torch
@@ -65,9 +63,9 @@ class Batches:
 
 
 class Shuffled(Batches):
-    """Shuffled, varied, and smaller in the first ``small`` epochs; each batch decided by seed, epoch and number.
+    """Shuffled, augmented, and smaller in the first ``small`` epochs; seed, epoch and number determine a batch.
 
-    ``recipe``: with ``small_size``, the share of their side that small cells have.
+    ``recipe``: with ``small_size``, the relative side of the smaller cells.
     """
 
     def __init__(self, images: Images, labels: Labels, recipe: Any, seed: int, small: int, ranks: Ranks) -> None:
@@ -82,10 +80,10 @@ class Shuffled(Batches):
     def _prepared(self, number: int, chosen: npt.NDArray[np.intp]) -> Any:
         import torch
 
-        # The first rank's cells vary as they would without others.
+        # The first rank's cells vary as they would in a single process.
         rng = np.random.default_rng((self.seed, self.epoch, number) + ((self.ranks.rank,) if self.ranks.rank else ()))
         variation, is_small = self.recipe.variation, self.epoch < self.small
-        if self.held is None:
+        if self.on_device is None:
             images = augment(self.dataset[chosen], variation, rng)
             return torch.from_numpy(shrunk(images, self.size) if is_small else images).to(self.device)
         cells = super()._prepared(number, chosen)
@@ -98,12 +96,12 @@ class Shuffled(Batches):
 
 
 def varied_on_device(cells: Any, draws: Draws) -> Any:
-    """Return uint8 [n, side, side, 3], varied as ``augment`` would do it but for a rounding: torch, on their device."""
+    """Return uint8 [n, side, side, 3], augmented by torch on their device; equal to ``augment`` up to rounding."""
     import torch
     from torch.nn.functional import grid_sample
 
     back = torch.from_numpy(draws.returns).to(cells.device)
-    # Pixels (x, y, 1) of the picture that is shown; grid_sample counts from -1 to 1 between the outermost ones.
+    # Pixels (x, y, 1) of the augmented picture; grid_sample counts from -1 to 1 between the outermost ones.
     x, y = _pixels(cells.shape[1], cells.device)
     place = torch.einsum("nij,jp->npi", back, torch.stack([x, y, torch.ones_like(x)]))
     grid = (place * (2 / (cells.shape[1] - 1)) - 1).reshape(*cells.shape[:3], 2)
@@ -114,7 +112,7 @@ def varied_on_device(cells: Any, draws: Draws) -> Any:
 
 
 def shrunk_on_device(cells: Any, size: float) -> Any:
-    """Return uint8 [n, side, side, 3] with sides ``size`` times as long: ``shrunk``, by torch, on their device."""
+    """Return uint8 [n, side, side, 3] with sides ``size`` times as long: ``shrunk`` by torch, on their device."""
     weights = _area_weights(cells.shape[1], size, cells.device)
     return (weights @ (weights @ cells.permute(0, 3, 1, 2).float()).mT).mT.round().byte().permute(0, 2, 3, 1)
 
@@ -135,16 +133,16 @@ def _area_weights(side: int, size: float, device: Any) -> Any:
 
 
 def _copied(images: Images, device: Any) -> Any:
-    """Return the cells on the device; this machine's memory holds a few of them at a time."""
+    """Return the cells on the device, copied a few at a time to save this machine's memory."""
     import torch
 
-    held = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    copy = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(images), COPIED):
-        held[start : start + COPIED] = torch.from_numpy(np.array(images[start : start + COPIED]))
-    log.info("%d cells lie on the device, %d MB", len(images), images.nbytes // 1_000_000)
-    return held
+        copy[start : start + COPIED] = torch.from_numpy(np.array(images[start : start + COPIED]))
+    log.info("%d cells are stored on the device, %d MB", len(images), images.nbytes // 1_000_000)
+    return copy
 
 
 def chunks(items: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Return the items in the batches in which they are scored."""
+    """Divide the items into batches for scoring."""
     return [items[start : start + SCORING_BATCH] for start in range(0, len(items), SCORING_BATCH)]

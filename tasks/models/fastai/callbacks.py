@@ -1,4 +1,4 @@
-"""What fastai's Learner is told to do between batches and epochs: its rate, when to end, what to keep, how to go on.
+"""Callbacks for fastai's Learner: learning rate, early stopping, the kept weights, checkpoints and their restoring.
 
 Without pickle; imported only by the process that trains with fastai.
 """
@@ -19,33 +19,29 @@ import numpy.typing as npt
 from tasks.models import Recipe
 from tasks.models.checkpoint import FitProgress
 from tasks.models.fastai.ranks import Ranks, parallel
-from validation.errors import TrainingFailed
+from tasks.models.preparation import finite, record_epoch
 from validation.records import EpochRecord
-
-__all__ = ["accuracy", "callbacks", "fit_from_checkpoint", "printing_to_log", "state_of", "weights_of"]
 
 log = logging.getLogger(__name__)
 
-# The number of the epoch that is kept: it rises when the newest is.
-MONITORED = "kept_epoch"
-# At the peak rate, and when there is none: those of fastai's one-cycle.
+# At the peak rate and at rate 0, as in fastai's one-cycle.
 MOMENTA = 0.85, 0.95
 
 
 def weights_of(progress: FitProgress) -> Path:
-    """Where the best weights so far lie."""
+    """Return the file of the best weights so far."""
     return progress.checkpoints.folder / "weights.safetensors"
 
 
 def state_of(model: Any) -> dict[str, Any]:
-    """Return the weights and statistics as safetensors takes them."""
+    """Return the weights and statistics in the form that safetensors takes."""
     return {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
 
 
 def fit_from_checkpoint(learn: Any, progress: FitProgress, ranks: Ranks) -> None:
-    """Fit until the schedule is over, from the last checkpoint on."""
+    """Fit from the last checkpoint until the schedule is over."""
     learn.create_opt()
-    _go_on(learn, progress, ranks)
+    _restore(learn, progress, ranks)
     if not progress.is_over:
         learn.fit(progress.schedule.epochs - progress.before)
     elif ranks.first:
@@ -54,134 +50,71 @@ def fit_from_checkpoint(learn: Any, progress: FitProgress, ranks: Ranks) -> None
 
 def callbacks(
     recipe: Recipe, progress: FitProgress, on_epoch: Callable[[EpochRecord], None], ranks: Ranks, valid_cells: int
-) -> tuple[list[Any], list[Any]]:
-    """Return the metric, and the callbacks: fastai's keeper of the best weights, the journal, and what ends the fit."""
+) -> list[Any]:
+    """Return the callbacks that set the rate, record each epoch, save weights and checkpoints, and end the fit."""
     from fastai.callback.core import Callback, CancelFitException
-    from fastai.callback.tracker import SaveModelCallback
-    from fastai.learner import Metric
-
-    class Kept(Metric):  # type: ignore[misc]
-        """Which epoch is kept, by all validation cells (tasks.models.selection)."""
-
-        name = MONITORED
-
-        def reset(self) -> None:
-            self.logits: list[npt.NDArray[np.float32]] = []
-
-        def accumulate(self, learn: Any) -> None:
-            self.logits.append(learn.pred.detach().flatten().float().cpu().numpy())
-
-        @property
-        def value(self) -> int:
-            self.judged = progress.selection.judge(ranks.whole(np.concatenate(self.logits), valid_cells))
-            return len(progress.history) + 1 if self.judged.is_kept else progress.kept
-
-    judge = Kept()
-
-    class SaveBest(SaveModelCallback):  # type: ignore[misc]
-        """fastai's own, of the epoch that is kept, as safetensors: nothing here is ever unpickled."""
-
-        def before_fit(self) -> None:
-            super().before_fit()
-            if progress.best:
-                self.best = progress.best.epoch
-
-        def _save(self, name: str) -> None:
-            from safetensors.torch import save_file
-
-            if ranks.first:
-                save_file(state_of(self.learn.model), weights_of(progress))
-
-        def after_epoch(self) -> None:
-            with printing_to_log():
-                super().after_epoch()
-
-        def after_fit(self, **_: Any) -> None:
-            if ranks.first and weights_of(progress).exists():
-                _load(self.learn.model, weights_of(progress))
-
-    class End(Callback):  # type: ignore[misc]
-        """Ends the fit when the schedule says so, before the last epoch of all."""
-
-        order = SaveModelCallback.order + 2
-
-        def after_epoch(self) -> None:
-            if progress.is_over and len(progress.history) < progress.schedule.epochs:
-                raise CancelFitException
+    from fastai.learner import Recorder
+    from safetensors.torch import save_file
 
     class Journal(Callback):  # type: ignore[misc]
-        """Sets the rate, watches the clock and the loss between batches, and writes one record an epoch."""
+        """Sets the rate, checks deadline and loss between batches; judges and records each epoch."""
 
-        order = SaveModelCallback.order + 1  # after the best is saved, before the fit ends
+        order = Recorder.order + 1
 
         def before_epoch(self) -> None:
             self.started, self.loss_sum, self.seen, self.right = time.monotonic(), 0.0, 0.0, 0.0
+            self.logits: list[npt.NDArray[np.float32]] = []
 
         def before_batch(self) -> None:
             if self.training:
                 share = progress.rate(self.iter, self.n_iter)
-                # The momentum is low while the rate is high (Smith 2018, arXiv:1803.09820).
+                # Low momentum at a high rate (Smith 2018, arXiv:1803.09820).
                 low, high = MOMENTA
                 self.learn.opt.set_hypers(lr=recipe.learning_rate * share, mom=high - (high - low) * share)
 
         def after_batch(self) -> None:
             late = float(progress.deadline.passed)
+            pred = self.learn.pred.detach()
             if self.training:
                 cells = len(self.learn.y)
                 loss = float(self.learn.loss.detach()) * cells
-                right = float(accuracy(self.learn.pred.detach(), self.learn.y)) * cells
-                # Every rank sees what happened to any.
+                right = float(accuracy(pred, self.learn.y)) * cells
+                # All ranks act on the same sums.
                 loss, right, seen, late = ranks.total([loss, right, cells, late])
-                self.loss_sum += self._finite("training", loss)
+                self.loss_sum += finite(loss, "fastai", "training", progress)
                 self.right += right
                 self.seen += seen
-            elif ranks.count > 1:
-                return  # some have a validation batch more than others; the next training batch will tell
+            else:
+                self.logits.append(pred.flatten().float().cpu().numpy())
+                if ranks.count > 1:
+                    return  # ranks may differ by a validation batch; the next training batch checks the deadline
             if late:
                 raise CancelFitException
 
         def after_epoch(self) -> None:
-            record = EpochRecord(
-                epoch=self._epoch,
-                train_loss=self.loss_sum / self.seen,
-                valid_loss=self._finite("validation", judge.judged.loss),
-                valid_accuracy=judge.judged.accuracy,
-                train_accuracy=self.right / self.seen,
-                learning_rate=float(self.learn.opt.hypers[-1]["lr"]),
-                temperature=judge.judged.temperature,
-                is_kept=judge.judged.is_kept,
-                seconds=time.monotonic() - self.started,
-            )
-            progress.history.append(record)
-            if not ranks.first:
-                return
-            log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
-            if progress.checkpoints.due:
-                _keep(self.learn, progress)
-            on_epoch(record)
+            judged = progress.selection.judge(ranks.whole(np.concatenate(self.logits), valid_cells))
+            finite(judged.loss, "fastai", "validation", progress)
+            loss, right, rate = self.loss_sum / self.seen, self.right / self.seen, float(self.opt.hypers[-1]["lr"])
+            record = record_epoch(progress, judged, self.started, loss=loss, accuracy=right, rate=rate)
+            if ranks.first:
+                if record.is_kept:
+                    save_file(state_of(self.learn.model), weights_of(progress))
+                log.info("fastai epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
+                if progress.checkpoints.due:
+                    _save_checkpoint(self.learn, progress)
+                on_epoch(record)
+            if progress.is_over:
+                raise CancelFitException
 
-        @property
-        def _epoch(self) -> int:
-            return progress.before + int(self.learn.epoch) + 1
+        def after_fit(self) -> None:
+            if ranks.first and weights_of(progress).exists():
+                _load(self.learn.model, weights_of(progress))
 
-        def _finite(self, which: str, loss: float) -> float:
-            if not np.isfinite(loss):
-                raise TrainingFailed(
-                    f"fastai: the {which} loss became {loss} in epoch {self._epoch}",
-                    "lower the recipe's learning_rate",
-                )
-            return loss
-
-    return [judge], [
-        *([parallel(ranks)] if ranks.count > 1 else []),
-        SaveBest(monitor=MONITORED, comp=np.greater),
-        Journal(),
-        End(),
-    ]
+    return [*([parallel(ranks)] if ranks.count > 1 else []), Journal()]
 
 
-def _keep(learn: Any, progress: FitProgress) -> None:
-    """Write a checkpoint: weights, the best ones where they are others, and the optimiser's moments."""
+def _save_checkpoint(learn: Any, progress: FitProgress) -> None:
+    """Save the weights, the best ones if they differ, and the optimiser's moments."""
     from safetensors.numpy import load_file
 
     arrays = {f"model/{key}": tensor.detach().cpu().numpy() for key, tensor in learn.model.state_dict().items()}
@@ -192,8 +125,8 @@ def _keep(learn: Any, progress: FitProgress) -> None:
     progress.save(arrays)
 
 
-def _go_on(learn: Any, progress: FitProgress, ranks: Ranks) -> None:
-    """Put model, optimiser and history where the last checkpoint of this training left them."""
+def _restore(learn: Any, progress: FitProgress, ranks: Ranks) -> None:
+    """Restore model, optimiser and history from the last checkpoint of this training, if any."""
     import torch
     from safetensors.numpy import save_file
 
@@ -211,12 +144,11 @@ def _go_on(learn: Any, progress: FitProgress, ranks: Ranks) -> None:
         number, _, key = name.partition("/")
         moments.setdefault(int(number), {})[key] = torch.from_numpy(array)
     learn.opt.opt.load_state_dict({**state, "state": moments})
-    if ranks.first:
-        save_file(saved.part("best") or model, weights_of(progress))
     progress.go_on(saved)
     learn.dls.train.epoch = progress.before
     if ranks.first:
-        log.info("fastai goes on after epoch %d", progress.before)
+        save_file(saved.part("best") or model, weights_of(progress))
+        log.info("fastai resumes after epoch %d", progress.before)
 
 
 def _load(model: Any, weights: Path) -> None:
@@ -226,17 +158,17 @@ def _load(model: Any, weights: Path) -> None:
 
 
 def accuracy(logits: Any, labels: Any) -> Any:
-    """Return the share of cells that are called right at a probability of a half."""
+    """Return the share of cells that are classified correctly at a probability of 0.5."""
     return ((logits.flatten() > 0) == (labels.flatten() > 0.5)).float().mean()
 
 
 @contextlib.contextmanager
 def printing_to_log() -> Iterator[None]:
-    """Send what fastai and torch print to the log, where a worker's output belongs."""
-    said = io.StringIO()
+    """Send what fastai and torch print to the log."""
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(printed):
             yield
     finally:
-        for line in said.getvalue().splitlines():
+        for line in printed.getvalue().splitlines():
             log.debug(line)

@@ -1,8 +1,8 @@
-"""fastai's XResNet34, trained from scratch on cells in memory: fastai's Learner and callbacks.
+"""fastai's XResNet34, trained from scratch on cells in memory with fastai's Learner and callbacks.
 
-On patients that it has not seen, from 3,770 real cells, in six to eleven CPU minutes: accuracy 0.963, AUC 0.991 (five
-parts of 120 patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
-The file and torch agree to 4e-7. No figure is from a GPU: that path has not been run.
+On unseen patients, from 3,770 real cells, in six to eleven CPU minutes: accuracy 0.963, AUC 0.991 (five parts of 120
+patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
+The model file and torch agree to 4e-7. No figure is from a GPU.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from tasks.models.preparation import (
     check_data,
     draw_batch,
     finish_onnx,
+    outcome,
+    refuse_no_epoch,
     schedule_of,
 )
 from tasks.models.selection import Selection
@@ -40,11 +42,9 @@ from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 from validation.statistics.calibration import temperature_of
 
-__all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
-
 RECIPE_VERSION = 6
 SHAPE = ("architecture",)
-# torch wants a process for each device that it trains on.
+# torch needs one process per device.
 PROCESS_PER_DEVICE = True
 OPSET = 20
 
@@ -52,7 +52,7 @@ OPSET = 20
 class DefaultRecipe(Recipe):
     """Hyperparameters of the fastai CNN, each with the reason for its number."""
 
-    # The schedule ends with them; about 50 s each on two quiet cores, those of smaller cells 34 s.
+    # The longest schedule; an epoch takes about 50 s on two quiet cores, of smaller cells 34 s.
     epochs: int = Field(default=8, gt=0)
     warm_epochs: int = Field(default=4, gt=0)
     # A small set takes few steps an epoch: it gets more epochs, eighteen for 1,100 cells.
@@ -63,13 +63,13 @@ class DefaultRecipe(Recipe):
     learning_rate: float = Field(default=3e-3, gt=0)
     # Twice fastai's default, for 21 million weights on 4,641 cells. The only value tried.
     weight_decay: float = Field(default=0.02, ge=0)
-    # The first epochs see smaller cells, at two thirds of the cost: there is little to be seen yet.
+    # The first epochs see smaller cells, at two thirds of the cost, while the network learns coarse features.
     small_share: float = Field(default=0.4, ge=0, le=1)
     small_size: float = Field(default=0.75, gt=0, le=1)
     # With eight epochs the rate never stays at its peak: one cycle, as fastai has it (Smith 2018, arXiv:1803.09820).
     warmup: float = Field(default=2.0, ge=0)
     cooldown: int = Field(default=6, gt=0)
-    # Of more than eight epochs some are left out.
+    # Ends schedules of more than eight epochs early.
     patience: int = Field(default=2, gt=0)
     # Twice what it takes on two quiet cores. A fit cut at the peak rate is poor: AUC 0.972 after one epoch.
     deadline_seconds: float = Field(default=1200, gt=0)
@@ -86,19 +86,20 @@ def fit(
     devices: int = 1,
     start: Path | None = None,
 ) -> FitResult:
-    """Train until the validation patients have nothing more to say, cool down, and export the epoch that is kept.
+    """Train until validation loss plateaus, cool down, and export the epoch that is kept.
 
     Raises:
         TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
-        SystemExit: in all but the first of several processes, when there is nothing left for them to do.
+        SystemExit: in all but the first of several processes, after the fit.
     """
     deadline = Deadline(recipe.deadline_seconds)
     check_data(data, "fastai", recipe.batch_size, devices)
-    _frameworks()
+    torch = _frameworks()
     from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives a Learner its no_bar)
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.losses import BCEWithLogitsLossFlat
+    from safetensors.torch import save_file
 
     device = _seeded_device(seed)
     ranks = Ranks.join(device)
@@ -115,15 +116,13 @@ def fit(
 
     versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
     progress = FitProgress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
-    metrics, watchers = callbacks(recipe, progress, on_epoch, ranks, len(data.valid_labels))
     learn = Learner(
         DataLoaders(train, valid, path=folder, device=device),
         model,
         loss_func=BCEWithLogitsLossFlat(),
-        metrics=metrics,
         opt_func=_optimiser(),
         wd=recipe.weight_decay,
-        cbs=watchers,
+        cbs=callbacks(recipe, progress, on_epoch, ranks, len(data.valid_labels)),
         path=folder,
     )
     if device.type == "cuda":
@@ -135,31 +134,23 @@ def fit(
     ranks.leave()
     if not ranks.first:
         raise SystemExit
-    history, best = progress.history, progress.best
-    if best is None:
-        raise TrainingFailed(
-            f"fastai: no epoch ended within {recipe.deadline_seconds:.0f} s on {_describe(device, devices)}",
-            "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
-        )
-    ended: Literal["early", "finished"] = "early" if len(history) < schedule.epochs else "finished"
+    refuse_no_epoch(progress, "fastai", _describe(device, devices))
     onnx = folder / "model.onnx"
-    model = learn.model.cpu().float().to(memory_format=_frameworks().contiguous_format)
-    temperature = temperature_of(_scores(_averaged(model, recipe.views), data.valid_images), data.valid_labels > 0.5)
+    model = learn.model.cpu().float().to(memory_format=torch.contiguous_format)
+    logits = _scores(_scorer(model, recipe.views, None), data.valid_images)
+    temperature = temperature_of(logits, data.valid_labels > 0.5)
     _export(_scorer(model, recipe.views, temperature), data.train_images.shape[1], onnx)
-    _save(model, temperature, weights_of(progress))
+    # The temperature in float64, so that the weights score like the model file.
+    save_file({**state_of(model), "temperature": torch.tensor(temperature, dtype=torch.float64)}, weights_of(progress))
     progress.checkpoints.forget()
     return FitResult(
         onnx=onnx,
         weights=weights_of(progress),
-        history=tuple(history),
-        best_epoch=best.epoch,
-        stopped="deadline" if ended == "early" and deadline.passed else ended,
         device=_describe(device, devices),
         versions=_versions(),
         temperature=temperature,
         batch=draw_batch(data, recipe.batch_size, recipe.variation, seed, folder),
-        epochs_before=progress.before,
-        seconds_before=progress.seconds_before,
+        **outcome(progress),
     )
 
 
@@ -180,40 +171,44 @@ def _network(architecture: str) -> Any:
     from fastai.vision.models import xresnet
 
     class Cells(torch.nn.Module):  # type: ignore[misc]
-        """Bytes as they come from the pack -> channels-first floats: the colours of each cell less their own mean.
+        """uint8 [n, side, side, 3] -> channels-first floats: each cell's colours minus their mean, its padding 0.
 
-        Its padding is 0. Stain and light differ from slide to slide by more than a parasite from the cell around it.
+        Stain and light differ between slides by more than a parasite differs from the cell around it.
         """
 
         def forward(self, images: Any) -> Any:
             cells = images.permute(0, 3, 1, 2).float() / 255
             inside = (cells.amax(1, keepdim=True) > BLACK).float()
-            pixels = inside.sum((2, 3), keepdim=True).clamp(min=1)  # a picture all black has none
+            pixels = inside.sum((2, 3), keepdim=True).clamp(min=1)  # 0 in an all-black picture
             mean = (cells * inside).sum((2, 3), keepdim=True) / pixels
             return (cells - mean) * inside * CONTRAST
 
     return torch.nn.Sequential(Cells(), getattr(xresnet, architecture)(n_out=1))
 
 
-def _averaged(model: Any, views: int) -> Any:
-    """Return uint8 [n, side, side, 3] -> logit [n], the mean over a cell and its mirror images."""
+def _scorer(model: Any, views: int, temperature: float | None) -> Any:
+    """Return uint8 [n, side, side, 3] -> probability [n], calibrated; without a temperature the logit [n].
+
+    Logits are the mean over a cell and its mirror images.
+    """
     import torch
 
-    class Mirrored(torch.nn.Module):  # type: ignore[misc]
+    class Scorer(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
         def forward(self, images: Any) -> Any:
             for axis in MIRRORED[views]:
                 images = torch.cat([images, images.flip(axis)])
-            return images
+            logits = self.model(images).reshape(views, -1).mean(dim=0)
+            return logits if temperature is None else torch.sigmoid(logits / temperature)
 
-    class Mean(torch.nn.Module):  # type: ignore[misc]
-        def forward(self, logits: Any) -> Any:
-            return logits.reshape(views, -1).mean(dim=0)
-
-    return torch.nn.Sequential(Mirrored(), model, Mean()).eval()
+    return Scorer().eval()
 
 
 def _begin_with(model: Any, weights: Path, share: float) -> None:
-    """Blend the weights and statistics of an earlier fit into those that chance has drawn."""
+    """Blend the weights and statistics of an earlier fit into the random initial ones."""
     import torch
     from safetensors.torch import load_file
 
@@ -227,17 +222,6 @@ def _begin_with(model: Any, weights: Path, share: float) -> None:
     )
 
 
-def _scorer(model: Any, views: int, temperature: float) -> Any:
-    """Return uint8 [n, side, side, 3] -> probability [n], calibrated."""
-    import torch
-
-    class Calibrated(torch.nn.Module):  # type: ignore[misc]
-        def forward(self, logits: Any) -> Any:
-            return torch.sigmoid(logits / temperature)
-
-    return torch.nn.Sequential(_averaged(model, views), Calibrated()).eval()
-
-
 def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
     import torch
 
@@ -246,14 +230,6 @@ def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
         for chosen in releasing(chunks(np.arange(len(images)))):
             scores[chosen] = scorer(torch.from_numpy(images[chosen])).numpy()
     return scores
-
-
-def _save(model: Any, temperature: float, path: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    # float64, so that it scores as the model file does.
-    save_file({**state_of(model), "temperature": torch.tensor(temperature, dtype=torch.float64)}, path)
 
 
 def _export(scorer: Any, side: int, path: Path) -> None:
@@ -281,11 +257,11 @@ def _export(scorer: Any, side: int, path: Path) -> None:
 
 
 def _frameworks() -> Any:
-    """Import torch and fastai, without what their imports have to say about each other.
+    """Import torch and fastai, without the warnings of their imports.
 
-    By default torch's OpenMP threads spin for about 17 ms whenever they wait for each other. On a core that they
-    share with anything else that is fatal: beside one busy process a batch of 32 took 8-12 s instead of 0.5 s. After
-    a short spin they sleep instead: 1 s in such company, and 0.6 s alone (2 cores, 64 px).
+    By default torch's OpenMP threads spin for about 17 ms whenever they wait for each other. On a shared core that is
+    fatal: beside one busy process a batch of 32 took 8-12 s instead of 0.5 s. After a short spin they sleep instead:
+    1 s beside a busy process, 0.6 s alone (2 cores, 64 px).
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # both are read once, when torch is first imported
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
@@ -297,9 +273,8 @@ def _frameworks() -> Any:
 
 
 def _seeded_device(seed: int) -> Any:
-    """Return the device that this machine has, with everything on it seeded."""
+    """Return this machine's device, with all its random generators seeded."""
     import torch
-    from fastai.callback import schedule  # noqa: F401  (gives a Learner its fit_one_cycle)
     from fastai.torch_core import set_seed
 
     set_seed(seed, reproducible=True)
@@ -307,7 +282,7 @@ def _seeded_device(seed: int) -> Any:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    # Costs nothing on a CPU. On a GPU a few kernels have no deterministic twin: there it is best effort.
+    # Costs nothing on a CPU. On a GPU a few kernels have no deterministic version: there it is best effort.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     return device
 
@@ -322,7 +297,7 @@ def _describe(device: Any, devices: int) -> str:
 def _optimiser() -> Any:
     """Return AdamW with fastai's constants, as torch's fused kernel.
 
-    fastai's own Adam goes over 21 million weights a dozen times a step: on a CPU that took as long as the gradients.
+    fastai's own Adam passes over 21 million weights a dozen times a step: on a CPU that took as long as the gradients.
     """
     import torch
     from fastai.optimizer import OptimWrapper

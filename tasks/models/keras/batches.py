@@ -1,6 +1,6 @@
-"""The batches that Keras is shown; on a GPU the cells lie on it, and are varied there.
+"""The batches for Keras; on a GPU the cells are stored and augmented there.
 
-Imported, like Keras itself, only by the process that trains with it.
+Imported, like Keras, only by the process that trains with it.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from tasks.models import Images, Recipe, TrainingData
 from tasks.models.preparation import batch_count, shuffled_batches, smoothed
 from tasks.models.variation import augment, draw
 
-__all__ = ["FIRST_EPOCH", "batches", "dataset_of", "lie_on_device", "scores", "shown_on_device", "varied_on_device"]
-
-# By which the first epoch draws its chance.
+# The number of the first epoch, which seeds its batches.
 FIRST_EPOCH = 1
-# Batches that are ready while one is used.
+# Batches that are prepared while one is used.
 AHEAD = 2
-# Bytes, of 330,000 cells of 64 pixels. TensorFlow does not tell how much memory a GPU has left.
-HELD_AT_MOST = 4 * 2**30
+# Bytes, of 330,000 cells of 64 pixels. TensorFlow does not report a GPU's free memory.
+MOST_ON_DEVICE = 4 * 2**30
 
 log = logging.getLogger(__name__)
 
 
-def lie_on_device(images: Images, devices: int) -> bool:
-    """Return whether the cells are to be held by the device: by one GPU, and no more of it than any has to spare.
+def fits_on_device(images: Images, devices: int) -> bool:
+    """Return whether to store the cells on the device: a single GPU, within what any GPU can spare.
 
-    Several would each need a copy; they are dealt out batches that were made here.
+    Several would each need a copy; they get batches that are made on the CPU.
     """
     import tensorflow as tf
 
-    return devices == 1 and images.nbytes <= HELD_AT_MOST and bool(tf.config.list_physical_devices("GPU"))
+    return devices == 1 and images.nbytes <= MOST_ON_DEVICE and bool(tf.config.list_physical_devices("GPU"))
 
 
-def batches(data: TrainingData, recipe: Recipe, seed: int, done: Callable[[], int], devices: int, *, held: bool) -> Any:
-    """Return the training cells as whole batches, varied, each decided by seed, epoch and number alone.
+def batches(
+    data: TrainingData, recipe: Recipe, seed: int, done: Callable[[], int], devices: int, *, on_device: bool
+) -> Any:
+    """Return the training cells as whole, augmented batches, each determined by seed, epoch and number alone.
 
-    Every device must get as many: a batch that cannot be dealt out evenly shows a cell or two a second time. ``done``
-    is asked as an epoch begins how many are over. With ``held``, a batch says which cells it shows and how they are
-    varied (``shown_on_device``) instead.
+    Every device must get the same number of cells: a batch that cannot be divided evenly repeats a cell or two.
+    ``done`` returns the number of completed epochs. With ``on_device``, a batch contains the numbers of its cells and
+    their augmentation instead (``shown_on_device``).
     """
     from tensorflow import TensorSpec
 
@@ -52,43 +52,42 @@ def batches(data: TrainingData, recipe: Recipe, seed: int, done: Callable[[], in
 
     def epoch() -> Iterator[Any]:
         number = FIRST_EPOCH + done()
-        # Dealt once for the epoch: anew for each of its batches, the work would grow with the square of the cells.
+        # Shuffled once per epoch: once per batch, the work would grow with the square of the cells.
         for batch, chosen in enumerate(shuffled_batches(len(images), recipe.batch_size, seed, number)):
             yield make(np.resize(chosen, -(-len(chosen) // devices) * devices), (seed, number, batch))
 
     def make(chosen: npt.NDArray[np.int64], chance: tuple[int, int, int]) -> Any:
         rng = np.random.default_rng(chance)
-        if not held:
+        if not on_device:
             return augment(images[chosen], recipe.variation, rng), labels[chosen]
         draws = draw(len(chosen), side, recipe.variation, rng)
         gains = np.ones((len(chosen), 1, 1, 3), np.float32) if draws.gains is None else draws.gains
         return (chosen.astype(np.int32), draws.returns, gains), labels[chosen]
 
     drawn = TensorSpec((None, 2, 3), "float32"), TensorSpec((None, 1, 1, 3), "float32")
-    shown = (TensorSpec((None,), "int32"), *drawn) if held else TensorSpec((None, *images.shape[1:]), "uint8")
+    shown = (TensorSpec((None,), "int32"), *drawn) if on_device else TensorSpec((None, *images.shape[1:]), "uint8")
     return dataset_of(epoch, (shown, TensorSpec((None,), "float32")), batch_count(len(images), recipe.batch_size))
 
 
 def scores(network: Any, images: Images, batch_size: int, *watchers: Any) -> npt.NDArray[np.float32]:
-    """Return what ``network`` says of each of ``images``, float32, one row each; ``watchers`` are Keras callbacks."""
+    """Return the outputs of ``network`` for ``images``, float32, one row each; ``watchers`` are Keras callbacks."""
     from tensorflow import TensorSpec
 
     starts = range(0, len(images), batch_size)
-
-    def all_of_them() -> Iterator[tuple[Images]]:
-        for start in starts:
-            yield (images[start : start + batch_size],)
-
-    dataset = dataset_of(all_of_them, (TensorSpec((None, *images.shape[1:]), "uint8"),), len(starts))
-    found: npt.NDArray[np.float32] = network.predict(dataset, verbose=0, callbacks=list(watchers))
-    return found
+    dataset = dataset_of(
+        lambda: ((images[start : start + batch_size],) for start in starts),
+        (TensorSpec((None, *images.shape[1:]), "uint8"),),
+        len(starts),
+    )
+    outputs: npt.NDArray[np.float32] = network.predict(dataset, verbose=0, callbacks=list(watchers))
+    return outputs
 
 
 def dataset_of(make: Callable[[], Iterator[Any]], signature: Any, count: int) -> Any:
-    """Return the ``count`` batches that ``make`` yields, each made while the ones before it are used.
+    """Return the ``count`` batches that ``make`` yields, each prepared while the ones before it are used.
 
-    Of Keras's own ways to it, all but the one with several threads let TensorFlow tune the dataset. The thread that
-    does so wakes up after longer and longer pauses, and the end of each pass waits for it: up to as long as the pass.
+    All of Keras's own adapters but the multi-threaded one let TensorFlow autotune the dataset. Its tuning thread sleeps
+    for longer and longer, and the end of each pass waits for it: up to as long as the pass itself.
     """
     import tensorflow as tf
 
@@ -99,16 +98,16 @@ def dataset_of(make: Callable[[], Iterator[Any]], signature: Any, count: int) ->
 
 
 def shown_on_device(network: Any, images: Images) -> Any:
-    """Return ``network`` with another input: which of ``images`` a batch shows and how they are varied.
+    """Return ``network`` with another input: the numbers of a batch's ``images`` and their augmentation.
 
-    Numbers int32 [n], where each pixel comes from float32 [n, 2, 3], gains float32 [n, 1, 1, 3] -> logit [n, 1]. The
-    weights are the network's own. The images are copied to the device once.
+    Numbers int32 [n], where each pixel comes from float32 [n, 2, 3], gains float32 [n, 1, 1, 3] -> logit [n, 1]. It
+    shares the network's weights. The images are copied to the device once.
     """
     import tensorflow as tf
     from keras import Input, Model, layers
 
     cells = tf.constant(np.asarray(images))
-    log.info("%d cells lie on the device, %d MB", len(images), images.nbytes // 1_000_000)
+    log.info("%d cells are stored on the device, %d MB", len(images), images.nbytes // 1_000_000)
 
     class Shown(layers.Layer):  # type: ignore[misc]
         def call(self, numbers: Any, returns: Any, gains: Any) -> Any:
@@ -124,15 +123,15 @@ def shown_on_device(network: Any, images: Images) -> Any:
         Input((2, 3), dtype="float32", name="returns"),
         Input((1, 1, 3), dtype="float32", name="gains"),
     ]
-    # Half precision, which the network may be in, cannot tell one pixel from the next.
+    # The network may use half precision, which cannot distinguish neighbouring pixels.
     return Model(given, network(Shown(dtype="float32", autocast=False, name="shown")(*given)), name="on_device")
 
 
 def varied_on_device(cells: Any, returns: Any, gains: Any) -> Any:
-    """Return uint8 [n, side, side, 3], varied as ``augment`` would do it but for a rounding: TensorFlow, there."""
+    """Return uint8 [n, side, side, 3], augmented by TensorFlow on their device; equal to ``augment`` up to rounding."""
     import tensorflow as tf
 
-    # The last two numbers of a kernel's eight would be a perspective.
+    # A kernel takes eight numbers; the last two are a perspective.
     transforms = tf.pad(tf.reshape(returns, (-1, 6)), [[0, 0], [0, 2]])
     shown = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(cells, tf.float32),

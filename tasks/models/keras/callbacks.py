@@ -1,4 +1,4 @@
-"""What Keras is told to do between batches and epochs: its rate, when to end, which weights to keep, how to go on.
+"""Callbacks for Keras: learning rate, early stopping, the kept weights, checkpoints and their restoring.
 
 Imported only by the process that trains with Keras.
 """
@@ -16,14 +16,10 @@ import numpy.typing as npt
 from tasks.models import Images, Recipe
 from tasks.models.checkpoint import FitProgress
 from tasks.models.keras.batches import scores
-from validation.errors import TrainingFailed
+from tasks.models.preparation import finite, record_epoch
 from validation.records import EpochRecord
 
-__all__ = ["SCORING_BATCH", "DeadlinePassed", "accuracy", "callbacks", "go_on"]
-
 SCORING_BATCH = 256
-# The number of the epoch that is kept: it rises when the newest is.
-MONITORED = "kept_epoch"
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +29,7 @@ class DeadlinePassed(Exception):
 
 
 def accuracy(labels: Any, logits: Any) -> Any:
-    """Return the share of cells that are called right at a probability of a half; labels may be smoothed."""
+    """Return the share of cells that are classified correctly at a probability of 0.5; labels may be smoothed."""
     from keras import ops
 
     return ops.mean(ops.cast(ops.equal(labels > 0.5, ops.reshape(logits, ops.shape(labels)) > 0), "float32"))
@@ -47,46 +43,31 @@ def callbacks(
     on_epoch: Callable[[EpochRecord], None],
     devices: int,
 ) -> tuple[Any, list[Any]]:
-    """Return Keras's own keeper of the best weights, and all callbacks in their order.
+    """Return the callback that keeps the best weights, in ``best_weights``, and all callbacks in order.
 
     ``network`` scores ``images``, the validation cells, uint8 [n, side, side, 3].
     """
-    from keras.callbacks import Callback, EarlyStopping
+    from keras.callbacks import Callback
 
     cells = len(images)
     if short := -cells % devices:
-        images = np.concatenate([images, images[:short]])  # no device may find its part of a batch empty
+        images = np.concatenate([images, images[:short]])  # no device may get an empty part of a batch
     scoring_batch = SCORING_BATCH // devices * devices
 
-    class Keep(EarlyStopping):  # type: ignore[misc]
-        """Keras's own, with what was before a kill in mind, and a checkpoint once it has made up its mind."""
-
-        # The best weights of a killed process, until there are better ones.
-        kept: Any = None
-
-        def on_train_begin(self, logs: Any = None) -> None:
-            super().on_train_begin(logs)
-            if progress.best:
-                self.best, self.best_weights = progress.best.epoch, self.kept
-                self.best_epoch = progress.best.epoch - 1
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            super().on_epoch_end(epoch, logs)
-            if progress.checkpoints.due:
-                _keep(self.model, self.best_weights, progress)
-
     class Clock(Callback):  # type: ignore[misc]
-        """Watches the clock while the validation cells are scored."""
+        """Checks the deadline while the validation cells are scored."""
 
         def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
             if progress.deadline.passed:
                 raise DeadlinePassed
 
     class Journal(Callback):  # type: ignore[misc]
-        """Sets the rate, watches clock and loss between batches; scores the validation cells, writes a record an epoch.
+        """Sets the rate, checks deadline and loss between batches; judges and records each epoch, keeps best weights.
 
-        In the place of Keras's own validation, which knows the plain loss only.
+        It replaces Keras's own validation, which only computes the plain loss.
         """
+
+        best_weights: Any = None
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.started = time.monotonic()
@@ -96,49 +77,40 @@ def callbacks(
             self.model.optimizer.learning_rate = self.rate
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            _finite("training", logs["loss"])
+            finite(float(logs["loss"]), "keras", "training", progress)
             if progress.deadline.passed:
                 raise DeadlinePassed
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             logits = scores(network, images, scoring_batch, Clock())[:cells, 0]
-            _finite("validation", float(np.sum(logits)))
-            judged = progress.selection.judge(logits)
-            record = EpochRecord(
-                epoch=epoch + 1,
-                train_loss=float(logs["loss"]),
-                valid_loss=judged.loss,
-                valid_accuracy=judged.accuracy,
-                train_accuracy=float(logs["accuracy"]),
-                learning_rate=self.rate,
-                temperature=judged.temperature,
-                is_kept=judged.is_kept,
-                seconds=time.monotonic() - self.started,
-            )
-            progress.history.append(record)
-            logs[MONITORED] = progress.kept
+            finite(float(np.sum(logits)), "keras", "validation", progress)
+            judged, loss, right = progress.selection.judge(logits), float(logs["loss"]), float(logs["accuracy"])
+            record = record_epoch(progress, judged, self.started, loss=loss, accuracy=right, rate=self.rate)
             self.model.stop_training = progress.is_over
             log.info("keras epoch %d: %s", record.epoch, record.model_dump_json(exclude={"epoch"}))
             on_epoch(record)
+            if record.is_kept:
+                self.best_weights = self.model.get_weights()
+            if progress.checkpoints.due:
+                _save_checkpoint(self.model, self.best_weights, progress)
 
-    # It never stops the fit itself: the schedule does, by the journal.
-    keep = Keep(monitor=MONITORED, mode="max", patience=progress.schedule.epochs + 1, restore_best_weights=True)
-    return keep, [Journal(), keep]
+    journal = Journal()
+    return journal, [journal]
 
 
-def go_on(network: Any, keep: Any, progress: FitProgress) -> None:
-    """Put network, optimiser, history and the best weights where the last checkpoint of this training left them."""
+def restore(network: Any, keep: Any, progress: FitProgress) -> None:
+    """Restore network, optimiser, history and best weights from the last checkpoint of this training, if any."""
     saved = progress.checkpoints.find()
     if saved is None:
         return
     for variable, array in zip(_state(network), _in_order(saved.part("state")), strict=True):
         variable.assign(array)
-    keep.kept = keep.best_weights = _in_order(saved.part("best")) or network.get_weights()
+    keep.best_weights = _in_order(saved.part("best")) or network.get_weights()
     progress.go_on(saved)
-    log.info("keras goes on after epoch %d", progress.before)
+    log.info("keras resumes after epoch %d", progress.before)
 
 
-def _keep(network: Any, best: Any, progress: FitProgress) -> None:
+def _save_checkpoint(network: Any, best: Any, progress: FitProgress) -> None:
     arrays = {f"state/{number}": variable.numpy() for number, variable in enumerate(_state(network))}
     if progress.waited:
         arrays.update({f"best/{number}": np.asarray(array) for number, array in enumerate(best)})
@@ -146,15 +118,9 @@ def _keep(network: Any, best: Any, progress: FitProgress) -> None:
 
 
 def _state(network: Any) -> list[Any]:
-    """All that a step reads or changes: weights and statistics, the chance of dropout, the optimiser's moments."""
+    """Return all that a step reads or changes: weights, statistics, dropout's random state, optimiser's moments."""
     return [*network.variables, *network.optimizer.variables]
 
 
 def _in_order(arrays: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
     return [arrays[name] for name in sorted(arrays, key=int)]
-
-
-def _finite(which: str, loss: Any) -> float:
-    if not np.isfinite(loss):
-        raise TrainingFailed(f"keras: the {which} loss became {float(loss)}", "lower the recipe's learning_rate")
-    return float(loss)

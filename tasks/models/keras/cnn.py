@@ -1,8 +1,8 @@
-"""A Keras CNN of our own, small enough for a CPU: a stem, three residual blocks, pooled by mean and by maximum.
+"""The project's own Keras CNN, small enough for a CPU: a stem, three residual blocks, pooled by mean and by maximum.
 
-On patients that it has not seen, from 3,770 real cells, in five CPU minutes: accuracy 0.964, AUC 0.992 (five parts of
-120 patients; ``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
-The file and Keras agree to 1.2e-7. No figure is from a GPU: that path has not been run.
+On unseen patients, from 3,770 real cells, in five CPU minutes: accuracy 0.964, AUC 0.992 (five parts of 120 patients;
+``python -m benchmarks.training CELLS --folder WORK``, docs/training.md).
+The model file and Keras agree to 1.2e-7. No figure is from a GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from pydantic import Field
 
 from tasks.models import Deadline, FitResult, Images, Recipe, TrainingData
 from tasks.models.checkpoint import Checkpoints, FitProgress
-from tasks.models.keras.batches import FIRST_EPOCH, batches, lie_on_device, scores, shown_on_device
-from tasks.models.keras.callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks, go_on
+from tasks.models.keras.batches import FIRST_EPOCH, batches, fits_on_device, scores, shown_on_device
+from tasks.models.keras.callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks, restore
 from tasks.models.preparation import (
     BLACK,
     CONTRAST,
@@ -33,14 +33,14 @@ from tasks.models.preparation import (
     check_data,
     draw_batch,
     finish_onnx,
+    outcome,
+    refuse_no_epoch,
     schedule_of,
 )
 from tasks.models.selection import Selection
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 from validation.statistics.calibration import temperature_of
-
-__all__ = ["RECIPE_VERSION", "SHAPE", "DefaultRecipe", "fit", "predict_native"]
 
 RECIPE_VERSION = 6
 SHAPE = ("width",)
@@ -57,21 +57,21 @@ class DefaultRecipe(Recipe):
     # Trainings on 4,000 cells end after 12 to 24, 18 on average (docs/training.md).
     epochs: int = Field(default=24, gt=0)
     warm_epochs: int = Field(default=8, gt=0)
-    # A small set takes few steps an epoch: it gets more epochs, and as much more patience.
+    # A small set has few steps an epoch: it gets more epochs, and proportionally more patience.
     min_steps: int = Field(default=500, ge=0)
     # 145 steps an epoch.
     batch_size: int = Field(default=32, ge=2)
     # The peak, after the warm-up. The only value tried.
     learning_rate: float = Field(default=2e-3, gt=0)
-    # Epochs that lead up to it: the first steps from random weights are the wildest.
+    # The first steps from random weights are the least stable.
     warmup: float = Field(default=1.5, ge=0)
     # 300,000 weights need little. The only value tried.
     weight_decay: float = Field(default=0.01, ge=0)
-    # Before the only dense layer; with 0.3 unseen patients were called worse (docs/training.md).
+    # Before the only dense layer; 0.3 was worse on unseen patients (docs/training.md).
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    # Channels of the first stage, doubled by each of the next two. 64 take three times as long and see no better.
+    # Channels of the first stage, doubled by each of the next two. 64 take three times as long and are no better.
     width: int = Field(default=32, ge=8)
-    # Validation loss swings while the rate is at its peak: with four, one lucky second epoch ended a fit after ten.
+    # Validation loss is noisy at the peak rate: with four, one lucky second epoch ended a fit after ten.
     patience: int = Field(default=6, gt=0)
     cooldown: int = Field(default=4, gt=0)
     # Twice what it takes on two quiet cores.
@@ -88,7 +88,7 @@ def fit(
     devices: int = 1,
     start: Path | None = None,
 ) -> FitResult:
-    """Train until the validation patients have nothing more to say, cool down, and export the epoch that is kept.
+    """Train until validation loss plateaus, cool down, and export the epoch that is kept.
 
     Raises:
         TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
@@ -106,8 +106,8 @@ def fit(
         network = _network(side, recipe, synchronized=devices > 1)
         if start:
             _begin_with(network, start, recipe.warm_share)
-        held = lie_on_device(data.train_images, devices)
-        trained = shown_on_device(network, data.train_images) if held else network
+        on_device = fits_on_device(data.train_images, devices)
+        trained = shown_on_device(network, data.train_images) if on_device else network
         trained.compile(
             optimizer=keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay),
             loss=keras.losses.BinaryCrossentropy(from_logits=True),
@@ -119,26 +119,20 @@ def fit(
     keep, watchers = callbacks(recipe, progress, network, data.valid_images, on_epoch, devices)
     with together():
         _complete(trained, devices)
-        go_on(trained, keep, progress)
+        restore(trained, keep, progress)
     if not progress.is_over:
         with contextlib.suppress(DeadlinePassed):
             trained.fit(
-                batches(data, recipe, seed, lambda: len(progress.history), devices, held=held),
+                batches(data, recipe, seed, lambda: len(progress.history), devices, on_device=on_device),
                 initial_epoch=progress.before,
                 epochs=schedule.epochs,
-                shuffle=False,  # the batches are shuffled by our own seed
+                shuffle=False,  # the batches are shuffled by the recipe's seed
                 callbacks=watchers,
                 verbose=0,
             )
-    history, best = progress.history, progress.best
-    if best is None:
-        raise TrainingFailed(
-            f"keras: no epoch ended within {recipe.deadline_seconds:.0f} s on {device}",
-            "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
-        )
-    ended: Literal["early", "finished"] = "early" if len(history) < schedule.epochs else "finished"
+    refuse_no_epoch(progress, "keras", device)
 
-    # Whatever precision it was trained in, it is kept and exported in float32, which every machine can score.
+    # Whatever the training's precision, the model is exported in float32, which every machine can score.
     keras.config.set_dtype_policy("float32")
     averaged = _averaged(side, recipe)
     averaged.set_weights(keep.best_weights)
@@ -152,15 +146,11 @@ def fit(
     return FitResult(
         onnx=onnx,
         weights=weights,
-        history=tuple(history),
-        best_epoch=best.epoch,
-        stopped="deadline" if ended == "early" and deadline.passed else ended,
         device=device,
         versions=_versions(),
         temperature=temperature,
         batch=draw_batch(data, recipe.batch_size, recipe.variation, seed, folder, epoch=FIRST_EPOCH),
-        epochs_before=progress.before,
-        seconds_before=progress.seconds_before,
+        **outcome(progress),
     )
 
 
@@ -175,9 +165,8 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
 def _network(side: int, recipe: DefaultRecipe, *, synchronized: bool = False) -> Any:
     """Return uint8 [n, side, side, 3] -> logit [n, 1]; ``synchronized``: normalised by the batches of all devices.
 
-    Two convolutions halve the cell, three residual blocks (He et al. 2016) look at it at a half, a quarter and an
-    eighth of its size. Each channel is pooled by its mean and by its maximum: a parasite is a small thing, which a
-    mean alone dilutes.
+    Two convolutions halve the cell; three residual blocks (He et al. 2016) work at a half, a quarter and an eighth of
+    its size. Each channel is pooled by its mean and by its maximum: a mean alone dilutes a parasite, which is small.
     """
     from keras import Input, Model, layers
 
@@ -204,15 +193,15 @@ def _network(side: int, recipe: DefaultRecipe, *, synchronized: bool = False) ->
 
 
 def _centred(images: Any) -> Any:
-    """Return uint8 [n, side, side, 3] -> float32: the colours of each cell less their own mean, its padding 0.
+    """Return uint8 [n, side, side, 3] -> float32: each cell's colours minus their mean, its padding 0.
 
-    Stain and light differ from slide to slide by more than a parasite does from the cell that it is in.
+    Stain and light differ between slides by more than a parasite differs from the cell around it.
     """
     from keras import ops
 
     cells = ops.cast(images, "float32") / 255
     inside = ops.cast(ops.max(cells, axis=-1, keepdims=True) > BLACK, "float32")
-    pixels = ops.maximum(ops.sum(inside, axis=(1, 2), keepdims=True), 1)  # a picture all black has none
+    pixels = ops.maximum(ops.sum(inside, axis=(1, 2), keepdims=True), 1)  # 0 in an all-black picture
     mean = ops.sum(cells * inside, axis=(1, 2), keepdims=True) / pixels
     return (cells - mean) * inside * CONTRAST
 
@@ -226,7 +215,7 @@ def _averaged(side: int, recipe: DefaultRecipe) -> Any:
 
     cells = images = Input((side, side, 3), dtype="uint8", name=INPUT)
     for axis in MIRRORED[recipe.views]:
-        # ops.flip would become a dozen nodes in the model file, in another order each time.
+        # ops.flip would become a dozen nodes in the model file, in varying order.
         mirrored = images[:, ::-1] if axis == 1 else images[:, :, ::-1]
         images = ops.concatenate([images, mirrored])
     logits = _network(side, recipe)(images)
@@ -234,17 +223,17 @@ def _averaged(side: int, recipe: DefaultRecipe) -> Any:
 
 
 def _complete(network: Any, devices: int) -> None:
-    """Make what the first step would make otherwise: its graph would be traced a second time, for 3 s."""
+    """Create the variables that the first step would create: its graph would be traced a second time, for 3 s."""
     network.optimizer.build(network.trainable_variables)
-    if devices == 1:  # with more, a metric lives on each of them
+    if devices == 1:  # with more, each has its own metrics
         network.compute_metrics(None, np.zeros(1, np.float32), np.zeros((1, 1), np.float32))
 
 
 def _begin_with(network: Any, weights: Path, share: float) -> None:
-    """Blend the weights and statistics of an earlier fit into those that chance has drawn."""
+    """Blend the weights and statistics of an earlier fit into the random initial ones."""
     earlier = _framework().saving.load_model(weights, compile=False, safe_mode=True).get_weights()
-    drawn = network.get_weights()
-    network.set_weights([share * old + (1 - share) * new for old, new in zip(earlier, drawn, strict=True)])
+    pairs = zip(earlier, network.get_weights(), strict=True)
+    network.set_weights([share * old + (1 - share) * new for old, new in pairs])
 
 
 def _scorer(averaged: Any, temperature: float) -> Any:
@@ -274,14 +263,14 @@ def _framework() -> Any:
     with warnings.catch_warnings(), _stderr_to_log():
         warnings.simplefilter("ignore")
         import keras
-        import tensorflow as tf  # noqa: F401  (speaks while it is imported: let it do so here)
-    for chatty in ("tensorflow", "tf2onnx"):  # their hints about retracing and optimisers are not for a worker's log
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+        import tensorflow as tf  # noqa: F401  (writes to stderr when imported: silenced here)
+    for name in ("tensorflow", "tf2onnx"):  # a worker's log needs no hints about retracing and optimisers
+        logging.getLogger(name).setLevel(logging.ERROR)
     return keras
 
 
 def _seeded_device(seed: int, devices: int) -> tuple[str, Callable[[], Any]]:
-    """Return the device that this machine has, with everything on it seeded, and the scope of a network on it."""
+    """Return this machine's device, all random generators seeded, and the scope that creates a network on it."""
     import keras
     import tensorflow as tf
 
@@ -300,25 +289,25 @@ def _seeded_device(seed: int, devices: int) -> tuple[str, Callable[[], Any]]:
         name = f"cuda: {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
     if devices == 1:
         return name, contextlib.nullcontext
-    found = [device.name for device in tf.config.list_logical_devices("GPU" if gpus else "CPU")]
-    if len(found) < devices:
-        raise TrainingFailed(f"keras: expected {devices} devices, found {', '.join(found)}")
-    return f"{devices} x {name}", tf.distribute.MirroredStrategy(found[:devices]).scope
+    names = [device.name for device in tf.config.list_logical_devices("GPU" if gpus else "CPU")]
+    if len(names) < devices:
+        raise TrainingFailed(f"keras: expected {devices} devices, found {', '.join(names)}")
+    return f"{devices} x {name}", tf.distribute.MirroredStrategy(names[:devices]).scope
 
 
 @contextlib.contextmanager
 def _stderr_to_log() -> Iterator[None]:
-    """Send what TensorFlow's C++ writes on the process's stderr to the log; no setting of its own keeps it quiet."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        os.dup2(said.fileno(), 2)
+    """Send what TensorFlow's C++ writes to the process's stderr to the log; TensorFlow has no setting for it."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile("w+", errors="replace") as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            said.seek(0)
-            for line in said:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.seek(0)
+            for line in captured:
                 log.debug(line.rstrip())
 
 

@@ -1,4 +1,4 @@
-"""The commands about who is champion, as their user meets them."""
+"""The commands about the champion as their user sees them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def decide(context: Context, number: int, before: ChampionRef | None, verdict: V
 
 
 class Shown:
-    """What a command showed."""
+    """Runs a command and returns its output."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
@@ -79,10 +79,10 @@ class Shown:
 
 @pytest.fixture(autouse=True)
 def no_handlers_of_other_tests() -> Iterator[None]:
-    """A command shows its log on the standard error of its own process, which ends with it."""
+    """Remove the log handlers of a command, which in production end with its process."""
 
     def forget() -> None:
-        for name in console.OURS:
+        for name in console.PACKAGES:
             logger = logging.getLogger(name)
             logger.propagate = True
             for handler in list(logger.handlers):
@@ -101,10 +101,10 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 def test_every_command_explains_itself(shown: Shown) -> None:
     for command in COMMANDS:
-        told = shown.text(command, "--help")
-        assert f"retrain {command}" in told
-        assert "--json" in told
-        assert ("--why" in told) == (command != "history")
+        text = shown.text(command, "--help")
+        assert f"retrain {command}" in text
+        assert "--json" in text
+        assert ("--why" in text) == (command != "history")
     assert "--at" in shown.text("champion", "--help")
 
 
@@ -146,7 +146,7 @@ def test_history_champion_at_and_rollback(shown: Shown, context: Context, champi
     then = shown.json("champion", "--at", between.isoformat())
     assert (then["version"], then["action"], then["uri"]) == ("2", "promoted", "models:/malaria-cell/2")
     assert "no champion at" in shown.text("champion", "--at", "2020-01-31 12:00", code=2)
-    assert "is no time" in shown.text("champion", "--at", "yesterday", code=2)
+    assert "is not a valid time" in shown.text("champion", "--at", "yesterday", code=2)
 
 
 def context_entry(context: Context, number: int) -> str:
@@ -167,8 +167,8 @@ def test_promote_approve_and_reject(
     assert (rejected["answer"]["answer"], rejected["answer"]["who"]) == ("reject", person())
     approved = shown.json("approve", "latest", "--why", "looked at the report")
     assert approved["champion"]["version"] == "4"
-    told = shown.text("approve", "5555", "--why", "again", code=1)
-    assert f"was approved by {person()}" in told
+    text = shown.text("approve", "5555", "--why", "again", code=1)
+    assert f"was approved by {person()}" in text
     assert [row["action"] for row in shown.json("history")][2:] == ["override", "rejected", "approved"]
 
 
@@ -202,11 +202,11 @@ def test_a_tampered_champion_answers_no_image(
         (None, None),
     ],
 )
-def test_a_moment_is_read_as_people_and_programs_write_it(text: str | None, value: datetime | None) -> None:
+def test_a_time_is_read_in_iso_8601(text: str | None, value: datetime | None) -> None:
     assert moment(text) == value
 
 
-def test_what_is_no_moment_is_refused() -> None:
+def test_an_invalid_time_is_refused() -> None:
     for text in ("", "soon", "31.1.2026", "2026-13-01"):
-        with pytest.raises(UsageError, match="is no time"):
+        with pytest.raises(UsageError, match="is not a valid time"):
             moment(text)

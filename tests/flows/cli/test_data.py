@@ -1,4 +1,4 @@
-"""`retrain validate` and `retrain quarantine`, as a person and as a program meet them."""
+"""`retrain validate` and `retrain quarantine`, as a person and as a program see them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_validate_says_what_was_found_and_that_a_night_would_train(
     assert f"{len(CELLS)} of {len(CELLS) + 1} images accepted" in shown
     assert "not an image" in shown
     assert "VALID  a night would train on it" in shown
-    # Nothing was trained, and no night stands recorded.
+    # Nothing was trained, and no night was recorded.
     assert not list(store.glob("retraining/nights/*"))
     assert not list(store.glob("retraining/candidates/*"))
 

@@ -1,4 +1,4 @@
-"""``retrain holdout`` as its user meets it."""
+"""``retrain holdout`` as its user sees it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.flows.cli.test_main import retrain
 
 @pytest.fixture(autouse=True)
 def logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command does to this process' loggers outlives its test: neither leave it behind nor meet it."""
+    """Restore this process' loggers, which a command configures."""
     monkeypatch.setattr("flows.console.prepare_logging", lambda: None)
-    for name in console.OURS:
+    for name in console.PACKAGES:
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
 
 
@@ -65,8 +65,8 @@ def test_a_rotation_without_new_patients_is_refused_in_one_line(
 ) -> None:
     monkeypatch.setenv("RETRAIN_GATE__MIN_PATIENTS", "31")
     assert retrain(monkeypatch, "holdout", "rotate") == 1
-    told = capsys.readouterr().err
-    assert "30 patients (60 Parasitized and 60 Uninfected cells)" in told
-    assert "about 1 more" in told
-    assert "Traceback" not in told
+    stderr = capsys.readouterr().err
+    assert "30 patients (60 Parasitized and 60 Uninfected cells)" in stderr
+    assert "about 1 more" in stderr
+    assert "Traceback" not in stderr
     assert not list(store.list("retraining/generations/"))

@@ -1,4 +1,4 @@
-"""The command line as its user meets it: help, exit codes, one clear line for every mistake."""
+"""The command line as its user sees it: help, exit codes, one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_unknown_command_is_a_usage_error(
     assert "No such command" in capsys.readouterr().err
 
 
-def test_an_impossible_setting_is_refused_by_name_before_anything_runs(
+def test_an_invalid_setting_is_refused_by_name_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     monkeypatch.setenv("RETRAIN_GATE__LOOKS", "none")
@@ -111,7 +111,7 @@ def test_settings_are_printed_with_passwords_masked(
     assert values["gate.looks"] == "24"
 
 
-def test_an_error_nobody_foresaw_is_one_line_and_a_file(
+def test_an_unforeseen_error_is_one_line_and_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> None:
@@ -179,7 +179,7 @@ def test_a_port_that_is_taken_is_a_clear_error_and_leaves_nothing(
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        # Whoever it is, nobody talked to them: `retrain up` ends the runs of its own server when it stops.
+        # The other process got no request: `retrain up` ends only runs of its own server when it stops.
         with pytest.raises(BlockingIOError):
             other.accept()
     shown = capsys.readouterr().err

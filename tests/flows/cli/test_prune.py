@@ -1,4 +1,4 @@
-"""``retrain prune``: says what and how much and why, removes it, and refuses while a night runs."""
+"""``retrain prune``: reports what, how much and why, removes it, and refuses while a night runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.builders import plain_cells, registry_in
 
 @pytest.fixture
 def used(home: Path, empty_registry: Path) -> Path:
-    """A home folder with cells, and work folders that nobody will look at any more."""
+    """A home folder with cells and expired work folders."""
     registry_in(home, empty_registry)
     store = FolderStore(home / "store")
     for key, data in plain_cells(2, 2).items():
@@ -37,14 +37,14 @@ def retrain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_it_tells_and_then_does(
+def test_a_dry_run_reports_and_removes_nothing(
     used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert retrain(monkeypatch, "prune", "--dry-run", "--json", "--all") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["dry_run"], told["things"], told["bytes"], told["problems"]) == (True, 2, 1000, [])
-    assert told["by_reason"][0]["why"] == "it failed, or was killed, over 7 days ago"
-    assert {Path(removal["name"]).name for removal in told["removals"]} == {"train-a", "train-b"}
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["dry_run"], printed["things"], printed["bytes"], printed["problems"]) == (True, 2, 1000, [])
+    assert printed["by_reason"][0]["why"] == "it failed, or was killed, over 7 days ago"
+    assert {Path(removal["name"]).name for removal in printed["removals"]} == {"train-a", "train-b"}
     assert len(list((used / "scratch").iterdir())) == 2
 
     assert retrain(monkeypatch, "prune") == 0
@@ -58,7 +58,7 @@ def test_it_tells_and_then_does(
     assert json.loads(capsys.readouterr().out)["things"] == 0
 
 
-def test_it_waits_for_no_night_and_disturbs_none(
+def test_it_is_refused_during_a_night(
     used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Workspace(used).night_lock():
@@ -67,7 +67,7 @@ def test_it_waits_for_no_night_and_disturbs_none(
     assert len(list((used / "scratch").iterdir())) == 2
 
 
-def test_what_cannot_be_counted_is_told_and_ends_with_1(
+def test_a_damaged_record_is_reported_and_exits_with_1(
     used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = used / "store" / "retraining" / "decisions" / f"{'d' * 24}.json"
@@ -76,5 +76,5 @@ def test_what_cannot_be_counted_is_told_and_ends_with_1(
     assert retrain(monkeypatch, "prune", "--json") == 1
     shown = capsys.readouterr()
     assert damaged.name in json.loads(shown.out)["problems"][0]
-    assert "not everything could be looked at" in shown.err
-    assert list((used / "scratch").iterdir()) == []  # what this machine can make again went all the same
+    assert "not everything could be examined" in shown.err
+    assert list((used / "scratch").iterdir()) == []  # caches are removed all the same

@@ -1,4 +1,4 @@
-"""``retrain site`` as its user meets it."""
+"""``retrain site`` as its user sees it."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def test_a_taken_port_is_a_usage_error(
 
 @pytest.mark.server
 def test_it_serves_the_reports_until_it_is_stopped(store: FolderStore, home: Path) -> None:
-    """The report comes from the store; from this machine's copy where the store has lost it."""
+    """A report is read from the store, or from this machine's copy if the store has lost it."""
     (home / "reports").mkdir(exist_ok=True)
     (home / "reports" / "onlyhere.html").write_text("<p>a copy</p>")
-    # A shell that starts it in the background lets it ignore Ctrl-C.
+    # Started in the background by a shell, it ignores Ctrl-C by default.
     shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
     process = subprocess.Popen(
         [*shell, sys.executable, "-m", "flows.cli", "site", "--port", "0", "--json"],
@@ -71,10 +71,10 @@ def test_it_serves_the_reports_until_it_is_stopped(store: FolderStore, home: Pat
             assert client.get(f"{folder}/onlyhere.html").text == "<p>a copy</p>"
             assert client.get(f"{folder}/nowhere.html").status_code == 404
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0
-        assert "stopped" in told
-        assert "Traceback" not in told
+        assert "stopped" in stderr
+        assert "Traceback" not in stderr
     finally:
         process.kill()
         process.communicate()

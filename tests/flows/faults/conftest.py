@@ -15,7 +15,7 @@ from tests.nights import Nights
 
 
 class Prefect:
-    """A Prefect server that can be killed and started again, at the same address and on the same database."""
+    """A Prefect server that can be killed and restarted, at the same address and on the same database."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -36,7 +36,7 @@ class Prefect:
         return self._process.pid
 
     def start_again(self) -> None:
-        """Start the server again that a fault has killed."""
+        """Restart the server after a fault has killed it."""
         assert self._process.wait(timeout=60) == -signal.SIGKILL
         self.start()
 
@@ -55,7 +55,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 @pytest.fixture(scope="package")
 def nights(tmp_path_factory: pytest.TempPathFactory, prefect: Prefect, empty_registry: Path) -> Iterator[Nights]:
     folder = tmp_path_factory.mktemp("nights")
-    # A server that is gone is asked once, where Prefect would ask for a minute.
+    # Asks a missing server once; Prefect would retry for a minute.
     made = Nights(folder, empty_registry, PREFECT_API_URL=prefect.url, PREFECT_CLIENT_MAX_RETRIES="0")
     yield made
     made.close()

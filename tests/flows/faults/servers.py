@@ -1,4 +1,4 @@
-"""PostgreSQL and MLflow's server, each of which can be killed and started again where it was."""
+"""PostgreSQL and MLflow's server, each of which can be killed and restarted on the same data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = {"fsync": "off", "full_page_writes": "off", "unix_socket_directories":
 
 
 class Postgres:
-    """A cluster of its own with one database. It refuses to run as root, and cannot look into pytest's folders."""
+    """A cluster with one database. It refuses to run as root, and cannot read pytest's folders."""
 
     def __init__(self, database: str) -> None:
         self._user = "postgres" if os.getuid() == 0 else None
@@ -42,17 +42,17 @@ class Postgres:
         )
 
     def start(self) -> None:
-        """Start it; after a kill it finds out by itself what was finished."""
-        told = [f"--{name}={value}" for name, value in OPTIONS.items()]
+        """Start it; after a kill it recovers by itself."""
+        options = [f"--{name}={value}" for name, value in OPTIONS.items()]
         data = ["-D", str(self._folder / "data"), "-p", str(self._port)]
-        self._process = self._run([program("postgres"), *data, *told])
+        self._process = self._run([program("postgres"), *data, *options])
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def start_again(self) -> None:
-        """Start it again after a fault has killed it, as soon as the last of its processes is gone."""
+        """Restart it after a fault has killed it, once the last of its processes is gone."""
         assert self._process.wait(timeout=60) == -signal.SIGKILL
         until = time.monotonic() + 120
         while not self.answers() and time.monotonic() < until:
@@ -69,7 +69,7 @@ class Postgres:
         return True
 
     def tell(self, *statements: str) -> None:
-        """Carry out statements; raises OSError when it does not answer."""
+        """Execute statements; raise OSError when it does not answer."""
         import psycopg2  # type: ignore[import-untyped]
 
         try:
@@ -97,7 +97,7 @@ class Postgres:
 
 
 class Mlflow:
-    """MLflow's server over a database; it hands on the files, which lie in a folder."""
+    """MLflow's server over a database; it serves the files from a folder."""
 
     def __init__(self, database: str, folder: Path) -> None:
         self._port = free_port()

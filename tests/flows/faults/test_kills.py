@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of nights: of the night itself, of its trainings, of the Prefect server that it tells."""
+"""SIGKILL in the middle of nights: of the night itself, of its trainings, of its Prefect server."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 
 @pytest.fixture(scope="module")
 def undisturbed(nights: Nights) -> Told:
-    """A night that nothing happens to, over the cells that every machine begins with."""
+    """A night without faults, over the cells that every machine begins with."""
     return nights.run(nights.home("undisturbed"))
 
 
 def test_a_night_killed_at_random_moments_ends_as_if_it_had_never_been(nights: Nights, undisturbed: Told) -> None:
     home = nights.home("killed")
     before = inputs(home)
-    chance = random.Random(7)
+    rng = random.Random(7)
     kills = 0
     for _ in range(6):
-        # A night that goes on does less than a whole one.
-        moment = chance.randint(1, undisturbed.moments * 2 // 3)
-        told = nights.run(home, fault=Fault(at=moment))
-        if told.code == 0:
+        # A resumed night does less than a whole one.
+        moment = rng.randint(1, undisturbed.moments * 2 // 3)
+        ended = nights.run(home, fault=Fault(at=moment))
+        if ended.code == 0:
             break
-        assert told.code == -signal.SIGKILL, (moment, told.err)
+        assert ended.code == -signal.SIGKILL, (moment, ended.err)
         kills += 1
         check_sound(home)
     assert kills >= 3
@@ -43,7 +43,7 @@ def test_a_night_killed_at_random_moments_ends_as_if_it_had_never_been(nights: N
     assert night["champion_after"] == "1"
     assert check_sound(home) == ["1"]
     assert inputs(home) == before
-    # One look for one challenger, however often the night began.
+    # One look per challenger, however often the night was started.
     looks = list(FolderStore(home / "store").list("retraining/looks/"))
     assert len(looks) == 1
 
@@ -54,12 +54,12 @@ def test_the_prefect_server_killed_at_a_random_moment_costs_no_night(
     home = nights.home("server-killed")
     before = inputs(home)
     moment = random.Random(11).randint(1, undisturbed.moments)
-    told = nights.run(home, fault=Fault(at=moment, kill=(prefect.pid,)))
-    # What was asked for is a night, and Prefect only shows it; so all but the showing may have been done.
-    assert told.code == 4, (moment, told.err)
-    assert "Prefect's server did not answer in the middle of the night" in told.err
-    assert "run the night again" in told.err
-    assert "unexpected" not in told.err
+    ended = nights.run(home, fault=Fault(at=moment, kill=(prefect.pid,)))
+    # Prefect only shows the night, which may be complete except for that.
+    assert ended.code == 4, (moment, ended.err)
+    assert "Prefect's server did not answer in the middle of the night" in ended.err
+    assert "run the night again" in ended.err
+    assert "unexpected" not in ended.err
     check_sound(home)
     prefect.start_again()
     night = nights.run(home).night
@@ -76,11 +76,11 @@ def test_a_full_disk_under_prefects_database_ends_a_night_that_goes_on_when_ther
     moment = random.Random(12).randint(1, undisturbed.moments)
     try:
         for at in (moment, 1):  # in the middle, and from the beginning
-            told = nights.run(home, fault=Fault(at=at, full=(prefect.pid,)))
-            assert told.code == 4, (at, told.err)
-            assert "Prefect's server did not answer in the middle of the night" in told.err
-            assert "has its disk room" in told.err
-            assert "unexpected" not in told.err
+            ended = nights.run(home, fault=Fault(at=at, full=(prefect.pid,)))
+            assert ended.code == 4, (at, ended.err)
+            assert "Prefect's server did not answer in the middle of the night" in ended.err
+            assert "space on its disk" in ended.err
+            assert "unexpected" not in ended.err
             check_sound(home)
     finally:
         free_disk(prefect.pid)
@@ -97,12 +97,12 @@ def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(
         ("fastai", {"behaviour": "hangs", "deadline_seconds": 0.5}, "did not end within 1.5 s"),
     ]
     for number, (model, behaviour, why) in enumerate(bad, start=1):
-        told = nights.run(home, "run", fault=Fault(patience=1.0), **nights.recipe(model, **behaviour))
-        assert told.code == 0, told.err
+        ended = nights.run(home, "run", fault=Fault(patience=1.0), **nights.recipe(model, **behaviour))
+        assert ended.code == 0, ended.err
         other = {"fastai": "keras", "keras": "fastai"}[model]
-        assert f"{model} could not be trained, and the night went on without it: " in told.out
-        assert why in told.out
-        [report] = [line.removeprefix("report: ") for line in told.out.splitlines() if line.startswith("report: ")]
+        assert f"{model} could not be trained, and the night continued without it: " in ended.out
+        assert why in ended.out
+        [report] = [line.removeprefix("report: ") for line in ended.out.splitlines() if line.startswith("report: ")]
         page = Path(report).read_text()
         assert f"The {model} training ended without a model" in page
         assert check_sound(home)[:1] == ["1"]
@@ -115,11 +115,11 @@ def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(
         **nights.recipe("fastai", behaviour="crashes"),
         **nights.recipe("keras", behaviour="silent"),
     }
-    told = nights.run(home, **both)
-    assert told.code == 1
-    assert "no CNN could be trained: fastai: " in told.err
-    assert "ZeroDivisionError" in told.err
-    assert "the champion is untouched; correct the cause and run the night again" in told.err
+    ended = nights.run(home, **both)
+    assert ended.code == 1
+    assert "no CNN could be trained: fastai: " in ended.err
+    assert "ZeroDivisionError" in ended.err
+    assert "the champion is untouched; correct the cause and run the night again" in ended.err
     check_sound(home)
 
     after = nights.run(home).night

@@ -1,4 +1,4 @@
-"""A store that fails, disks that are full or read-only, and two nights at once, by hand: each night comes back."""
+"""A store that fails, disks that are full or read-only, and two nights at once, by hand: every night recovers."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 WIRE = {"SILENCE_SECONDS": "0.5", "RETRIES": "2", "FIRST_WAIT_SECONDS": "0.01", "LONGEST_WAIT_SECONDS": "0.05"}
 
 
-def refused_clearly(told: Told, code: int, *words: str) -> None:
-    """A night that could not go on says so in one line, and what to do in another."""
-    assert told.code == code, told.err
-    error, *rest = told.err[("\n" + told.err).rindex("\nerror: ") :].splitlines()
+def refused_clearly(ended: Told, code: int, *words: str) -> None:
+    """Check that a failed night prints its error in one line, and what to do in another."""
+    assert ended.code == code, ended.err
+    error, *rest = ended.err[("\n" + ended.err).rindex("\nerror: ") :].splitlines()
     assert any(word in error for word in words), error
     assert rest[0].startswith("  ")
-    assert "unexpected" not in told.err
-    assert "Traceback" not in told.err
+    assert "unexpected" not in ended.err
+    assert "Traceback" not in ended.err
 
 
 @dataclass
 class Outage(Proxy):
-    """Breaks every answer from one request on, whatever was asked; or every so many-th answer."""
+    """Breaks every answer from one request on, or every n-th answer."""
 
     begins: int = 0
     how: Broken = "reset"
@@ -47,7 +47,7 @@ class Outage(Proxy):
     asked: int = 0
 
     def arrive(self, method: str, target: str) -> Broken | None:
-        """Note a request; say how to break its answer."""
+        """Count a request; return how to break its answer."""
         super().arrive(method, target)
         self.asked += 1
         if self.every:
@@ -72,14 +72,14 @@ def test_a_store_that_is_away_cut_short_or_silent_from_a_random_moment_on(
         **{f"RETRAIN_WIRE__{name}": value for name, value in WIRE.items()},
         **{name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CONFIG_FILE")},
     }
-    chance = random.Random(3)
+    rng = random.Random(3)
     with running(Outage(moto_endpoint)) as proxy:
         surroundings["RETRAIN_STORE_ENDPOINT"] = proxy.url
         for how, latest in (("truncated", 90), ("500", 40), ("hang", 30), ("reset", 30)):
-            proxy.asked, proxy.begins, proxy.how = 0, chance.randint(1, latest), how  # type: ignore[assignment]
-            told = nights.run(home, **surroundings)
-            refused_clearly(told, 4, "cannot reach", "refused", "gave none of the last", "gave a part")
-        # Back, and not quite well yet: an answer in nine fails.
+            proxy.asked, proxy.begins, proxy.how = 0, rng.randint(1, latest), how  # type: ignore[assignment]
+            ended = nights.run(home, **surroundings)
+            refused_clearly(ended, 4, "cannot reach", "refused", "gave none of the last", "gave a part")
+        # Back, but one answer in nine still fails.
         proxy.begins, proxy.how, proxy.every = 0, "503", 9
         assert nights.run(home, **surroundings).night["verdict"] == "promoted"
     assert check_sound(home, store=store.uri, store_endpoint=moto_endpoint) == ["1"]
@@ -88,7 +88,7 @@ def test_a_store_that_is_away_cut_short_or_silent_from_a_random_moment_on(
 
 @dataclass
 class Disk:
-    """A small disk of its own."""
+    """A small disk."""
 
     path: Path
 
@@ -129,12 +129,12 @@ def test_a_full_disk_of_the_store_or_of_the_cache(what: str, nights: Nights, dis
     before = inputs(place.parent)
     for room in (0, 300_000):
         disk.leave(room)
-        told = nights.run(home, RETRAIN_STORE=place.as_uri())
-        if told.code == 0:
+        ended = nights.run(home, RETRAIN_STORE=place.as_uri())
+        if ended.code == 0:
             break
-        # A full disk under MLflow's database and files is the registry's to say.
-        refused_clearly(told, told.code, "No space left on device", "disk is full", "disk I/O error")
-        assert told.code in (1, 4)
+        # The registry reports a full disk under MLflow's database and files.
+        refused_clearly(ended, ended.code, "No space left on device", "disk is full", "disk I/O error")
+        assert ended.code in (1, 4)
     disk.free()
     assert nights.run(home, RETRAIN_STORE=place.as_uri()).night["champion_after"] == "1"
     assert check_sound(home, store=place.as_uri()) == ["1"]
@@ -149,15 +149,15 @@ def test_a_registry_whose_disk_is_full_and_one_that_is_read_only(nights: Nights,
     refused_clearly(nights.run(home, RETRAIN_REGISTRY=registry), 4, "disk is full", "disk I/O error")
     disk.free()
     disk.remount("ro")
-    told = nights.run(home, RETRAIN_REGISTRY=registry)
-    refused_clearly(told, 4, "readonly database", "unable to open database file", "disk I/O error")
-    assert "can be reached and written" in told.err
+    ended = nights.run(home, RETRAIN_REGISTRY=registry)
+    refused_clearly(ended, 4, "readonly database", "unable to open database file", "disk I/O error")
+    assert "can be reached and written" in ended.err
     assert check_sound(home, registry=registry) == []
     disk.remount("rw")
-    # Trained and judged already: what was missing is the promotion.
-    told = nights.run(home, RETRAIN_REGISTRY=registry)
-    assert told.night["verdict"] == "promoted"
-    assert "epoch" not in told.err
+    # Trained and judged already: only the promotion was missing.
+    ended = nights.run(home, RETRAIN_REGISTRY=registry)
+    assert ended.night["verdict"] == "promoted"
+    assert "epoch" not in ended.err
     assert check_sound(home, registry=registry) == ["1"]
 
 
@@ -166,7 +166,7 @@ def test_of_two_nights_at_once_the_second_is_refused_and_the_first_goes_on(night
     pipe = nights.folder / "held.onnx"
     os.mkfifo(pipe)
     first = nights.start(home, "run", "--json", **nights.recipe("fastai", model=str(pipe)))
-    # Opened when the training has come to its end, and there waits.
+    # Opens when the training has ended, and waits there.
     with pipe.open("wb") as held:
         refused = nights.run(home, "run", "--json")
         refused_clearly(refused, 1, f"another night is running on {home} (process {first[0]})")

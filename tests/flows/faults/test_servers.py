@@ -16,7 +16,7 @@ from tests.sound import check_sound, inputs
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-# A night begins by asking the registry and ends by telling it; in between it makes about 500 steps.
+# A night begins and ends with calls of the registry, with about 500 steps in between.
 LATEST = 300
 
 
@@ -38,30 +38,30 @@ def test_a_registry_that_may_only_be_read_whose_database_is_killed_and_whose_ser
     nights: Nights, database: Postgres, mlflow: Mlflow
 ) -> None:
     home = nights.home("servers")
-    chance = random.Random(5)
+    rng = random.Random(5)
     place: dict[str, Any] = {"RETRAIN_REGISTRY": mlflow.url}
 
     end_sessions = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
     database.tell("alter database mlflow set default_transaction_read_only = on", end_sessions)
-    told = nights.run(home, **place)
-    refused_clearly(told, 4, "read-only transaction")
+    ended = nights.run(home, **place)
+    refused_clearly(ended, 4, "read-only transaction")
     assert check_sound(home, registry=mlflow.url) == []
     writable = "alter database mlflow set default_transaction_read_only = off"
     database.tell("set default_transaction_read_only = off", writable, end_sessions)
 
-    # What was trained is kept, so a night that goes on makes fewer steps.
-    told = nights.run(home, fault=Fault(at=chance.randint(1, LATEST // 3), kill=(database.pid,)), **place)
-    refused_clearly(told, 4, "cannot be used")
-    assert mlflow.url in told.err
-    assert "epoch" not in told.err
+    # Trained models are kept, so a resumed night makes fewer steps.
+    ended = nights.run(home, fault=Fault(at=rng.randint(1, LATEST // 3), kill=(database.pid,)), **place)
+    refused_clearly(ended, 4, "cannot be used")
+    assert mlflow.url in ended.err
+    assert "epoch" not in ended.err
     database.start_again()
     assert check_sound(home, registry=mlflow.url) == []
     assert nights.run(home, **place).night["verdict"] == "promoted"
 
     bring(home, 6, first=100)
     before = inputs(home)
-    told = nights.run(home, fault=Fault(at=chance.randint(1, LATEST // 2), kill=mlflow.pids()), **place)
-    refused_clearly(told, 4, "cannot be used")
+    ended = nights.run(home, fault=Fault(at=rng.randint(1, LATEST // 2), kill=mlflow.pids()), **place)
+    refused_clearly(ended, 4, "cannot be used")
     mlflow.start_again()
     assert check_sound(home, registry=mlflow.url) == ["1"]
     assert nights.run(home, **place).night["champion_before"] == "1"

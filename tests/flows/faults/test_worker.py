@@ -27,7 +27,7 @@ from tests.sound import check_sound, inputs
 
 pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 
-# A machine that is five times slower, and loaded besides.
+# For a machine that is five times slower, and loaded.
 LONG = 400.0
 
 
@@ -51,7 +51,7 @@ class Machine:
         self.worker: Service = self.services.start("worker", started, environment)
 
     def _deploy(self) -> None:
-        """Register the nightly deployment as prefect.yaml has it, without its schedule."""
+        """Register the nightly deployment of prefect.yaml, without its schedule."""
         [entry] = [
             d for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"] if d["name"] == "nightly"
         ]
@@ -79,7 +79,7 @@ class Machine:
         return [pid for pid, command in commands() if "tasks.training.child" in command and str(self.home) in command]
 
     def ended(self, run: str) -> dict[str, Any]:
-        """Wait for a run to end and return it; what is killed on the way is started again meanwhile."""
+        """Wait for a run to end and return it; restart what was killed meanwhile."""
 
         def look() -> dict[str, Any] | None:
             self.watched()
@@ -90,22 +90,22 @@ class Machine:
         return found
 
     def watched(self) -> bool:
-        """Look after the worker as `retrain up` does every second; return whether it runs."""
+        """Supervise the worker as `retrain up` does every second; return whether it runs."""
         self.services.supervise_once()
         return self.worker.process is not None
 
     def hold_the_training(self) -> None:
-        """Let the next training wait in its middle: its model file is a pipe into which nobody writes."""
+        """Make the next training wait: its model file is a pipe without a writer."""
         self.pipe.unlink(missing_ok=True)
         os.mkfifo(self.pipe)
 
     def give_the_model_and_hold_the_next(self) -> None:
-        """Give the training that waits its model file; the next one will wait again."""
+        """Give the waiting training its model file; the next one will wait again."""
         self.pipe.write_bytes(channel_model())
         self.hold_the_training()
 
     def hold_no_training(self) -> None:
-        """Let every training from now on find its model file."""
+        """Give every training from now on its model file."""
         self.pipe.unlink()
         self.pipe.write_bytes(channel_model())
 
@@ -133,11 +133,11 @@ def test_worker_server_and_night_killed_and_a_second_night_that_waits(machine: M
     first = machine.ask_for_a_night("keras")
     until(machine.in_training, LONG)
 
-    # The second night does not begin, however long the first one takes: a day and more, too.
+    # The second night does not begin, however long the first one takes, even more than a day.
     second = machine.ask_for_a_night("keras")
     until(lambda: server.run(second)["state_name"] == "AwaitingConcurrencySlot", LONG)
 
-    # The worker is killed: it is started again, and the night that it had started goes on without it.
+    # The worker is killed: it is restarted, and the night that it had started continues.
     assert machine.worker.process
     killed = machine.worker.process.pid
     os.kill(killed, signal.SIGKILL)
@@ -148,14 +148,14 @@ def test_worker_server_and_night_killed_and_a_second_night_that_waits(machine: M
     assert machine.in_training()
     assert server.run(first)["state_type"] == "RUNNING"
 
-    # The server is killed, and started again: the night keeps its slot, by which alone Prefect lets it live.
+    # The server is killed and restarted: the night keeps its slot; Prefect ends a night without one.
     os.kill(prefect.pid, signal.SIGKILL)
     prefect.start_again()
     lease = server.run(first)["state"]["state_details"]["deployment_concurrency_lease_id"]
     server.ask("POST", f"/v2/concurrency_limits/leases/{lease}/renew", {"lease_duration": 300})
     assert server.run(second)["state_type"] == "SCHEDULED"
 
-    # It has pulled already: these are for the second night, which is to wait in its training too.
+    # It has pulled already: these cells are for the second night, whose training waits too.
     bring(machine.home, 4, first=50)
     before = inputs(machine.home)
     machine.give_the_model_and_hold_the_next()
@@ -164,7 +164,7 @@ def test_worker_server_and_night_killed_and_a_second_night_that_waits(machine: M
     assert check_sound(machine.home) == ["1"]
     until(machine.in_training, LONG)
 
-    # The second night is killed: what the alert "failed night" waits for; no training is left; the third one goes on.
+    # The second night is killed: the alert "failed night" fires; no training is left; the third one continues.
     [training] = machine.in_training()
     night = int(Path(f"/proc/{training}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(night, signal.SIGKILL)

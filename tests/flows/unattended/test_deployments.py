@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -38,22 +40,22 @@ def test_the_nightly_run_has_a_schedule_with_a_time_zone_and_never_overlaps() ->
     [schedule] = nightly["schedules"]
     assert len(schedule["cron"].split()) == 5
     assert schedule["timezone"]
-    # Not cancelled: a second night may have been asked for because of cells that the first did not see.
+    # Not cancelled: a second night may have been started for cells that the first did not see.
     assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-    # With a slug a schedule is updated in place, and without `active` one that was paused stays so.
+    # With a slug a schedule is updated in place, and without `active` a paused one stays paused.
     assert schedule["slug"]
     assert "active" not in schedule
 
 
-def test_every_deployment_is_marked_as_ours_and_tells_that_it_lives() -> None:
+def test_every_deployment_has_the_tag_and_a_heartbeat() -> None:
     for deployment in DEPLOYMENTS:
-        # Only what is marked is removed from a server when it goes from the file (flows/unattended/deploy.py).
+        # Only tagged deployments are removed once they are gone from the file (flows/unattended/deploy.py).
         assert deployment["tags"] == [TAG]
         environment = deployment["work_pool"]["job_variables"]["env"]
         assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 
 
-def test_the_models_that_can_be_asked_for_are_those_that_there_are() -> None:
+def test_the_models_parameter_allows_every_model() -> None:
     from tasks.models import model_names
 
     schema = parameter_schema(flow_of(next(d for d in DEPLOYMENTS if d["name"] == "nightly"))).model_dump()
@@ -69,6 +71,13 @@ def test_every_model_has_a_training_deployment_on_the_gpu_pool() -> None:
     assert {d["work_pool"]["name"] for d in trainings.values()} == {"gpu"}
 
 
-def test_the_pull_step_is_said_outright() -> None:
-    # Left out, Prefect bakes in the folder of whoever deploys.
+def test_the_pull_step_is_explicit() -> None:
+    # By default Prefect stores the folder of the deploying checkout.
     assert CONFIG["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $MALARIA_CODE }}"}}]
+
+
+def test_operating_the_machine_does_not_load_prefect() -> None:
+    # Prefect reads the environment when it is imported, and a command prepares that only when it runs.
+    code = "import sys, flows.unattended.notify, flows.unattended.deploy\nprint('prefect' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""New cells start a night: many notices one run, and no message is lost on the way from the bucket."""
+"""New cells start a night: many notices become one run, and no message from the bucket is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class FakePrefect(PrefectServer):
-    """Keeps runs as the real server does: one for each idempotency key."""
+    """Stores runs like the real server: one per idempotency key."""
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1/api")
@@ -73,7 +73,7 @@ def settings(home: Path) -> Settings:
 
 
 def test_all_notices_until_a_night_begins_are_that_nights(server: FakePrefect, settings: Settings) -> None:
-    # Over the edge of a window of time too, where a key alone would make two.
+    # Also across the edge of a time window, where the key alone would allow two.
     first = notify(server, settings, now=NOON)
     assert [notify(server, settings, now=NOON + n * MINUTE) for n in (0, 1, 9)] == [first] * 3
     assert first["at"] == NOON + 10 * MINUTE
@@ -94,7 +94,7 @@ def test_a_night_that_was_cancelled_by_hand_does_not_swallow_a_notice(server: Fa
 def test_two_notices_at_the_same_moment_are_one_run(
     server: FakePrefect, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "runs", lambda **_: [])  # neither sees the other's yet
+    monkeypatch.setattr(server, "runs", lambda **_: [])  # neither sees the run of the other yet
     assert notify(server, settings, now=NOON) is notify(server, settings, now=NOON)
 
 
@@ -137,7 +137,7 @@ def client(moto_endpoint: str, fake_aws: None) -> Iterator[Any]:
 
 
 def left(client: Any, settings: Settings) -> int:
-    """How many messages there are, hidden ones included."""
+    """Return the number of messages, hidden ones included."""
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     answer = client.get_queue_attributes(QueueUrl=settings.events.queue, AttributeNames=names)["Attributes"]
     return sum(int(answer[name]) for name in names)
@@ -171,7 +171,7 @@ def test_a_message_stays_until_its_run_exists(server: FakePrefect, queue_setting
     assert left(client, queue_settings) == 1
 
 
-def test_a_queue_that_is_not_there_is_an_error_of_ours(server: FakePrefect, queue_settings: Settings) -> None:
+def test_a_missing_queue_is_a_clear_error(server: FakePrefect, queue_settings: Settings) -> None:
     events = queue_settings.events.model_copy(update={"queue": f"{queue_settings.events.queue}-no"})
     with pytest.raises(Unreachable, match="does not answer"):
         relay(Queue(events), server, queue_settings, wait_seconds=0)

@@ -1,4 +1,4 @@
-"""The machine of infra/deploy/compose.yaml, its very commands run as processes, for one night by its schedule.
+"""The services of infra/deploy/compose.yaml, their commands run as processes, for one scheduled night.
 
 Real: PostgreSQL, Prefect's server on it with a password, MLflow's server on it, an S3 server, three workers on two
 pools. Not real: the containers, and the CNNs.
@@ -92,7 +92,7 @@ class Machine:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def stop(self) -> None:
-        """End everything, the latest first; what does not go is killed with its whole session."""
+        """Stop all services, the latest first; kill the session of one that does not stop."""
         for process in reversed(self.running):
             process.terminate()
         for process in reversed(self.running):
@@ -106,7 +106,7 @@ class Machine:
 
 @pytest.fixture
 def s3(moto_endpoint: str, fake_aws: None, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str, str]:
-    """An S3 server with two empty buckets: its address, the cells' bucket, MLflow's. A real one where one is given."""
+    """An S3 server with two empty buckets: its address, the cells' bucket, MLflow's. A real one if configured."""
     endpoint = os.environ.get("S3_TEST_ENDPOINT") or moto_endpoint
     if endpoint != moto_endpoint:
         for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
@@ -171,7 +171,7 @@ def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s
     run = ended(server, run["id"])
     assert run["state_name"] == "Completed", machine.log("worker-cpu")[-3000:]
 
-    # Both trainings were the gpu pool's, each by its own worker; with one slot, one after the other.
+    # Both trainings ran in the gpu pool, each on its own worker; with one slot, one after the other.
     trainings = [found for name in MODELS for found in server.runs(deployment=f"train/{name}")]
     assert {training["work_pool_name"] for training in trainings} == {"gpu"}
     assert {training["state_name"] for training in trainings} == {"Completed"}
@@ -212,7 +212,7 @@ def _asked(server: PrefectServer, queue: str) -> datetime:
 
 
 def _scheduled(server: PrefectServer, deployment: str) -> dict[str, Any]:
-    """Put a night on the schedule, soon; on a machine whose scheduler comes too late for that, a little later."""
+    """Schedule a night soon; if the scheduler is too late for that, a little later."""
     for seconds in (8, 30, 120, 300):
         soon = datetime.now(UTC) + timedelta(seconds=seconds)
         schedule = {"interval": 86_400, "anchor_date": soon.isoformat(), "timezone": "UTC"}

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from flows.events import NIGHT, PREFIX, night_event
-from flows.unattended.alerts import apply_alerts, definitions
+from flows.events import NIGHT, night_event
+from flows.unattended.alerts import PREFIX, apply_alerts, definitions
 from infra.prefect_api import INTERRUPTED
 from infra.settings.groups import AlertSettings
 from tests import ROOT
@@ -25,7 +25,7 @@ from tests.loopback import serving
 from validation.errors import RetrainError
 from validation.records import Verdict
 
-# Everything waits for what it waits for; a machine that is busy elsewhere takes many times as long.
+# A busy machine takes many times as long.
 pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=4), pytest.mark.timeout(1800)]
 
 SECRET = "s3cr3t-in-the-path"
@@ -34,16 +34,16 @@ ALERTS = AlertSettings(night_hours=0.005)
 
 
 class Receiver:
-    """What a webhook's owner sees."""
+    """Receives the alerts of a webhook."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.told: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, Any]] = []
         self.paths: set[str] = set()
 
     def alert(self, name: str, text: str = "") -> dict[str, Any]:
         """Wait for an alert and return it."""
-        return dict(until(lambda: next((t for t in self.told if t["alert"] == name and text in t["text"]), None)))
+        return dict(until(lambda: next((t for t in self.alerts if t["alert"] == name and text in t["text"]), None)))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def receiver() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             made.paths.add(self.path)
-            made.told.append(json.loads(body))
+            made.alerts.append(json.loads(body))
             self.send_response(204)
             self.end_headers()
 
@@ -79,7 +79,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ite
 
 @pytest.fixture(scope="module")
 def first_night(machine: Up) -> dict[str, Any]:
-    """A night by hand: what the button on Prefect's page does. Its trainings wait until both are under way."""
+    """A night by hand, as by the button on Prefect's page. Its trainings wait until both are running."""
     machine.hold_trainings()
     run = machine.server.create_run("retrain/nightly")
     until(lambda: machine.training_now() == ["fastai", "keras"])
@@ -101,7 +101,7 @@ def test_everything_is_there_and_ready(machine: Up) -> None:
     assert {deployment["status"] for deployment in found.values()} == {"READY"}
 
 
-def test_the_page_is_served_whole_and_calls_nobody_else(machine: Up) -> None:
+def test_the_page_is_complete_and_calls_no_other_host(machine: Up) -> None:
     address = f"http://127.0.0.1:{machine.port}"
     page = httpx.get(address, follow_redirects=True, trust_env=False, timeout=120)
     assert page.status_code == 200
@@ -130,7 +130,7 @@ def test_the_schedule_brings_runs(machine: Up) -> None:
         ("promote/promotion", {}),
     ],
 )
-def test_impossible_parameters_are_refused_before_there_is_a_run(
+def test_invalid_parameters_are_refused_before_a_run_is_created(
     machine: Up, deployment: str, parameters: dict[str, Any]
 ) -> None:
     key = f"refused {deployment} {parameters}"
@@ -152,9 +152,9 @@ def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
         assert run["parent_task_run_id"]  # shown under the night
     records = [json.loads(p.read_text()) for p in (machine.home / "store/retraining/candidates").glob("*.json")]
     assert {record["device"] for record in records} == {"cpu"}
-    told = receiver.alert("promoted")
-    assert told["text"].startswith("malaria: promoted: ")
-    assert "report" in told["text"]
+    alert = receiver.alert("promoted")
+    assert alert["text"].startswith("malaria: promoted: ")
+    assert "report" in alert["text"]
     assert receiver.paths == {f"/hook/{SECRET}"}
 
 
@@ -178,7 +178,7 @@ def test_many_notices_become_one_run_later(machine: Up) -> None:
 
 
 @pytest.mark.parametrize("verdict", [Verdict.INVALID_DATA, Verdict.AWAITING_APPROVAL, Verdict.CHAMPION_UNUSABLE])
-def test_every_verdict_that_needs_a_person_is_told(machine: Up, receiver: Receiver, verdict: Verdict) -> None:
+def test_every_verdict_that_needs_a_person_is_an_alert(machine: Up, receiver: Receiver, verdict: Verdict) -> None:
     nasty = 'it said "why" {{ 1 / 0 }} \\ and\nmore'
     machine.server.emit(night_event(verdict), {"prefect.resource.id": NIGHT}, {"sentence": nasty, "report": "x"})
     assert nasty in receiver.alert(verdict.value)["text"]
@@ -190,7 +190,7 @@ def test_a_run_that_is_not_heard_of_is_marked_crashed_and_told(machine: Up, rece
     run = machine.server.ask("POST", "/flow_runs/", {"flow_id": flow, "name": "a-zombie", "state": state})
     resource = {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "a-zombie"}
     apply_alerts(machine.server, ALERTS.model_copy(update={"webhook": SecretStr(receiver.url), "zombie_seconds": 10.0}))
-    # The server takes a moment to watch by a new alert; a sign of life before that would not be missed afterwards.
+    # The server takes a moment to load a new alert; an earlier heartbeat would not start its watchdog.
     for seconds in (1, 2, 30, 60, 120, 240):
         machine.server.emit("prefect.flow-run.heartbeat", resource)
         with contextlib.suppress(AssertionError):
@@ -198,7 +198,7 @@ def test_a_run_that_is_not_heard_of_is_marked_crashed_and_told(machine: Up, rece
             break
     assert machine.server.run(run["id"])["state_type"] == "CRASHED"
     receiver.alert("zombie run", "a-zombie")
-    assert "not heard of" in receiver.alert("failed night", "a-zombie")["text"]
+    assert "no heartbeat" in receiver.alert("failed night", "a-zombie")["text"]
 
 
 def test_a_night_that_does_not_come_is_told(machine: Up, receiver: Receiver, first_night: dict[str, Any]) -> None:
@@ -244,7 +244,7 @@ def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it
     assert again["parameters"] == {"models": ["keras"]}
     assert ended(server, again["id"])["state_name"] == "Completed"
     assert len(list((machine.home / "store/retraining/nights").glob("*.json"))) == 2
-    # Nothing twice, and what is not in prefect.yaml is gone; somebody else's is not.
+    # No duplicates; what is not in prefect.yaml is gone, except other projects' deployments.
     found = server.deployments()
     assert set(found) == {*ours, "retrain/not-ours"}
     [schedule] = found["retrain/nightly"]["schedules"]
@@ -268,13 +268,13 @@ def test_it_stops_cleanly_and_leaves_no_process_and_no_secret(machine: Up) -> No
 
 
 def _by_hand(machine: Up) -> list[dict[str, Any]]:
-    """Return the nights that no schedule brought."""
+    """Return the nights that were not scheduled."""
     found = machine.server.runs(deployment="retrain/nightly")
     return [run for run in found if "auto-scheduled" not in run["tags"]]
 
 
 def _add_what_is_not_in_the_file(machine: Up) -> None:
-    """Add a schedule and a deployment of an older prefect.yaml, and one of other people; pause the schedule."""
+    """Add a schedule and a deployment of an older prefect.yaml, and one of another project; pause the schedule."""
     server = machine.server
     nightly = server.deployment("retrain/nightly")
     [schedule] = nightly["schedules"]

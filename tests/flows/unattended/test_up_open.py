@@ -1,4 +1,4 @@
-"""`retrain up` for others than this machine: refused without a password, and behind one with it."""
+"""`retrain up` for other machines: refused without a password, protected with one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_server_that_others_reach_is_refused_without_a_password(
 @pytest.mark.parametrize(
     ("name", "value"), [("HOST", "example.org"), ("HOST", "0.0.0.0:4200"), ("AUTH", "operator"), ("AUTH", "operator:")]
 )
-def test_what_is_no_address_and_no_login_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_address_or_login_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"RETRAIN_UP__{name}", value)
     with pytest.raises(SettingsError, match=f"RETRAIN_UP__{name}"):
         load_settings()
@@ -63,7 +63,7 @@ def test_who_reaches_a_host_and_where_this_machine_does(host: str, alone: bool, 
 
 @pytest.mark.server
 @pytest.mark.slow
-def test_with_a_password_nobody_gets_in_without_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_is_required(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
     settings = Settings(home=home, up={"host": "0.0.0.0", "port": free_port(), "auth": LOGIN})
     keep_files_private()
@@ -75,10 +75,10 @@ def test_with_a_password_nobody_gets_in_without_it(home: Path, monkeypatch: pyte
         for login in (None, ("operator", "wrong"), ("", "")):
             answer = httpx.post(f"{url}/flow_runs/filter", json={}, auth=login, trust_env=False)
             assert answer.status_code == 401
-        # The page asks for the login, and calls the server that it came from.
-        told = httpx.get(f"{url.removesuffix('/api')}/ui-settings", trust_env=False).json()
-        assert (told["auth"], told["api_url"]) == ("BASIC", "/api")
-        # What is given to the workers and to Prefect's own commands lets them in.
+        # The page asks for the login, and calls the host that it was loaded from.
+        page = httpx.get(f"{url.removesuffix('/api')}/ui-settings", trust_env=False).json()
+        assert (page["auth"], page["api_url"]) == ("BASIC", "/api")
+        # The workers' and Prefect's own commands' environment has the login.
         assert machine._worker_environment()["PREFECT_API_AUTH_STRING"] == LOGIN
     finally:
         machine.stop()

@@ -19,7 +19,7 @@ from tasks.champion.history import (
     history,
     reconcile_champion,
 )
-from tasks.commands.describe_champion import describe_champion, tell_history
+from tasks.commands.describe_champion import describe_champion, describe_history
 from tasks.context import Context
 from tests.builders import NOON, channel_model, made_up_candidate, made_up_decision
 from validation.errors import ChampionChanged, RetrainError, UsageError
@@ -139,7 +139,7 @@ def test_a_missing_entry_is_named(context: Context) -> None:
 def test_the_history_is_told_in_order(context: Context) -> None:
     for number in (2, 11, *range(3, 11), 1):
         context.store.put(history_key(number), entry(number, str(number)).model_dump_json().encode())
-    assert [row["number"] for row in tell_history(context)] == list(range(1, 12))
+    assert [row["number"] for row in describe_history(context)] == list(range(1, 12))
 
 
 def test_the_champion_of_a_moment() -> None:

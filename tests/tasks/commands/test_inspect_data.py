@@ -1,4 +1,4 @@
-"""What was left out and why, what a warning costs under other settings, and what is usual: all over whole snapshots."""
+"""What was left out and why, the effect of settings on warnings, and drift: all over whole snapshots."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_what_was_left_out_is_listed_with_what_to_do_and_rejects_come_first(
 ) -> None:
     store.objects[f"labeled/{POSITIVE}/scan_1.png"] = png(pixels_of(CELLS[FIRST])[::-1])
     store.objects[f"labeled/{POSITIVE}/C9P9thin_text.png"] = b"no image"
-    result = inspect_now(context, None).result
+    result = inspect_now(context, None)
     assert last_validation(context) == result
     rejected = quarantined(context, result)
     assert list(rejected["reason"]) == ["not an image"]
@@ -72,21 +72,21 @@ def test_what_was_left_out_is_listed_with_what_to_do_and_rejects_come_first(
     assert json.dumps(rejected.to_dict("records"))
 
 
-def test_nothing_validated_yet_and_an_unknown_reason_are_said(context: Context) -> None:
+def test_nothing_validated_yet_and_an_unknown_reason_are_clear_errors(context: Context) -> None:
     with pytest.raises(UsageError, match="nothing has been validated yet"):
         last_validation(context)
-    result = inspect_now(context, None).result
-    with pytest.raises(UsageError, match="no reason 'blury'"):
+    result = inspect_now(context, None)
+    with pytest.raises(UsageError, match="unknown reason 'blury'"):
         quarantined(context, result, reason="blury")
 
 
 def test_a_repaired_object_is_taken_in_on_the_next_night(context: Context, store: CountingStore) -> None:
     whole = store.objects[FIRST]
     store.objects[FIRST] = whole[: len(whole) // 2]
-    first = inspect_now(context, None).result
+    first = inspect_now(context, None)
     assert reasons_of(context, first)[FIRST] == "truncated"
     store.objects[FIRST] = whole
-    second = inspect_now(context, None).result
+    second = inspect_now(context, None)
     assert FIRST not in reasons_of(context, second)
     assert second.accepted == first.accepted + 1
     assert second.new == 1
@@ -97,7 +97,7 @@ def test_only_tonights_findings_are_new(context: Context, store: CountingStore) 
     store.objects[f"labeled/{POSITIVE}/C9P9thin_old.png"] = b"no image"
     inspect_now(context, None)
     store.objects[f"labeled/{POSITIVE}/C9P9thin_new.png"] = b"neither"
-    result = inspect_now(context, None).result
+    result = inspect_now(context, None)
     assert result.reasons["not an image"] == 2
     assert result.new_reasons["not an image"] == 1
     table = context.records.load_table(result.findings).set_index("key")["new"]
@@ -108,12 +108,12 @@ def test_only_tonights_findings_are_new(context: Context, store: CountingStore) 
 @pytest.mark.parametrize(
     ("severity", "accepted", "valid"), [("warn", True, True), ("reject", False, True), ("stop", False, False)]
 )
-def test_what_a_strange_stain_costs_is_for_a_setting_to_say(
+def test_a_setting_decides_whether_an_unusual_stain_is_rejected(
     severity: str, accepted: bool, valid: bool, store: CountingStore, home: Path
 ) -> None:
     store.objects[FIRST] = dim(CELLS[FIRST])
     context = context_over(store, home, data={"severities": {"stain out of range": severity}})
-    result = inspect_now(context, None).result
+    result = inspect_now(context, None)
     assert reasons_of(context, result)[FIRST] == "stain out of range"
     assert (FIRST in set(context.records.load_table(result.facts)["key"])) is accepted
     assert result.valid is valid
@@ -122,7 +122,7 @@ def test_what_a_strange_stain_costs_is_for_a_setting_to_say(
 
 
 def crowned(context: Context) -> ChampionRef:
-    """A champion that was trained on what lies in the store now."""
+    """A champion that was trained on the cells that are in the store now."""
     candidate = candidate_of(context, prepare(context), channel_model())
     return ChampionRef(
         version="1",
@@ -134,12 +134,12 @@ def crowned(context: Context) -> ChampionRef:
 
 
 def dimmed(night: int) -> dict[str, bytes]:
-    """Cells of other patients under a lamp that is too weak."""
+    """Cells of other patients, photographed with too little light."""
     cells = synthetic_cells(night, patients=16, cells_per_patient=6, scale=0.7)
     return {key: dim(data) for key, data in cells.items() if key not in CELLS}
 
 
-def test_what_is_usual_is_learned_from_the_champions_training_images(context: Context, store: CountingStore) -> None:
+def test_drift_is_measured_against_the_champions_training_images(context: Context, store: CountingStore) -> None:
     champion = crowned(context)
     reference = reference_of(context, champion)
     assert reference.facts is not None
@@ -151,10 +151,10 @@ def test_what_is_usual_is_learned_from_the_champions_training_images(context: Co
     for key in CELLS:
         del store.objects[key]
     store.objects |= night
-    alone = inspect_now(context, None).result
-    assert "stain out of range" not in alone.reasons  # measured against itself, all is as usual
+    alone = inspect_now(context, None)
+    assert "stain out of range" not in alone.reasons  # measured against itself, nothing drifts
     assert "no champion" in alone.reference
-    against = inspect_now(context, champion).result
+    against = inspect_now(context, champion)
     assert against.reasons["stain out of range"] > len(night) / 2
     assert against.accepted == alone.accepted
     assert "training images of version 1" in against.reference
@@ -162,31 +162,31 @@ def test_what_is_usual_is_learned_from_the_champions_training_images(context: Co
     assert against.bounds != alone.bounds
 
 
-def test_a_night_that_drifted_is_told_and_not_refused(context: Context, store: CountingStore) -> None:
+def test_drift_is_a_warning_and_not_a_refusal(context: Context, store: CountingStore) -> None:
     champion = crowned(context)
     store.objects |= dimmed(2)
-    result = inspect_now(context, champion).result
+    result = inspect_now(context, champion)
     warned = {check.name for check in result.checks if not check.passed}
     assert "tonight: drift of brightness" in warned
     assert result.valid
 
 
-def test_a_champion_whose_records_are_gone_is_not_missed(context: Context) -> None:
+def test_validation_works_without_the_champions_records(context: Context) -> None:
     gone = ChampionRef(version="3", candidate="f" * 24, model="keras", model_sha256="0" * 64, threshold=0.5)
     reference = reference_of(context, gone)
     assert reference.facts is None
     assert "records of version 3 are gone" in reference.name
 
 
-def test_the_data_docs_lie_in_the_store_and_show_the_batch(context: Context) -> None:
-    result = inspect_now(context, None).result
+def test_the_data_docs_are_in_the_store_and_show_the_batch(context: Context) -> None:
+    result = inspect_now(context, None)
     assert result.data_docs is not None
     page = context.store.get(result.data_docs).decode()
     assert result.id in page
     assert "uninfected_cells" in page
 
 
-def test_one_patient_who_makes_up_a_night_is_told(context: Context, store: CountingStore) -> None:
+def test_a_night_of_mostly_one_patient_is_a_warning(context: Context, store: CountingStore) -> None:
     inspect_now(context, None)
     noise = np.random.default_rng(7)
     for number in range(6):
@@ -194,7 +194,7 @@ def test_one_patient_who_makes_up_a_night_is_told(context: Context, store: Count
         cv2.circle(cell, (30, 30), 24, (190, 150, 160), -1)
         cell[cell > 0] -= noise.integers(0, 40, (cell > 0).sum()).astype(np.uint8)
         store.objects[f"labeled/{NEGATIVE}/C7P7thin_{number}.png"] = png(Image.fromarray(cell))
-    checks = {check.name: check for check in inspect_now(context, None).result.checks}
+    checks = {check.name: check for check in inspect_now(context, None).checks}
     assert not checks["tonight: largest share of one patient"].passed
     assert checks["tonight: largest share of one patient"].observed == "1"
     assert checks["tonight: class ratio"].observed == "one class is missing"

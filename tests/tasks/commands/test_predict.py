@@ -1,4 +1,4 @@
-"""Predict: the champion's answer for image files, by the path that evaluation takes."""
+"""Predict: the champion's call for image files, on the code path of evaluation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_answer_is_that_of_the_model_file(registry: Registry, settings: Settings, folder: Path) -> None:
+def test_every_prediction_is_that_of_the_model_file(registry: Registry, settings: Settings, folder: Path) -> None:
     champion, answers = predict(settings, [folder])
     assert champion == registry.champion()
     assert len(answers) == len(CELLS)
@@ -64,14 +64,14 @@ def test_every_answer_is_that_of_the_model_file(registry: Registry, settings: Se
         assert answer.problem is None
 
 
-def test_an_answer_does_not_depend_on_its_company(registry: Registry, settings: Settings, folder: Path) -> None:
+def test_a_prediction_does_not_depend_on_other_images(registry: Registry, settings: Settings, folder: Path) -> None:
     del registry
     _, together = predict(settings, [folder])
     for answer in together[:3]:
         assert predict(settings, [Path(answer.path)])[1] == [answer]
 
 
-def test_a_bad_image_costs_itself_only(registry: Registry, settings: Settings, folder: Path) -> None:
+def test_a_bad_image_does_not_stop_the_others(registry: Registry, settings: Settings, folder: Path) -> None:
     del registry
     (folder / "half.PNG").write_bytes(png(np.full((40, 40, 3), 9))[:60])
     (folder / "empty.jpeg").write_bytes(b"")
@@ -85,7 +85,7 @@ def test_a_bad_image_costs_itself_only(registry: Registry, settings: Settings, f
     assert len(answers) == len(CELLS) + 3
 
 
-def test_a_path_that_is_not_there_is_a_mistake(registry: Registry, settings: Settings, tmp_path: Path) -> None:
+def test_a_missing_path_is_a_usage_error(registry: Registry, settings: Settings, tmp_path: Path) -> None:
     del registry
     with pytest.raises(UsageError, match=r"no file or folder at .*none\.png"):
         predict(settings, [tmp_path / "none.png"])

@@ -1,4 +1,4 @@
-"""By hand: back to an earlier champion, or past the gate, each with a reason and an entry of its own."""
+"""Rollback to an earlier champion and override of the gate, each with a reason and a history entry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from infra.registry.registry import Registry
 from infra.store.keys import MODEL_NAME
 from tasks.champion.history import history
-from tasks.commands.describe_champion import tell_history
+from tasks.commands.describe_champion import describe_history
 from tasks.commands.rollback import override, rollback
 from tasks.context import Context
 from tasks.nights import find_decision
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("tried_here")
 
 
 def decide(context: Context, number: int, before: ChampionRef | None, verdict: Verdict = Verdict.PROMOTED) -> Decision:
-    """Store a decision on a candidate of its own."""
+    """Store a decision on a new candidate."""
     model = channel_model(centre=100 + number)
     candidate = made_up_candidate(model, id_=f"c{number:023d}")
     context.store.put(candidate.model_key, model)
@@ -70,7 +70,7 @@ def test_rolling_back_twice_goes_two_champions_back(
     assert rollback(context, registry, None, why="no, it was not", who=ANN) == champions[0]
 
 
-def test_a_rollback_is_refused_for_what_is_no_earlier_champion(
+def test_a_rollback_to_a_version_that_was_never_champion_is_refused(
     context: Context, registry: Registry, champions: list[ChampionRef]
 ) -> None:
     extra = registry.register(
@@ -93,29 +93,29 @@ def test_a_tampered_version_does_not_become_champion_again(
         rollback(context, registry, None, why="w", who=ANN)
     assert registry.champion() == champions[-1]
     assert len(history(context)) == 3
-    # Not either when its checksum was exchanged with it: the store has that too.
+    # Nor with a matching checksum: the store has the original one too.
     registry._client.set_model_version_tag(MODEL_NAME, "2", "model_sha256", sha256(file.read_bytes()))
     with pytest.raises(ModelFileInvalid, match="was trained to"):
         rollback(context, registry, None, why="w", who=ANN)
-    # Past it, to one that is whole.
+    # Past it, to an intact one.
     assert rollback(context, registry, "1", why="w", who=ANN) == champions[0]
 
 
-def test_a_person_can_overrule_the_gate_and_it_says_so(
+def test_an_override_of_the_gate_is_recorded(
     context: Context, registry: Registry, champions: list[ChampionRef], caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = decide(context, 4, champions[-1], Verdict.KEPT)
     champion = override(context, registry, find_decision(context, kept.id[:24]), why="the holdout is too old", who=ANN)
     assert registry.champion() == champion
     assert champion.candidate == kept.challenger
-    row = tell_history(context)[-1]
+    row = describe_history(context)[-1]
     assert (row["action"], row["who"], row["why"]) == ("override", ANN, "the holdout is too old")
     assert (row["from"], row["to"], row["decision"]) == ("3", "4", kept.id)
     assert "could not be compared" in row["checked"]
     assert context.records.load(Decision, kept.id) == kept
     with pytest.raises(UsageError, match="champion already"):
         override(context, registry, kept, why="again", who=ANN)
-    # Also on an older champion, which is told.
+    # Also if it was compared with an older champion, with a warning.
     undecided = decide(context, 5, champions[0], Verdict.UNDECIDED)
     override(context, registry, undecided, why="w", who=ANN)
     assert "was compared with version 1, the champion is 4" in caplog.text

@@ -1,4 +1,4 @@
-"""The demo's surroundings: a place of its own, nights that arrive one by one, and nothing mixed."""
+"""The demo: a separate store and registry, one night after the other, synthetic and real cells never mixed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def finish_night(store: Store) -> None:
 
 
 class TestPlace:
-    def test_the_settings_point_at_a_place_of_its_own(self, home: Path) -> None:
+    def test_the_settings_name_a_separate_store_and_registry(self, home: Path) -> None:
         config = home / "retrain.toml"
         assert choose_place(config, home, synthetic=True)
         settings = load_settings()
@@ -66,7 +66,7 @@ class TestPlace:
         assert settings.registry_artifacts == (home / "synthetic" / "mlflow-artifacts").as_uri()
         assert (home / "synthetic" / "store").is_dir()
 
-    def test_real_cells_have_another(self, home: Path) -> None:
+    def test_real_cells_have_another_store(self, home: Path) -> None:
         assert choose_place(home / "retrain.toml", home, synthetic=True)
         synthetic = load_settings()
         assert choose_place(home / "retrain.toml", home, synthetic=False)
@@ -78,12 +78,12 @@ class TestPlace:
     def test_a_person_s_own_settings_are_never_overwritten(self, home: Path) -> None:
         home.mkdir()
         config = home / "retrain.toml"
-        for own in ('store = "s3://mine"\n', "", "\ufeff# Written by somebody else\n"):
+        for own in ('store = "s3://mine"\n', "", "\ufeff# Written by hand\n"):
             config.write_text(own)
             assert not choose_place(config, home, synthetic=True)
             assert config.read_text() == own
 
-    def test_a_file_of_the_demo_becomes_one_s_own_by_its_first_line(self, home: Path) -> None:
+    def test_without_its_first_line_the_file_is_the_users_own(self, home: Path) -> None:
         config = home / "retrain.toml"
         choose_place(config, home, synthetic=True)
         config.write_text("".join(config.read_text().splitlines(keepends=True)[1:]))
@@ -99,7 +99,7 @@ class TestPlace:
 
 
 class TestDelivery:
-    def test_the_first_night_brings_its_cells_and_a_mark(self, store: Store) -> None:
+    def test_the_first_night_delivers_its_cells_and_a_mark(self, store: Store) -> None:
         told: list[int] = []
         assert deliver(store, PLAN, progress=told.append) == (1, len(keys(1)))
         assert set(stored(store)) == keys(1)
@@ -112,7 +112,7 @@ class TestDelivery:
         assert deliver(store, PLAN) == (1, len(keys(1)))
         assert stored(store) == before
 
-    def test_after_a_finished_night_comes_the_next(self, store: Store) -> None:
+    def test_after_a_finished_night_the_next_is_delivered(self, store: Store) -> None:
         deliver(store, PLAN)
         finish_night(store)
         assert deliver(store, PLAN) == (2, len(keys(2)))
@@ -132,7 +132,7 @@ class TestDelivery:
         with pytest.raises(Killed):
             deliver(store, PLAN, progress=killed)
         assert len(stored(store)) == 3
-        # Marked before the first cell: these three are never taken for real ones.
+        # The mark is written before the first cell: these three are never taken for real ones.
         with pytest.raises(UsageError):
             refuse_synthetic(store)
         assert deliver(store, PLAN)[0] == 1

@@ -1,4 +1,4 @@
-"""Downloads over a real server on loopback that fails in every way that a server may."""
+"""Downloads from a real server on loopback that fails in every way that a server can."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Step = Callable[["Handler"], None]
 
 @dataclass
 class Remote:
-    """The file on the server, what the server understands, and what it was asked."""
+    """The file on the server, the features of the server, and the requests that it got."""
 
     content: bytes = CONTENT
     etag: str | None = '"one"'
@@ -42,7 +42,7 @@ class Remote:
     if_range: bool = True
     head: int = 200
     url: str = ""
-    steps: list[Step] = field(default_factory=list)  # what the next GETs meet instead of a whole answer
+    steps: list[Step] = field(default_factory=list)  # the behaviour of the next GETs, instead of a complete answer
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def change(self, content: bytes, etag: str) -> None:
@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def send(handler: Handler, share: float = 1.0) -> None:
-    """Answer as the protocol wants it; with a ``share`` below 1 the connection breaks in the middle of the body."""
+    """Answer by the protocol; with a ``share`` below 1 the connection breaks within the body."""
     remote, start = handler.remote, 0
     if remote.ranges and (asked := re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))):
         current = handler.headers.get("If-Range") in (remote.etag, remote.modified)
@@ -103,7 +103,7 @@ def status(code: int, **headers: str) -> Step:
 
 
 def silence(handler: Handler) -> None:
-    """Accept, and hang up without a word."""
+    """Accept, and close the connection without an answer."""
     handler.close_connection = True
 
 
@@ -123,7 +123,7 @@ def pauses() -> list[float]:
 
 @pytest.fixture
 def fetch(remote: Remote, tmp_path: Path, pauses: list[float]) -> Callable[[], bytes]:
-    """Download with recorded pauses in place of real ones; return what came."""
+    """Download with recorded pauses in place of real ones; return the content."""
     return lambda: download(remote.url, tmp_path / "downloads", pause=pauses.append).read_bytes()
 
 
@@ -131,7 +131,7 @@ def left(folder: Path) -> set[str]:
     return {"".join(path.suffixes) for path in folder.iterdir()}
 
 
-def test_one_request_brings_the_file_and_nothing_half_is_left(
+def test_one_request_downloads_the_file_and_leaves_no_part(
     fetch: Callable[[], bytes], remote: Remote, tmp_path: Path
 ) -> None:
     assert fetch() == CONTENT
@@ -155,7 +155,7 @@ def test_a_changed_file_is_downloaded_again(fetch: Callable[[], bytes], remote: 
 
 
 @pytest.mark.parametrize("answer", [403, 404, 405, 500])
-def test_the_kept_file_is_used_when_the_server_will_not_say(
+def test_the_kept_file_is_used_when_the_server_refuses_head(
     fetch: Callable[[], bytes], remote: Remote, answer: int
 ) -> None:
     fetch()
@@ -172,7 +172,7 @@ def test_the_kept_file_is_used_offline(tmp_path: Path, caplog: pytest.LogCapture
     assert "using the kept file" in caplog.text
 
 
-def test_a_kept_file_that_lost_its_end_is_not_believed(fetch: Callable[[], bytes], tmp_path: Path) -> None:
+def test_a_truncated_kept_file_is_not_used(fetch: Callable[[], bytes], tmp_path: Path) -> None:
     fetch()
     (kept,) = (tmp_path / "downloads").glob("*.zip")
     kept.write_bytes(CONTENT[:1000])
@@ -180,7 +180,7 @@ def test_a_kept_file_that_lost_its_end_is_not_believed(fetch: Callable[[], bytes
 
 
 @pytest.mark.parametrize("etag", ['"one"', None, 'W/"weak"'])
-def test_a_broken_download_goes_on_where_it_was(
+def test_a_broken_download_is_resumed(
     fetch: Callable[[], bytes], remote: Remote, pauses: list[float], etag: str | None
 ) -> None:
     remote.etag = etag
@@ -189,14 +189,12 @@ def test_a_broken_download_goes_on_where_it_was(
     first, second, third = remote.gets
     assert "range" not in first
     assert [second["range"], third["range"]] == ["bytes=1500000-", "bytes=2250000-"]
-    # A weak ETag does not promise equal bytes: the date has to.
+    # A weak ETag does not guarantee equal bytes: the date is used.
     assert second["if-range"] == ('"one"' if etag == '"one"' else remote.modified)
     assert len(pauses) == 2
 
 
-def test_another_process_goes_on_where_a_killed_one_was(
-    fetch: Callable[[], bytes], remote: Remote, tmp_path: Path
-) -> None:
+def test_another_process_resumes_a_killed_download(fetch: Callable[[], bytes], remote: Remote, tmp_path: Path) -> None:
     def killed(_: float) -> None:
         raise KeyboardInterrupt
 
@@ -208,7 +206,7 @@ def test_another_process_goes_on_where_a_killed_one_was(
     assert remote.gets[-1]["range"] == "bytes=1500000-"
 
 
-def test_a_whole_part_is_not_asked_for_again(fetch: Callable[[], bytes], remote: Remote, tmp_path: Path) -> None:
+def test_a_complete_part_is_not_requested_again(fetch: Callable[[], bytes], remote: Remote, tmp_path: Path) -> None:
     fetch()
     (kept,) = (tmp_path / "downloads").glob("*.zip")
     kept.rename(kept.with_suffix(".zip.part"))
@@ -217,7 +215,7 @@ def test_a_whole_part_is_not_asked_for_again(fetch: Callable[[], bytes], remote:
     assert len(remote.seen) == 1
 
 
-def test_a_file_without_version_is_begun_again(fetch: Callable[[], bytes], remote: Remote) -> None:
+def test_a_file_without_a_version_is_restarted(fetch: Callable[[], bytes], remote: Remote) -> None:
     remote.etag = remote.modified = None
     remote.steps = [broken(0.5)]
     assert fetch() == CONTENT
@@ -235,7 +233,7 @@ def test_a_server_that_ignores_range(fetch: Callable[[], bytes], remote: Remote)
 
 @pytest.mark.parametrize("if_range", [True, False])
 @pytest.mark.parametrize("size", [100, 2_900_000, 3_100_000])
-def test_a_file_that_changes_in_between_is_begun_again(
+def test_a_file_that_changes_in_between_is_restarted(
     fetch: Callable[[], bytes], remote: Remote, if_range: bool, size: int
 ) -> None:
     new = random.Random(8).randbytes(size)
@@ -258,7 +256,7 @@ def test_a_part_of_another_time_is_checked(fetch: Callable[[], bytes], remote: R
 
 
 @pytest.mark.parametrize("step", [status(503), status(429), status(500), silence, broken(0.0)])
-def test_failures_that_pass_are_waited_for(
+def test_transient_failures_are_retried(
     fetch: Callable[[], bytes], remote: Remote, pauses: list[float], step: Step
 ) -> None:
     remote.steps = [step] * 4
@@ -289,14 +287,14 @@ def test_a_server_that_falls_silent(
     assert remote.gets[-1]["range"] == "bytes=1000-"
 
 
-def test_failures_are_counted_anew_when_bytes_come(fetch: Callable[[], bytes], remote: Remote) -> None:
+def test_progress_resets_the_count_of_failures(fetch: Callable[[], bytes], remote: Remote) -> None:
     remote.steps = [broken(0.3)] * 12
     assert fetch() == CONTENT
     assert len(remote.gets) == 13
 
 
 @pytest.mark.parametrize("step", [status(503), silence, broken(0.0), broken(0.5)])
-def test_failures_that_do_not_pass_end(
+def test_lasting_failures_end_the_download(
     fetch: Callable[[], bytes], remote: Remote, pauses: list[float], step: Step
 ) -> None:
     remote.ranges = False  # so that half a body is no progress the second time
@@ -308,7 +306,9 @@ def test_failures_that_do_not_pass_end(
     assert len(pauses) <= 6
 
 
-def test_a_drip_ends_too(fetch: Callable[[], bytes], remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_drips_is_given_up(
+    fetch: Callable[[], bytes], remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_REQUESTS", 20)
     remote.steps = [broken(0.001)] * 1000
     with pytest.raises(Unreachable, match="after 20 requests"):
@@ -350,7 +350,7 @@ def test_other_addresses_are_refused(url: str, tmp_path: Path) -> None:
         download(url, tmp_path)
 
 
-def test_too_little_space_is_said_before_the_download(
+def test_too_little_space_is_reported_before_the_download(
     fetch: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -425,13 +425,13 @@ def test_nlm_stands_for_the_public_archive(remote: Remote, tmp_path: Path, monke
 
 def test_a_page_in_place_of_the_zip_is_not_kept(remote: Remote, tmp_path: Path) -> None:
     remote.content = b"<!doctype html>please sign in"
-    with pytest.raises(DataInvalid, match="is no zip file"):
+    with pytest.raises(DataInvalid, match="is not a valid zip file"):
         import_cells(remote.url, MemoryStore(), Workspace(tmp_path))
     remote.content = archive(["Parasitized/a.png"])
     assert import_cells(remote.url, MemoryStore(), Workspace(tmp_path)).written == 1
 
 
-def test_an_unreachable_store_is_found_out_before_the_download(remote: Remote, tmp_path: Path) -> None:
+def test_an_unreachable_store_is_reported_before_the_download(remote: Remote, tmp_path: Path) -> None:
     class Gone(MemoryStore):
         def list(self, prefix: str) -> Iterator[object]:  # type: ignore[override]
             raise StoreUnreachable(f"cannot list {prefix}")
@@ -441,7 +441,7 @@ def test_an_unreachable_store_is_found_out_before_the_download(remote: Remote, t
     assert remote.seen == []
 
 
-def test_what_is_noted_beside_the_file_holds_no_address(remote: Remote, tmp_path: Path) -> None:
+def test_the_description_beside_the_file_contains_no_url(remote: Remote, tmp_path: Path) -> None:
     path = download(remote.url, tmp_path)
     noted = json.loads(path.with_name(f"{path.name}.json").read_text())
     assert noted == {"etag": remote.etag, "modified": remote.modified, "length": len(CONTENT)}

@@ -19,7 +19,8 @@ from infra.store.folder import FolderStore
 from infra.store.memory import MemoryStore
 from infra.store.s3 import S3Store
 from tasks.intake import sources as cell_sources
-from tasks.intake.import_cells import ImportProgress, ImportResult, import_cells
+from tasks.intake.download import ImportProgress
+from tasks.intake.import_cells import ImportResult, import_cells
 from validation.errors import DataInvalid, StoreUnreachable, UsageError
 
 CELLS = {"Parasitized/a.png": b"\x89PNG a", "Parasitized/ä b.png": b"\x89PNG b", "Uninfected/c.png": b"\x89PNG c"}
@@ -78,7 +79,7 @@ def test_a_second_import_changes_nothing(kind: str, run: Import, store: MemorySt
 
 
 @both
-def test_an_interrupted_import_goes_on(kind: str, run: Import, store: MemoryStore, tmp_path: Path) -> None:
+def test_an_interrupted_import_resumes(kind: str, run: Import, store: MemoryStore, tmp_path: Path) -> None:
     source = make(kind, tmp_path, CELLS)
     store.put("labeled/Parasitized/a.png", CELLS["Parasitized/a.png"])
     result = run(source)
@@ -98,7 +99,7 @@ def test_stored_content_is_never_overwritten(
     assert "exists with other content: Parasitized/a.png" in caplog.text
 
 
-def test_what_somebody_writes_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_an_object_written_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     class Late(MemoryStore):
         def create(self, key: str, data: bytes) -> bool:
             self.objects.setdefault(key, b"theirs" if "/a" in key else data)
@@ -132,7 +133,7 @@ def test_a_folder_store_need_not_exist(tmp_path: Path) -> None:
     assert {info.key: store.get(info.key) for info in store.list("")} == STORED
 
 
-def test_class_folders_of_other_case_are_meant(run: Import, store: MemoryStore, tmp_path: Path) -> None:
+def test_class_folders_are_matched_without_case(run: Import, store: MemoryStore, tmp_path: Path) -> None:
     run(folder(tmp_path / "cells", {"PARASITIZED/a.png": b"a", "uninfected/b.png": b"b"}))
     assert sorted(store.objects) == ["labeled/Parasitized/a.png", "labeled/Uninfected/b.png"]
 
@@ -383,7 +384,7 @@ def test_encrypted_members(run: Import, store: MemoryStore, tmp_path: Path) -> N
     assert store.objects == STORED
 
 
-def test_a_size_that_lies(run: Import, store: MemoryStore, tmp_path: Path) -> None:
+def test_a_false_size(run: Import, store: MemoryStore, tmp_path: Path) -> None:
     bomb = (member("Uninfected/small.png", method=zipfile.ZIP_DEFLATED), bytes(900_000))
     path = hostile(tmp_path / "x.zip", bomb)
     patched(path, "Uninfected/small.png", offset=24, value=struct.pack("<I", 100))
@@ -424,7 +425,7 @@ def test_a_damaged_member_does_not_stop_the_others(
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b\x08\x00" + bytes(100), b"PK\x03\x04" + bytes(100)])
 def test_no_zip_file(content: bytes, run: Import, tmp_path: Path) -> None:
     (tmp_path / "cells.zip").write_bytes(content)
-    with pytest.raises(DataInvalid, match="is no zip file, or its end is missing") as caught:
+    with pytest.raises(DataInvalid, match="is not a valid zip file, or its end is missing") as caught:
         run(tmp_path / "cells.zip")
     assert "Parasitized/*.png" in caught.value.hint
 

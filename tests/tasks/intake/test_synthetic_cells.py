@@ -1,4 +1,4 @@
-"""The synthetic cells keep the promises that tests and a first run without data rely on."""
+"""The properties of synthetic cells that tests and a first run without data rely on."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_at_full_scale_cells_are_as_wide_as_the_real_ones() -> None:
     assert max(widths) <= 215
 
 
-def test_scale_changes_the_size_and_not_who_is_ill() -> None:
+def test_scale_changes_the_size_and_not_the_diagnosis() -> None:
     small, large = (list(islice(night_cells(1, replace(PLAN, scale=scale)), 20)) for scale in (0.3, 0.6))
     assert [(cell.name, cell.label) for cell in small] == [(cell.name, cell.label) for cell in large]
     ratio = [pixels(b).shape[0] / pixels(a).shape[0] for a, b in zip(small, large, strict=True)]

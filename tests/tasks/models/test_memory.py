@@ -1,4 +1,4 @@
-"""Out of memory: half the batch, and on; any other error is left as it is. What was freed goes back to the system."""
+"""Out of memory: retried with half the batch; any other error is raised. Freed memory returns to the system."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.fake_cnn import DefaultRecipe
 
 
 class ResourceExhaustedError(Exception):
-    """TensorFlow's own, by its name."""
+    """TensorFlow's error, by its name."""
 
 
 class OutOfMemoryError(RuntimeError):
-    """Torch's own, by its name."""
+    """Torch's error, by its name."""
 
 
 OURS = [
@@ -30,7 +30,7 @@ OURS = [
 
 
 @pytest.mark.parametrize("error", OURS, ids=lambda error: type(error).__name__)
-def test_both_frameworks_words_for_it_are_known(error: Exception) -> None:
+def test_out_of_memory_is_recognised_for_both_frameworks(error: Exception) -> None:
     told: list[str] = []
 
     def fit(recipe: DefaultRecipe) -> int:
@@ -56,7 +56,7 @@ def test_it_gives_up_at_the_smallest_batch() -> None:
     assert min(seen) >= SMALLEST_BATCH
 
 
-def test_another_error_is_not_tried_again() -> None:
+def test_another_error_is_not_retried() -> None:
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     seen: list[int] = []
 
@@ -69,7 +69,7 @@ def test_another_error_is_not_tried_again() -> None:
     assert seen == [32]
 
 
-def test_what_was_freed_between_blocks_still_held_goes_back_to_the_system() -> None:
+def test_memory_freed_between_used_blocks_returns_to_the_system() -> None:
     code = """
 from pathlib import Path
 from tasks.models.memory import release_memory

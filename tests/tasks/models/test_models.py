@@ -17,7 +17,7 @@ from tasks import models
 from tasks.models import preparation as _common
 from tasks.models import variation
 from tasks.models.schedule import Schedule
-from tasks.models.selection import Selection, is_surely_higher
+from tasks.models.selection import Selection, is_significantly_higher
 from tests import ROOT
 from tests.ahead import Lane
 from tests.fake_cnn import DefaultRecipe
@@ -26,7 +26,7 @@ from validation.statistics.calibration import temperature_of
 
 FRAMEWORKS = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}
 SIDE = 32
-# The smallest of each family: these tests are about what fit() promises, not about how well a CNN can see.
+# The smallest of each family: these tests are about the contract of fit(), not about accuracy.
 SMALL = {
     "fastai": {
         "batch_size": 16,
@@ -108,10 +108,10 @@ loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modu
 # fmt: off
 JOBS: list[dict[str, Any]] = [
     {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4}},
-    # As on a GPU: the cells lie on the device, which varies them itself.
+    # As on a GPU: the cells are stored on the device and augmented there.
     {"name": "held", "seed": 3, "held": True, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
     {"name": "not held", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
-    # Better on training cells is worse on these: the epoch that is kept is an early one, and patience runs out.
+    # Better on training cells is worse on these: an early epoch is kept, and patience runs out.
     {"name": "early", "seed": 3, "valid_labels": "inverted",
      "recipe": {"epochs": 30, "patience": 3, "cooldown": 2, "views": 1}},
     {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30, "views": 1}},
@@ -124,7 +124,7 @@ JOBS: list[dict[str, Any]] = [
 
 
 def synthetic_cells(count: int, seed: int) -> tuple[models.Images, models.Labels]:
-    """Return discs on black, every second one with a dark spot inside: the least that a parasite looks like."""
+    """Return discs on black, every second one with a dark spot inside: a minimal parasite."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     disc = (x - SIDE / 2) ** 2 + (y - SIDE / 2) ** 2 < (SIDE / 2 - 2) ** 2
@@ -137,18 +137,18 @@ def synthetic_cells(count: int, seed: int) -> tuple[models.Images, models.Labels
 
 
 class Fits(NamedTuple):
-    """What one child process left behind."""
+    """The results of one child process."""
 
     jobs: dict[str, Any]
     shown: dict[str, npt.NDArray[Any]]
     loaded: set[str]
-    # Of each pass that TensorFlow made over a dataset, whether it tuned it.
+    # For each of TensorFlow's passes over a dataset, whether it was autotuned.
     tuned: list[bool]
     said: str
 
 
 def ahead(lane: Lane) -> dict[str, Fits]:
-    """Every family's fits, and two of them once more, ended in between and begun again; see tests.ahead."""
+    """Every family's fits, and two of them again, stopped in between and resumed; see tests.ahead."""
     folder = lane.folder / "models"
     folder.mkdir()
     np.savez(folder / "cells.npz", **vars(made_cells()))
@@ -156,7 +156,7 @@ def ahead(lane: Lane) -> dict[str, Fits]:
     for name in models.model_names():
         done[name] = run_child(lane, name, folder / name, JOBS)
         again, (plain, held, early) = folder / f"{name}-again", (JOBS[0], JOBS[1], JOBS[3])
-        # Two later, so that the kept epoch is not the last one that the checkpoint holds.
+        # Two later, so that the kept epoch is not the last one in the checkpoint.
         killed_after = done[name].jobs["early"]["best_epoch"] + 2
         ended = [plain | {"interrupted_after": 3}, held | {"interrupted_after": 3}]
         killed = start_child(lane, name, again, [*ended, early | {"killed_after": killed_after}])
@@ -257,25 +257,25 @@ def test_importing_the_models_loads_no_framework() -> None:
 @pytest.mark.slow(minutes=2)
 @pytest.mark.timeout(1800)
 class TestFit:
-    def test_the_process_never_holds_the_other_framework(self, name: str, fits: Fits) -> None:
+    def test_the_process_never_loads_the_other_framework(self, name: str, fits: Fits) -> None:
         assert fits.loaded == FRAMEWORKS[name]
 
-    def test_no_pass_over_the_cells_waits_for_a_tuner_of_it(self, name: str, fits: Fits) -> None:
-        """TensorFlow's own wakes up after longer and longer pauses, and each end of a pass waited for it."""
+    def test_no_pass_over_the_cells_waits_for_autotuning(self, name: str, fits: Fits) -> None:
+        """TensorFlow's tuner sleeps for longer and longer, and each end of a pass waited for it."""
         assert bool(fits.tuned) == (name == "keras")
         assert not any(fits.tuned)
 
-    def test_memory_is_given_back_within_an_epoch(self, name: str, fits: Fits) -> None:
-        """Freed blocks of torch's that fit nothing later grow with the number of batches, not of epochs."""
+    def test_memory_is_released_within_an_epoch(self, name: str, fits: Fits) -> None:
+        """Fragmented blocks that torch has freed grow with the number of batches, not of epochs."""
         plain = fits.jobs["plain"]
         if name == "keras":
-            assert plain["released"] == []  # holds nothing that grows
+            assert plain["released"] == []  # allocates nothing that grows
             return
         epoch = plain["made_here"] // 4
         assert epoch > 2 * 3
         assert np.diff([0, *plain["released"], plain["made_here"]]).max() <= 3
 
-    def test_it_says_nothing_on_the_terminal(self, fits: Fits) -> None:
+    def test_it_prints_nothing(self, fits: Fits) -> None:
         assert fits.said == ""
 
     def test_the_model_file_keeps_its_contract(self, fits: Fits, cells: models.TrainingData) -> None:
@@ -294,12 +294,12 @@ class TestFit:
             assert scores.dtype == np.float32
             assert ((scores >= 0) & (scores <= 1)).all()
 
-    def test_the_model_file_needs_no_other(self, fits: Fits, cells: models.TrainingData, tmp_path: Path) -> None:
+    def test_the_model_file_is_self_contained(self, fits: Fits, cells: models.TrainingData, tmp_path: Path) -> None:
         alone = tmp_path / "alone.onnx"
         alone.write_bytes(Path(fits.jobs["plain"]["onnx"]).read_bytes())
         assert score(str(alone), cells.valid_images[:3]).shape == (3,)
 
-    def test_a_cell_scores_the_same_in_any_company(self, fits: Fits, cells: models.TrainingData) -> None:
+    def test_a_cells_score_does_not_depend_on_its_batch(self, fits: Fits, cells: models.TrainingData) -> None:
         images = cells.valid_images
         alone = np.concatenate([score(fits.jobs["plain"]["onnx"], images[i : i + 1]) for i in range(5)])
         np.testing.assert_allclose(alone, score(fits.jobs["plain"]["onnx"], images)[:5], atol=1e-5)
@@ -310,7 +310,7 @@ class TestFit:
             scores = score(fits.jobs[job]["onnx"], cells.valid_images)
             np.testing.assert_allclose(scores, fits.jobs[job]["native"], atol=1e-5)
 
-    def test_every_epoch_is_recorded_and_heard_of(self, fits: Fits) -> None:
+    def test_every_epoch_is_recorded_and_reported(self, fits: Fits) -> None:
         fitted = fits.jobs["plain"]
         assert fitted["stopped"] == "finished"
         assert fitted["heard"] == [record["epoch"] for record in fitted["history"]] == [1, 2, 3, 4]
@@ -361,7 +361,7 @@ class TestFit:
     def test_patience_ends_the_fit(self, name: str, fits: Fits) -> None:
         fitted = fits.jobs["early"]
         losses = [record["valid_loss"] for record in fitted["history"]]
-        flat, first = len(losses) - 2, 6 if name == "fastai" else 0  # small cells decide nothing
+        flat, first = len(losses) - 2, 6 if name == "fastai" else 0  # losses of small cells are ignored
         assert fitted["stopped"] == "early"
         assert len(losses) < 30
         assert flat - 1 - (first + int(np.argmin(losses[first:flat]))) == 3
@@ -379,13 +379,13 @@ class TestFit:
     def test_a_diverging_loss_is_a_failed_training(self, fits: Fits) -> None:
         assert "loss became" in fits.jobs["diverging"]["failed"]
 
-    def test_begun_with_earlier_weights_it_takes_fewer_epochs_and_knows_what_they_knew(self, fits: Fits) -> None:
+    def test_with_earlier_weights_it_takes_fewer_epochs_and_starts_as_good(self, fits: Fits) -> None:
         cold, warm = fits.jobs["plain"]["history"], fits.jobs["warm"]["history"]
         assert len(warm) == 2
         assert warm[0]["train_loss"] < 0.8 * cold[0]["train_loss"]
 
-    def test_cells_that_lie_on_the_device_are_shown_as_they_would_be_from_here(self, name: str, fits: Fits) -> None:
-        """But for a rounding: by a grey level, now and then, and twice where the stain makes it more."""
+    def test_cells_on_the_device_are_augmented_as_on_the_cpu(self, name: str, fits: Fits) -> None:
+        """Up to rounding: occasionally one grey level, two where the stain amplifies it."""
         images = made_cells().train_images
         for called, how in VARIATIONS.items():
             here = variation.augment(images, how, np.random.default_rng(SEED)).astype(np.int64)
@@ -397,14 +397,14 @@ class TestFit:
         if name == "fastai":
             np.testing.assert_array_equal(fits.shown["shrunk"], variation.shrunk(images, SIZE))
 
-    def test_a_training_on_cells_that_lie_on_the_device_goes_as_from_here(self, fits: Fits) -> None:
+    def test_a_training_on_cells_on_the_device_is_like_one_from_the_cpu(self, fits: Fits) -> None:
         held, here = fits.jobs["held"]["history"], fits.jobs["not held"]["history"]
         assert held[0]["train_loss"] == pytest.approx(here[0]["train_loss"], rel=0.02)
         assert held[-1]["train_loss"] < held[0]["train_loss"]
         assert fits.jobs["held"]["made_here"] == 0, "the device varies them itself"
         assert fits.jobs["not held"]["made_here"] > 0
 
-    def test_the_picture_of_its_first_batch_is_of_what_it_was_shown_first(self, fits: Fits) -> None:
+    def test_the_picture_shows_the_first_batch(self, fits: Fits) -> None:
         fitted = fits.jobs["not held"]
         with Image.open(fitted["batch"]) as sheet:
             tiles = np.asarray(sheet).reshape(4, SIDE, 8, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, SIDE, SIDE, 3)
@@ -418,7 +418,7 @@ class TestFit:
     def test_ended_between_two_epochs_and_begun_again_it_comes_to_the_same_model(
         self, name: str, fits: Fits, ahead: dict[str, Fits]
     ) -> None:
-        """Also where the kept epoch lies before the kill; and so for every training with the same seed."""
+        """Also if the kept epoch is before the kill; likewise every training with the same seed."""
         for job in ("plain", "held", "early"):
             first, second = fits.jobs[job], ahead[f"{name} again"].jobs[job]
             assert second["before"] >= 2
@@ -430,7 +430,7 @@ class TestFit:
 
 
 class TestSelection:
-    """Ten patients of twenty cells, a logit of one in favour of the truth unless something else is said."""
+    """Ten patients of twenty cells, a logit of one in favour of the truth unless given."""
 
     LABELS = np.tile([0.0, 1.0], 100).astype(np.float32)
     PATIENTS = np.repeat(np.arange(10), 20)
@@ -462,16 +462,16 @@ class TestSelection:
         before = np.ones(200)
         after = np.where(self.PATIENTS == 3, before + 2, before - 0.05)
         assert after.mean() > before.mean()
-        assert not is_surely_higher(after, before, self.PATIENTS)
-        assert is_surely_higher(after, before, np.arange(200)), "twenty cells would"
+        assert not is_significantly_higher(after, before, self.PATIENTS)
+        assert is_significantly_higher(after, before, np.arange(200)), "twenty cells would"
 
-    def test_judged_twice_it_comes_to_the_same(self) -> None:
+    def test_judging_is_idempotent(self) -> None:
         selection, logits = self.selection(), self.TRUTH + np.random.default_rng(1).normal(0, 1, 200)
         assert selection.judge(logits) == selection.judge(logits)
 
-    def test_one_patient_alone_is_never_sure(self) -> None:
-        assert not is_surely_higher(np.full(8, 2.0), np.ones(8), np.zeros(8, np.int64))
-        assert is_surely_higher(np.full(8, 2.0), np.ones(8), np.arange(8))
+    def test_one_patient_alone_is_never_significant(self) -> None:
+        assert not is_significantly_higher(np.full(8, 2.0), np.ones(8), np.zeros(8, np.int64))
+        assert is_significantly_higher(np.full(8, 2.0), np.ones(8), np.arange(8))
 
     def test_the_error_is_that_of_drawing_patients(self) -> None:
         rng = np.random.default_rng(2)
@@ -480,14 +480,14 @@ class TestSelection:
         sums, cells = np.bincount(patients, difference), np.bincount(patients)
         drawn = rng.integers(0, 40, (20_000, 40))
         error = (sums[drawn].sum(axis=1) / cells[drawn].sum(axis=1)).std()
-        # Moved to 1.8 and 2.2 of the errors that draws of patients find.
+        # Shifted by 1.8 and 2.2 of the standard errors found by resampling patients.
         moved = difference - difference.mean()
-        assert not is_surely_higher(moved + 1.8 * error, np.zeros(len(patients)), patients)
-        assert is_surely_higher(moved + 2.2 * error, np.zeros(len(patients)), patients)
+        assert not is_significantly_higher(moved + 1.8 * error, np.zeros(len(patients)), patients)
+        assert is_significantly_higher(moved + 2.2 * error, np.zeros(len(patients)), patients)
 
 
 class TestCommon:
-    def test_the_same_graph_told_in_another_order_is_the_same_file(self, tmp_path: Path) -> None:
+    def test_the_same_graph_in_another_order_is_the_same_file(self, tmp_path: Path) -> None:
         files = []
         for number, order in enumerate([(0, 1, 2, 3), (0, 2, 1, 3)]):
             _common.finish_onnx(two_branches(order), tmp_path / f"{number}.onnx")
@@ -497,7 +497,7 @@ class TestCommon:
         assert score(str(tmp_path / "0.onnx"), image) == pytest.approx([0.09 * 3 * 12])
 
     @pytest.mark.parametrize(("cells", "batch_size"), [(17, 64), (33, 16), (150, 16), (64, 64), (65, 64)])
-    def test_batches_hold_every_cell_once_and_are_never_short(self, cells: int, batch_size: int) -> None:
+    def test_batches_contain_every_cell_once_and_are_never_short(self, cells: int, batch_size: int) -> None:
         dealt = _common.shuffled_batches(cells, batch_size, seed=1, epoch=2)
         assert sorted(np.concatenate(dealt)) == list(range(cells))
         assert min(map(len, dealt)) >= min(cells, batch_size)
@@ -518,7 +518,7 @@ class TestCommon:
         many = variation.augment(np.repeat(cell, 400, axis=0), models.Variation(0, 0, 0.2), np.random.default_rng(0))
         lit = many.any(axis=-1)
         assert (lit.sum(axis=(1, 2)) < 80).all()
-        # The large spot is everywhere around the middle, the small one on either side of it.
+        # The large spot is anywhere around the centre, the small one on either side of it.
         weight = many.astype(np.float64).sum(axis=-1) * lit
         y, x = np.mgrid[:33, :33] - 16.0
         angle = np.arctan2((weight * y).sum(axis=(1, 2)), (weight * x).sum(axis=(1, 2)))

@@ -1,4 +1,4 @@
-"""When the rate falls and the fit is over, by losses on validation patients that are made up."""
+"""When the rate falls and when the fit ends, by made-up losses on validation patients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FALLING = [1.0 / epoch for epoch in range(1, 31)]
 SCHEDULE = Schedule(epochs=20, cooldown=4, patience=3, warmup=2)
 
 
-def test_as_long_as_the_loss_gets_lower_it_goes_on_to_the_last_epoch() -> None:
+def test_while_the_loss_improves_it_runs_to_the_last_epoch() -> None:
     for ended in range(20):
         assert SCHEDULE.length(FALLING[:ended]) == 20
         assert not SCHEDULE.is_over(FALLING[:ended])
@@ -33,12 +33,12 @@ def test_a_lower_loss_once_it_cools_down_changes_nothing() -> None:
     assert SCHEDULE.length([*losses, 0.01]) == SCHEDULE.length(losses) == 12
 
 
-def test_a_lower_loss_before_patience_has_run_out_begins_it_anew() -> None:
+def test_an_improvement_within_patience_resets_it() -> None:
     assert SCHEDULE.length([*FALLING[:5], 0.3, 0.3, 0.19, 0.3, 0.3]) == 20
     assert SCHEDULE.length([*FALLING[:5], 0.3, 0.3, 0.19, 0.3, 0.3, 0.3]) == 15
 
 
-def test_losses_of_small_cells_decide_nothing() -> None:
+def test_losses_of_small_cells_are_ignored() -> None:
     schedule = Schedule(epochs=20, cooldown=4, patience=3, first=6)
     assert schedule.length([0.1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.55, 0.5]) == 20
     assert schedule.length([0.1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.7, 0.7, 0.7]) == 14
@@ -80,10 +80,8 @@ def test_of_a_few_epochs_it_still_rises_before_it_falls(epochs: int, rises: floa
     patience=st.integers(1, 8),
     first=st.integers(0, 10),
 )
-def test_what_was_decided_stands_whatever_comes(
-    losses: list[float], epochs: int, cooldown: int, patience: int, first: int
-) -> None:
-    """So a fit that was killed, and counts its epochs again, comes to the same rates and the same end."""
+def test_a_begun_cooldown_is_final(losses: list[float], epochs: int, cooldown: int, patience: int, first: int) -> None:
+    """A killed fit that replays its epochs gets the same rates and the same end."""
     schedule = Schedule.scaled(epochs, 1.0, cooldown=cooldown, patience=patience, first=first)
     decided = schedule.epochs
     for ended in range(len(losses) + 1):

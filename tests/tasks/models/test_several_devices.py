@@ -20,7 +20,7 @@ from tests.tasks.models.test_models import synthetic_cells
 from validation.digest import sha256
 from validation.errors import TrainingFailed
 
-# Whoever asks first waits for all trainings.
+# The first test waits for all trainings.
 pytestmark = [pytest.mark.longest, pytest.mark.slow(minutes=2)]
 
 # An odd number of validation cells, and batches of odd size: nothing divides by two.
@@ -32,7 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class Done(NamedTuple):
-    """A training that has ended: how, what it reported, where."""
+    """A training that has ended: its exit code, its report, its folder."""
 
     code: int
     told: list[dict[str, Any]]
@@ -51,7 +51,7 @@ class Done(NamedTuple):
 
 
 def ahead(lane: Lane) -> dict[str, Done]:
-    """Each CNN undisturbed; once more, killed and begun again; and each of the ways to fail."""
+    """Each CNN undisturbed; again, killed and resumed; and each kind of failure."""
     done = {}
     for name in models.model_names():
         done[name] = train(lane, name, "whole")
@@ -88,7 +88,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_it_says_on_how_many_devices_it_ran_and_each_epoch_once(name: str, ahead: dict[str, Done]) -> None:
+def test_devices_and_each_epoch_are_reported_once(name: str, ahead: dict[str, Done]) -> None:
     done = ahead[name]
     assert done.code == 0, done.said
     assert done.result["device"] == "2 x cpu"
@@ -113,7 +113,7 @@ def test_the_recorded_loss_is_that_of_all_validation_cells(name: str, ahead: dic
     assert loss == pytest.approx(result["history"][result["best_epoch"] - 1]["valid_loss"], abs=1e-4)
 
 
-def test_killed_in_one_of_its_parts_nothing_is_left_and_begun_again_it_comes_to_the_same_model(
+def test_a_training_with_a_killed_rank_leaves_nothing_and_resumes_to_the_same_model(
     name: str, ahead: dict[str, Done]
 ) -> None:
     killed, again = ahead[f"{name} killed"], ahead[f"{name} again"]
@@ -133,7 +133,7 @@ def test_no_memory_on_one_device_halves_the_batch_of_all(ahead: dict[str, Done])
     assert done.result["batch_size"] == 8
 
 
-def test_a_loss_that_diverges_is_told_once_by_one_that_speaks_for_all(ahead: dict[str, Done]) -> None:
+def test_a_diverging_loss_is_reported_once_by_the_first_rank(ahead: dict[str, Done]) -> None:
     done = ahead["diverged"]
     assert (done.code, len(done.told)) == (1, 1)
     assert "training loss became nan" in done.told[0]["error"]

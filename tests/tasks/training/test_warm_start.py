@@ -1,4 +1,4 @@
-"""Which earlier weights a training may begin with: the champion's night's, whole, and not of cells that judge it."""
+"""The earlier weights that a training may start from: of the champion's night, intact, not fitted on judging cells."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def champion(context: Context, trained: dict[str, Candidate]) -> ChampionRef:
     )
 
 
-def test_both_cnns_of_the_champions_night_are_begun_with(
+def test_both_cnns_start_from_the_champions_night(
     context: Context, prepared: Prepared, trained: dict[str, Candidate], champion: ChampionRef
 ) -> None:
     found = earlier_candidates(context, champion, prepared.split)
@@ -107,7 +107,7 @@ def test_weights_that_are_gone_or_damaged_are_left_out(
     assert "they are damaged" in caplog.text
 
 
-def test_weights_that_know_a_cell_which_judges_tonights_models_are_left_out(
+def test_weights_fitted_on_a_judging_cell_are_left_out(
     context: Context,
     prepared: Prepared,
     trained: dict[str, Candidate],

@@ -1,4 +1,4 @@
-"""Trainings on workers, from the night's side: found again, tried again, waited for, and cancelled; never two of one.
+"""Trainings on workers, from the night's side: found, retried, awaited, and cancelled; never twice at once.
 
 Prefect's server is a fake that keeps runs; the real one is in test_up.py and test_production.py.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flows import train
-from flows.train import train_elsewhere, trainings_elsewhere
+from flows.train import remote_trainings, train_remotely
 from infra.prefect_api import PrefectServer
 from tasks.context import Context
 from tests.builders import CountingStore, context_over, made_up_candidate
@@ -27,7 +27,7 @@ ID = digest(SPEC.model_dump(mode="json"))
 
 
 class FakePrefect(PrefectServer):
-    """Keeps runs; ``outcome`` says what becomes of each new one when it is asked about."""
+    """Stores runs; ``outcome`` is the state of each new one when it is requested."""
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1/api")
@@ -88,7 +88,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
 
 @pytest.fixture
 def context(home: Path, server: FakePrefect) -> Context:
-    """A context; a run that completes has left its candidate."""
+    """A context in which a completed run has stored its candidate."""
     made = context_over(CountingStore(), home)
 
     def complete(run: dict[str, Any]) -> str:
@@ -103,61 +103,61 @@ def test_a_candidate_that_is_there_needs_no_run(server: FakePrefect, context: Co
     candidate = made_up_candidate(b"model", id_=ID)
     context.store.put(candidate.model_key, b"model")
     context.records.save(candidate, ID)
-    assert train_elsewhere(context, SPEC).id == ID
+    assert train_remotely(context, SPEC).id == ID
     assert server.kept == {}
 
 
 def test_a_training_is_sent_once_and_its_candidate_returned(server: FakePrefect, context: Context) -> None:
-    assert train_elsewhere(context, SPEC) == context.records.load(Candidate, ID)
+    assert train_remotely(context, SPEC) == context.records.load(Candidate, ID)
     assert list(server.kept) == [f"train-{ID}-1"]
 
 
 def test_one_that_runs_since_an_earlier_night_was_killed_is_awaited(server: FakePrefect, context: Context) -> None:
     server.add(f"train-{ID}-1", "RUNNING")
-    assert train_elsewhere(context, SPEC).id == ID
+    assert train_remotely(context, SPEC).id == ID
     assert list(server.kept) == [f"train-{ID}-1"]
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CRASHED", "CANCELLED", "COMPLETED"])
-def test_one_that_ended_without_a_candidate_is_tried_anew(server: FakePrefect, context: Context, state: str) -> None:
+def test_one_that_ended_without_a_candidate_is_tried_again(server: FakePrefect, context: Context, state: str) -> None:
     server.add(f"train-{ID}-1", state)
-    assert train_elsewhere(context, SPEC).id == ID
+    assert train_remotely(context, SPEC).id == ID
     assert list(server.kept) == [f"train-{ID}-1", f"train-{ID}-2"]
 
 
-def test_one_that_fails_says_why_and_is_not_tried_again_tonight(server: FakePrefect, context: Context) -> None:
+def test_a_failure_is_reported_and_not_retried_tonight(server: FakePrefect, context: Context) -> None:
     server.outcome = lambda run: "FAILED"
     with pytest.raises(TrainingFailed, match="train/fastai is Failed: it is FAILED"):
-        train_elsewhere(context, SPEC)
+        train_remotely(context, SPEC)
     assert len(server.kept) == 1
 
 
-def test_one_whose_machine_went_away_gets_a_second_and_no_third(server: FakePrefect, context: Context) -> None:
+def test_a_crashed_run_gets_a_second_try_and_no_third(server: FakePrefect, context: Context) -> None:
     server.outcome = lambda run: "CRASHED"
     with pytest.raises(TrainingFailed, match="Crashed"):
-        train_elsewhere(context, SPEC)
+        train_remotely(context, SPEC)
     assert len(server.kept) == 2
 
 
-def test_one_that_takes_too_long_is_cancelled(server: FakePrefect, home: Path) -> None:
+def test_a_run_that_takes_too_long_is_cancelled(server: FakePrefect, home: Path) -> None:
     context = context_over(CountingStore(), home, training={"deployment_timeout_seconds": 0.05})
     server.outcome = lambda run: "RUNNING"
     with pytest.raises(TrainingFailed, match="cancelled") as caught:
-        train_elsewhere(context, SPEC)
+        train_remotely(context, SPEC)
     assert server.cancelled == [f"train-{ID}-1"]
     assert "DEPLOYMENT_TIMEOUT" in caught.value.hint
 
 
-def test_a_server_that_is_started_again_meanwhile_costs_nothing(server: FakePrefect, context: Context) -> None:
+def test_a_restart_of_the_server_costs_nothing(server: FakePrefect, context: Context) -> None:
     server.away = 3
-    assert train_elsewhere(context, SPEC).id == ID
+    assert train_remotely(context, SPEC).id == ID
 
 
 def test_a_night_that_is_stopped_does_not_wait_and_cancels_nothing(server: FakePrefect, home: Path) -> None:
     context = context_over(CountingStore(), home)
     server.outcome = lambda run: "RUNNING"
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt), trainings_elsewhere(context, [SPEC]) as sent:
+    with pytest.raises(KeyboardInterrupt), remote_trainings(context, [SPEC]) as sent:
         raise KeyboardInterrupt
     with pytest.raises(TrainingFailed, match="stopped"):
         sent["fastai"].result()
@@ -169,4 +169,4 @@ def test_without_a_server_it_says_what_to_do(home: Path, server: FakePrefect, mo
     monkeypatch.delenv("PREFECT_API_URL")
     monkeypatch.setattr("prefect.settings.get_current_settings", lambda: SimpleNamespace(api=SimpleNamespace(url=None)))
     with pytest.raises(TrainingFailed, match="no Prefect server"):
-        train_elsewhere(context_over(CountingStore(), home), SPEC)
+        train_remotely(context_over(CountingStore(), home), SPEC)
