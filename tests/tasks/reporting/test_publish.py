@@ -21,7 +21,7 @@ NIGHTS = """
 import sys
 from pathlib import Path
 from prefect import flow
-from tasks.reporting.publish import announce_task
+from tasks.reporting.publish import publish_task
 from tests.builders import CountingStore, context_over
 from tests.tasks.reporting.test_index import a_night
 from validation.records import Verdict
@@ -29,7 +29,7 @@ from validation.records import Verdict
 @flow(name="nights")
 def nights():
     for number, verdict in enumerate((Verdict.KEPT, Verdict.PROMOTED), start=1):
-        announce_task(context_over(CountingStore(), Path(sys.argv[1])), a_night(number, verdict))
+        publish_task(context_over(CountingStore(), Path(sys.argv[1])), a_night(number, verdict))
 
 nights()
 """
