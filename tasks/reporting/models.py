@@ -1,22 +1,23 @@
-"""The models of a night side by side on the holdout: what was recorded of each, and what its predictions tell."""
+"""The models of a night side by side on the holdout: their records, and what follows from their predictions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from tasks.reporting.figures.svg import TITLES, Role
+from tasks.reporting.inputs import ReportInputs
 from validation.records import NEGATIVE, POSITIVE, Candidate, Interval, Metrics
 from validation.statistics.metrics import Scored
-from validation.statistics.report_metrics import calibration_curve, classification_text, extra_metrics
-
-if TYPE_CHECKING:
-    from tasks.reporting.inputs import ReportInputs
-    from validation.statistics.report_metrics import CalibrationBin
+from validation.statistics.report_metrics import (
+    CalibrationBin,
+    calibration_curve,
+    classification_text,
+    extra_metrics,
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,10 @@ class Model:
     scored: Scored | None
     candidate: Candidate | None
     milliseconds: float | None
-    differences: dict[str, Interval] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """What a table calls it."""
+        """The heading of its column in a table."""
         return TITLES[self.role]
 
     @cached_property
@@ -49,7 +49,7 @@ class Model:
     @property
     def classification(self) -> str | None:
         """The classification report as scikit-learn prints it."""
-        if self.scored is None or not len(self.scored.labels):
+        if self.scored is None:
             return None
         called = self.scored.probabilities >= self.scored.threshold
         return classification_text(self.scored.labels, called, (NEGATIVE, POSITIVE))
@@ -77,10 +77,9 @@ def models_on_holdout(r: ReportInputs) -> list[Model]:
 def _scored(predictions: pd.DataFrame | None, role: Role, metrics: Metrics) -> Scored | None:
     if predictions is None or role not in predictions:
         return None
-    probabilities = predictions[role].to_numpy(dtype=np.float64)
-    known = np.isfinite(probabilities)
-    if not known.any():
+    known = predictions[np.isfinite(predictions[role].to_numpy(dtype=np.float64))]
+    if known.empty:
         return None
-    codes, _ = pd.factorize(predictions["patient"].to_numpy(dtype=object)[known], sort=True)
-    labels = (predictions["label"] == 1).to_numpy(dtype=bool)[known]
-    return Scored(labels, probabilities[known], codes.astype(np.int64), metrics.threshold)
+    codes, _ = pd.factorize(known["patient"].to_numpy(dtype=object), sort=True)
+    labels = (known["label"] == 1).to_numpy(dtype=bool)
+    return Scored(labels, known[role].to_numpy(dtype=np.float64), codes.astype(np.int64), metrics.threshold)

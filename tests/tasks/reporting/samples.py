@@ -166,25 +166,26 @@ def candidate(model: str, name: str, balanced: float = 0.947) -> Candidate:
 
 
 def gates(*failed: str) -> tuple[Gate, ...]:
-    """Conditions as the gate words them; those named in ``failed`` say so."""
-    need = "at one-sided level 0.0021, above"
-    rows: list[tuple[str, float, float | None, float | None, float, float | None, str]] = [
-        ("holdout patients", 20, None, None, 8, None, "20 patients in the holdout, at least 8 needed"),
-        ("superior balanced accuracy", 0.023, 0.0014, 0.041, 0.0, 0.0021,
-         f"balanced accuracy differs by +2.30 points; at least +0.14 is sure {need} +0.00 is needed: better"),
-        ("sensitivity not worse", 0.04, -0.006, 0.08, -0.01, 0.0021,
-         f"sensitivity differs by +4.00 points; at least -0.60 is sure {need} -1.00 is needed: not worse"),
-        ("specificity not worse", 0.006, -0.008, 0.02, -0.01, 0.0021,
-         f"specificity differs by +0.60 points; at least -0.80 is sure {need} -1.00 is needed: not worse"),
-        ("AUC floor", 0.986, 0.98, 0.992, 0.9, None, "AUC is 0.9860, at least 0.9000 needed"),
-        ("sensitivity floor", 0.96, 0.942, 0.978, 0.8, None, "sensitivity is 0.9602, at least 0.8000 needed"),
-    ]  # fmt: skip
-    return tuple(
-        Gate(name=name, value=value, low=low if low is None or name not in failed else bound - 0.01, high=high,
-             bound=bound, level=level, passed=name not in failed,
-             sentence=sentence if name not in failed else f"{name}: not shown tonight")
-        for name, value, low, high, bound, level, sentence in rows
-    )  # fmt: skip
+    """Conditions of a promotion; those named in ``failed`` miss their bound."""
+    rows: list[tuple[str, float, float | None, float | None, float, float | None]] = [
+        ("holdout patients", 20, None, None, 8, None),
+        ("superior balanced accuracy", 0.023, 0.0014, 0.041, 0.0, 0.0021),
+        ("sensitivity not worse", 0.04, -0.006, 0.08, -0.01, 0.0021),
+        ("specificity not worse", 0.006, -0.008, 0.02, -0.01, 0.0021),
+        ("AUC floor", 0.986, 0.98, 0.992, 0.9, None),
+        ("sensitivity floor", 0.96, 0.942, 0.978, 0.8, None),
+    ]
+
+    def gate(name: str, value: float, low: float | None, high: float | None, bound: float, level: float | None) -> Gate:
+        if name in failed:
+            value = value if level is not None else 3 if low is None else bound - 0.05
+            low = None if low is None else bound - 0.01 if level is not None else value - 0.01
+        return Gate(
+            name=name, value=value, low=low, high=high, bound=bound, level=level, passed=name not in failed,
+            sentence=f"{name}: the words it was stored with",
+        )  # fmt: skip
+
+    return tuple(gate(*row) for row in rows)
 
 
 def validation_result(*, valid: bool = True) -> ValidationResult:
