@@ -113,9 +113,9 @@ def _comparison(name: str, difference: Interval | None, bound: float, level: flo
 
 def _minimum(name: str, measured: Interval | float | None, bound: float) -> Gate:
     """Return the gate that a count or a metric passes by reaching ``bound``; an undefined metric fails."""
-    value, low, high = measured, None, None
-    if isinstance(measured, Interval):
-        value, low, high = measured.value, measured.low, measured.high
+    interval = measured if isinstance(measured, Interval) else None
+    value = measured.value if isinstance(measured, Interval) else measured
+    low, high = (interval.low, interval.high) if interval else (None, None)
     passed = value is not None and value >= bound
     return Gate(name=name, value=value, low=low, high=high, bound=bound, level=None, passed=passed, sentence="")
 

@@ -66,18 +66,17 @@ class ReportInputs:
 
 def past_night(decision: Decision, evaluation: Evaluation | None) -> PastNight | None:
     """Return how the champion after a look did on the holdout: after a promotion, the new one."""
-    promoted, champion = decision.verdict is Verdict.PROMOTED, decision.champion_before
-    if evaluation is None:
-        return None
-    metrics = evaluation.challenger_metrics if promoted else evaluation.champion_metrics
+    promoted = decision.verdict is Verdict.PROMOTED
+    champion = None if promoted else decision.champion_before
+    metrics = evaluation and (evaluation.challenger_metrics if promoted else evaluation.champion_metrics)
     if metrics is None:
         return None
     return PastNight(
         decision=decision.id,
         at=decision.decided_at,
         verdict=decision.verdict,
-        version=None if promoted or champion is None else champion.version,
-        model=None if promoted or champion is None else champion.model,
+        version=champion.version if champion else None,
+        model=champion.model if champion else None,
         balanced_accuracy=metrics.balanced_accuracy,
         sensitivity=metrics.sensitivity,
         specificity=metrics.specificity,

@@ -12,24 +12,19 @@ from tasks.reporting.figures.svg import TITLES, Role
 from tasks.reporting.inputs import ReportInputs
 from validation.records import NEGATIVE, POSITIVE, Candidate, Interval, Metrics
 from validation.statistics.metrics import Scored
-from validation.statistics.report_metrics import (
-    CalibrationBin,
-    calibration_curve,
-    classification_text,
-    extra_metrics,
-)
+from validation.statistics.report_metrics import CalibrationBin, calibration_curve, classification_text, extra_metrics
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model on the holdout. ``scored`` is None where its predictions were not kept."""
+    """One model on the holdout. ``scored`` and what follows from it are missing where its predictions were not kept."""
 
     role: Role
     note: str
     metrics: Metrics
-    scored: Scored | None
     candidate: Candidate | None
     milliseconds: float | None
+    scored: Scored | None
 
     @property
     def title(self) -> str:
@@ -39,12 +34,12 @@ class Model:
     @cached_property
     def extra(self) -> dict[str, Interval | None]:
         """Metrics beyond those of the gate."""
-        return extra_metrics(self.scored) if self.scored is not None else {}
+        return extra_metrics(self.scored) if self.scored else {}
 
     @cached_property
     def calibration(self) -> list[CalibrationBin]:
         """Bins of the calibration curve."""
-        return calibration_curve(self.scored) if self.scored is not None else []
+        return calibration_curve(self.scored) if self.scored else []
 
     @property
     def classification(self) -> str | None:
@@ -68,7 +63,7 @@ def models_on_holdout(r: ReportInputs) -> list[Model]:
         ("other", other.spec.model if other else "", e.other_metrics, other),
     ]
     return [
-        Model(role, note, metrics, _scored(r.predictions, role, metrics), candidate, e.milliseconds.get(role))
+        Model(role, note, metrics, candidate, e.milliseconds.get(role), _scored(r.predictions, role, metrics))
         for role, note, metrics, candidate in sides
         if metrics is not None
     ]

@@ -88,9 +88,11 @@ def _safe(svg: str | None) -> Markup | None:
 
 
 def _headline(r: ReportInputs) -> dict[str, Any]:
-    """Return the best evidence there is for the first screen, and what it was measured on."""
-    challenger: Metrics | None = None
-    champion: Metrics | None = None
+    """Return the best evidence there is for the first screen, what it was measured on, and both models' intervals.
+
+    ``strips`` draws the intervals of every headline metric on one common scale, which begins at ``start``.
+    """
+    challenger = champion = None
     where = "There are no figures tonight"
     if r.evaluation is not None:
         challenger, champion = r.evaluation.challenger_metrics, r.evaluation.champion_metrics
@@ -101,30 +103,23 @@ def _headline(r: ReportInputs) -> dict[str, Any]:
     elif r.champion_candidate is not None:
         champion = r.champion_candidate.validation
         where = "The champion on its validation patients, when it was trained"
-    measured = [interval for m in (challenger, champion) if m for interval in m.intervals().values() if interval]
-    strips, start = _headline_strips(challenger, champion)
+    ours, theirs = _intervals(challenger), _intervals(champion)
+    intervals = [*ours.values(), *theirs.values()]
+    start = min(0.95, max(0.0, int(20 * min(interval.low for interval in intervals)) / 20)) if intervals else 0.0
     return {
         "where": where,
         "challenger": challenger,
         "champion": champion,
-        "level": next(map(form.level, measured), ""),
-        "strips": strips,
+        "level": next(map(form.level, intervals), ""),
+        "strips": {name: _safe(comparison_strip(ours.get(name), theirs.get(name), start)) for name in form.HEADLINES},
         "start": start,
     }
 
 
-def _headline_strips(challenger: Metrics | None, champion: Metrics | None) -> tuple[dict[str, Markup | None], float]:
-    """Return both models' intervals for every headline metric on one common scale, and where that begins."""
-
-    def intervals(metrics: Metrics | None) -> dict[str, Interval]:
-        known = {name: form.measured(metrics, name) for name in form.HEADLINES} if metrics else {}
-        return {name: value for name, value in known.items() if isinstance(value, Interval)}
-
-    ours, theirs = intervals(challenger), intervals(champion)
-    lows = [interval.low for interval in (*ours.values(), *theirs.values())]
-    start = min(0.95, max(0.0, int(20 * min(lows)) / 20)) if lows else 0.0
-    strips = {name: _safe(comparison_strip(ours.get(name), theirs.get(name), start)) for name in form.HEADLINES}
-    return strips, start
+def _intervals(metrics: Metrics | None) -> dict[str, Interval]:
+    """Return the headline metrics that are defined."""
+    known = {name: form.measured(metrics, name) for name in form.HEADLINES} if metrics else {}
+    return {name: value for name, value in known.items() if isinstance(value, Interval)}
 
 
 def _figures(r: ReportInputs, models: list[Model]) -> dict[str, Any]:

@@ -107,10 +107,7 @@ def _curves(
 def score_plot(role: Role, scored: Scored) -> str:
     """Draw the cells by score, a panel for each class, those on the wrong side of the threshold filled dark."""
     edges, called = _edges(scored.threshold), _called(scored)
-    panels = [
-        (POSITIVE, scored.labels, ~called, "missed"),
-        (NEGATIVE, ~scored.labels, called, "false alarms"),
-    ]
+    panels = [(POSITIVE, scored.labels, ~called, "missed"), (NEGATIVE, ~scored.labels, called, "false alarms")]
 
     def draw() -> Any:
         drawing, axes = figure(2, top=0.93, hspace=0.28)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
@@ -23,8 +23,7 @@ _SCORED = ("gained", "lost", "mistakes", "disputes", "heat", "right", "wrong")
 _GALLERIES = (*_SCORED, "new", "batch", "quarantined")
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """One picture of the page: its id there, its data URI, its size in pixels."""
 
     id: str
@@ -33,8 +32,7 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One picture with its words. ``mark``: the challenger called it right or wrong; empty where it was not scored."""
 
     picture: Picture | None
@@ -54,8 +52,7 @@ class Cell:
         return f"{filed}; {rest}" if rest else filed
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Pictures under one heading. ``total`` counts all images of the kind, of which ``cells`` are a part."""
 
     name: str
@@ -74,25 +71,26 @@ class Gallery:
 def galleries(r: ReportInputs) -> tuple[list[Gallery], list[Picture]]:
     """Return all galleries that this night can have, in order, and the pictures that they use."""
     pictures: dict[str, Picture] = {}
-    totals = r.exhibits.counts if r.exhibits is not None else {}
     galleries = []
-    for name in _GALLERIES if r.cells is not None else ():
-        if not _belongs(r, name) or r.cells is None:
-            continue
-        cells = tuple(_cell(r, row, pictures) for row in r.cells[r.cells["gallery"] == name].to_dict("records"))
-        total = totals.get(name, len(cells))
-        if name == "disputes":
-            listed = tuple(cell.key for cell in cells)
-            galleries.append(Gallery(name, cells[: SHOWN[name]], total, listed))
-        else:
-            galleries.append(Gallery(name, cells, total))
+    totals = r.exhibits.counts if r.exhibits is not None else {}
+    for name, rows in () if r.cells is None else _rows(r, r.cells):
+        cells = tuple(_cell(r, row, pictures) for row in rows)
+        listed = tuple(cell.key for cell in cells) if name == "disputes" else ()
+        shown = cells[: SHOWN[name]] if name == "disputes" else cells
+        galleries.append(Gallery(name, shown, totals.get(name, len(cells)), listed))
     return galleries, list(pictures.values())
 
 
-def _belongs(r: ReportInputs, name: str) -> bool:
-    if name in ("gained", "lost"):
-        return r.evaluation is not None and r.evaluation.champion_metrics is not None
-    return r.evaluation is not None if name in _SCORED else name != "batch" or bool(r.candidates)
+def _rows(r: ReportInputs, cells: pd.DataFrame) -> Iterator[tuple[str, list[dict[Any, Any]]]]:
+    """Yield the galleries that this night can have, with their rows."""
+    for name in _GALLERIES:
+        belongs = name != "batch" or bool(r.candidates)
+        if name in _SCORED:
+            belongs = r.evaluation is not None
+        if name in ("gained", "lost"):
+            belongs = r.evaluation is not None and r.evaluation.champion_metrics is not None
+        if belongs:
+            yield name, cells[cells["gallery"] == name].to_dict("records")
 
 
 def _cell(r: ReportInputs, row: Mapping[Any, Any], pictures: dict[str, Picture]) -> Cell:

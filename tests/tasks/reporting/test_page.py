@@ -449,7 +449,7 @@ def test_patients_are_worst_first_and_counted_from_the_predictions() -> None:
         }
     )
     rows = worst_patients(replace(full_inputs(), predictions=table))
-    assert [row["patient"] for row in rows] == ["worse", "bad", "good"]
+    assert [row["group"] for row in rows] == ["worse", "bad", "good"]
     assert [(row["missed"], row["false_alarms"], row["champion"]) for row in rows] == [(0, 1, 0), (1, 0, 1), (0, 0, 0)]
 
 
