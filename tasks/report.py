@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from infra.local.files import write_atomic
 from infra.store.keys import OURS, report_key
@@ -34,8 +35,8 @@ def report(context: Context, night: Night) -> Path:
     refuse_retired(context, night.decision)
     inputs = _with_tables(context, _records_of(context, night))
     path = _store(context, night.decision, inputs)
-    if inputs.data_docs is not None:
-        _copy_data_docs(context, inputs.data_docs)
+    if inputs.validation.data_docs is not None:
+        _copy_data_docs(context, inputs.validation.data_docs)
     return path
 
 
@@ -48,7 +49,7 @@ def report_again(context: Context, night: Night) -> Path:
     inputs = _records_of(
         context, night.model_copy(update={"challenger": None, "challenger_model": None, "metrics": {}})
     )
-    unmeasured = {
+    unmeasured: dict[str, Any] = {
         "verdict": night.verdict,
         "sentence": night.sentence,
         "candidates": (),
@@ -95,19 +96,16 @@ def _records_of(context: Context, night: Night) -> ReportInputs:
     known = {
         name: {k: v for k, v in getattr(night, name).items() if k != "report"} for name in ("seconds", "memory_mb")
     }
-    validation = records.load(ValidationResult, decision.validation)
     return ReportInputs(
         night=night.model_copy(update=known),
         decision=decision,
         snapshot=records.load(Snapshot, decision.snapshot),
-        validation=validation,
-        data_docs=validation.data_docs,
+        validation=records.load(ValidationResult, decision.validation),
         split=records.load(Split, decision.split) if decision.split else None,
         candidates=tuple(records.load(Candidate, id_) for id_ in decision.candidates),
         evaluation=records.load(Evaluation, decision.evaluation) if decision.evaluation else None,
         predictions=None,
         champion_candidate=records.find(Candidate, before.candidate) if before else None,
-        settings=night.settings,
     )
 
 

@@ -1,8 +1,8 @@
 """The gates of a promotion: each with its value, its interval, its bound and its verdict.
 
 All comparisons are paired, by patient and one-sided. Their level is the night's equal share of one error budget
-(Bonferroni over the looks of a generation), since each look at a holdout wears it out. The words about a verdict are
-made in tasks/reporting/words, from what stands here as numbers.
+(Bonferroni over the looks of a generation), since each look at a holdout wears it out. Only numbers are here;
+tasks/reporting/words turns them into sentences.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class References:
     def _open_requests(self) -> list[ApprovalRequest]:
         return open_requests(self._context)
 
-    @property
+    @cached_property
     def _may_be_scored_again(self) -> set[str]:
         """Decisions of registered versions and of open approvals."""
         return {decision for _, decision in self._origins} | {request.decision for request in self._open_requests}

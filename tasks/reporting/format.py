@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import accumulate
 
-from rich.filesize import decimal
-
 from validation.records import Interval, Metrics
 from validation.redaction import mask
 
@@ -151,11 +149,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def file_size(size: float) -> str:
-    """Return bytes in the unit that fits."""
-    return decimal(int(size))
 
 
 def level(interval: Interval) -> str:

@@ -27,7 +27,7 @@ class ReportInputs:
     ``split`` is None when the data was invalid, ``evaluation`` and ``predictions`` when the holdout was not looked at.
     ``predictions`` has the columns key, sha256, patient, label (1 = Parasitized), challenger, champion and, where the
     other CNN was scored too, other (probabilities; NaN where there is none). ``facts`` has key and brightness.
-    ``exhibits`` and ``cells`` were gathered for this report; ``data_docs`` is a key of the store.
+    ``exhibits`` and ``cells`` were gathered for this report.
     """
 
     night: Night
@@ -39,11 +39,9 @@ class ReportInputs:
     evaluation: Evaluation | None
     predictions: pd.DataFrame | None
     champion_candidate: Candidate | None
-    settings: dict[str, str]
     facts: pd.DataFrame | None = None
     exhibits: Exhibits | None = None
     cells: pd.DataFrame | None = None
-    data_docs: str | None = None
 
     @property
     def challenger(self) -> Candidate | None:
@@ -68,7 +66,9 @@ def past_night(decision: Decision, evaluation: Evaluation | None) -> PastNight |
     """Return how the champion after a look did on the holdout: after a promotion, the new one."""
     promoted = decision.verdict is Verdict.PROMOTED
     champion = None if promoted else decision.champion_before
-    metrics = evaluation and (evaluation.challenger_metrics if promoted else evaluation.champion_metrics)
+    if evaluation is None:
+        return None
+    metrics = evaluation.challenger_metrics if promoted else evaluation.champion_metrics
     if metrics is None:
         return None
     return PastNight(

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from rich.filesize import decimal
 
 from tasks.reporting import format as form
 from tasks.reporting.figures import curves
@@ -76,7 +77,7 @@ def page_environment() -> Environment:
     )
     environment.filters.update(
         short=form.shorten, capital=form.capital, share=form.share, number=form.number, signed=form.signed,
-        when=form.when, measured=form.measured, bytes=form.file_size, spread=form.spread, duration=form.duration,
+        when=form.when, measured=form.measured, bytes=decimal, spread=form.spread, duration=form.duration,
         fixed=form.fixed,
     )  # fmt: skip
     environment.globals.update(METRICS=form.METRICS, HEADLINES=form.HEADLINES, SYNTHETIC=SYNTHETIC)
@@ -103,15 +104,15 @@ def _headline(r: ReportInputs) -> dict[str, Any]:
     elif r.champion_candidate is not None:
         champion = r.champion_candidate.validation
         where = "The champion on its validation patients, when it was trained"
-    ours, theirs = _intervals(challenger), _intervals(champion)
-    intervals = [*ours.values(), *theirs.values()]
+    new, old = _intervals(challenger), _intervals(champion)
+    intervals = [*new.values(), *old.values()]
     start = min(0.95, max(0.0, int(20 * min(interval.low for interval in intervals)) / 20)) if intervals else 0.0
     return {
         "where": where,
         "challenger": challenger,
         "champion": champion,
         "level": next(map(form.level, intervals), ""),
-        "strips": {name: _safe(comparison_strip(ours.get(name), theirs.get(name), start)) for name in form.HEADLINES},
+        "strips": {name: _safe(comparison_strip(new.get(name), old.get(name), start)) for name in form.HEADLINES},
         "start": start,
     }
 

@@ -56,11 +56,12 @@ def _tallies(r: ReportInputs, group: pd.Series) -> list[dict[str, Any]]:
         "false_alarms": ~infected & called,
         "champion": (table["champion"] >= champion.threshold) != infected if champion is not None else False,
     })  # fmt: skip
-    rows = counted.groupby("group", sort=True).sum().astype(int).reset_index().to_dict("records")
+    sums = counted.groupby("group", sort=True).sum().astype(int).reset_index()
+    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in sums.to_dict("records")]
     for row in rows:
         clear = row["cells"] - row["infected"]
         row["mistakes"] = row["missed"] + row["false_alarms"]
         row["accuracy"] = 1 - row["mistakes"] / row["cells"]
         row["sensitivity"] = 1 - row["missed"] / row["infected"] if row["infected"] else None
         row["specificity"] = 1 - row["false_alarms"] / clear if clear else None
-    return [dict(row) for row in rows]
+    return rows

@@ -246,7 +246,7 @@ def test_a_night_that_trained_nothing_has_nothing_to_decide(context: Context, pr
 
 
 class TestRealModels:
-    """The whole judgement over real model files: one reads the channel that tells the class, one the other."""
+    """The whole judgement over real model files: one reads the channel that shows the class, one another channel."""
 
     @staticmethod
     def night(context: Context, prepared: Prepared, registry: Registry, *candidates: Candidate) -> Decision:

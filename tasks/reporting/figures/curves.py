@@ -16,6 +16,7 @@ from tasks.reporting.figures.svg import (
     STYLES,
     TITLES,
     Role,
+    errorbars,
     figure,
     legend_above,
     render,
@@ -160,11 +161,9 @@ def calibration_plot(models: Mapping[Role, Sequence[CalibrationBin]]) -> str | N
         axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)))
         for role, bins in shown.items():
             line, marker = STYLES[role]
-            value, low, high = np.array([(b.observed.value, b.observed.low, b.observed.high) for b in bins]).T
-            axes.errorbar(
-                [b.predicted for b in bins], value, np.clip([value - low, high - value], 0, None),
-                color=ROLE_COLOURS[role], linestyle=line, marker=marker, markersize=6, linewidth=1.4,
-                elinewidth=0.9, capsize=2.5, label=TITLES[role], clip_on=False,
+            errorbars(
+                axes, [b.predicted for b in bins], [b.observed for b in bins], color=ROLE_COLOURS[role], linestyle=line,
+                marker=marker, markersize=6, elinewidth=0.9, capsize=2.5, label=TITLES[role], clip_on=False,
             )  # fmt: skip
         axes.set(xlabel=f"Mean probability of {POSITIVE} in the bin", ylabel=f"Share of {POSITIVE} cells in the bin")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))

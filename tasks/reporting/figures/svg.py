@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal
 
+import numpy as np
+
 from validation.records import Interval
 
 Role = Literal["challenger", "champion", "other"]
@@ -74,6 +76,12 @@ def figure(rows: int = 1, **margins: float) -> tuple[Any, Any]:
 def legend_above(axes: Any, left: float = -0.03, **options: Any) -> None:
     """Put the legend above the axes, aligned with their labels."""
     axes.legend(loc="lower left", bbox_to_anchor=(left, 1.0), borderaxespad=0.2, **options)
+
+
+def errorbars(axes: Any, x: Sequence[float], intervals: Sequence[Interval], scale: float = 1.0, **style: Any) -> None:
+    """Draw values with their intervals at the places ``x``, connected by a line."""
+    value, low, high = scale * np.array([(m.value, m.low, m.high) for m in intervals]).T
+    axes.errorbar(x, value, np.clip([value - low, high - value], 0, None), linewidth=1.4, **style)
 
 
 def render(draw: Any, name: str, label: str) -> str:
@@ -148,8 +156,8 @@ def comparison_strip(challenger: Interval | None, champion: Interval | None, sta
         parts.append(f'<path class="whisker" d="M{at(challenger.low)} 6H{at(challenger.high)}"/>')
         parts.append(f'<circle cx="{at(challenger.value)}" cy="6" r="4"/>')
     if champion is not None:
-        parts.append(f'<path class="whisker theirs" d="M{at(champion.low)} 15H{at(champion.high)}"/>')
-        parts.append(f'<rect class="theirs" x="{round(at(champion.value) - 3.5, 1)}" y="11.5" width="7" height="7"/>')
+        parts.append(f'<path class="whisker champion" d="M{at(champion.low)} 15H{at(champion.high)}"/>')
+        parts.append(f'<rect class="champion" x="{round(at(champion.value) - 3.5, 1)}" y="11.5" width="7" height="7"/>')
     return "".join(parts) + "</svg>"
 
 

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from tasks.reporting.figures.svg import INK, LINE, ROLE_COLOURS, SOFT, figure, legend_above, render
+from tasks.reporting.figures.svg import INK, LINE, ROLE_COLOURS, SOFT, errorbars, figure, legend_above, render
 from validation.records import Candidate, EpochRecord, PastNight, Verdict
 
 # name in the records, words, colour, line, marker
@@ -83,14 +81,11 @@ def champion_plot(nights: Sequence[PastNight]) -> str | None:
         drawing, axes = figure(top=0.86)
         for shift, (name, label, colour, line, marker) in zip((-0.12, 0.0, 0.12), _SERIES, strict=True):
             known = [(i + shift, m) for i, night in enumerate(nights) if (m := getattr(night, name)) is not None]
-            if not known:
-                continue
-            value, low, high = 100 * np.array([(m.value, m.low, m.high) for _, m in known]).T
-            axes.errorbar(
-                [at for at, _ in known], value, [value - low, high - value],
-                color=colour, linestyle=line, marker=marker, markersize=5, linewidth=1.4,
-                elinewidth=0.8, capsize=2, label=label,
-            )  # fmt: skip
+            if known:
+                errorbars(
+                    axes, [at for at, _ in known], [m for _, m in known], scale=100, color=colour, linestyle=line,
+                    marker=marker, markersize=5, elinewidth=0.8, capsize=2, label=label,
+                )  # fmt: skip
         for index, night in enumerate(nights):
             if night.verdict is Verdict.PROMOTED:
                 axes.axvline(index, color=LINE, linewidth=6, zorder=0)

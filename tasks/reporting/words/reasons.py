@@ -37,7 +37,7 @@ def why(r: ReportInputs) -> list[str]:
 def _invalid_data(r: ReportInputs) -> list[str]:
     decisive = [check for check in r.validation.checks if check.severity == "invalid"]
     failed = [f"{capital(check_outcome(check))}." for check in decisive if not check.passed]
-    lead = f"Tonight's data failed {len(failed)} of {count(len(decisive), 'check')} that must hold before a training."
+    lead = f"Tonight's data failed {len(failed)} of {count(len(decisive), 'check')} that must pass before a training."
     untouched = f"{r.champion_name} is untouched" if r.has_champion else "there is still no champion"
     ending = f"Nothing was trained, the holdout was not looked at, and {untouched}."
     return [*([lead, *failed] if failed else ["Tonight's data was refused before any training."]), ending]
@@ -90,11 +90,11 @@ def _conditions(gates: tuple[Gate, ...]) -> list[str]:
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
         compared = [gate for gate in gates if gate.level is not None] or gates
-        lead = f"All {len(gates)} conditions held." if len(gates) > 1 else "The one condition held."
+        lead = f"All {len(gates)} conditions passed." if len(gates) > 1 else "The one condition passed."
         return [lead, *map(condition_sentence, compared)]
     rest = len(gates) - len(failed)
-    tail = [f"The other {count(rest, 'condition')} held."] if rest else []
-    return [f"{len(failed)} of {count(len(gates), 'condition')} did not hold.", *map(condition_sentence, failed), *tail]
+    tail = [f"The other {count(rest, 'condition')} passed."] if rest else []
+    return [f"{len(failed)} of {count(len(gates), 'condition')} failed.", *map(condition_sentence, failed), *tail]
 
 
 def _outcome(r: ReportInputs) -> list[str]:

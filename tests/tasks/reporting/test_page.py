@@ -46,7 +46,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
     "promoted": (
         full_inputs(),
         [
-            ("All 6 conditions held", "Balanced accuracy", "2.30 points higher", "0.14 points higher"),
+            ("All 6 conditions passed", "Balanced accuracy", "2.30 points higher", "0.14 points higher"),
             ("Sensitivity", "4.00 points higher", "0.60 points lower", "1.00 points lower", "tolerated"),
             ("Version 8 (fastai)", "champion now", "version 7"),
             ("no better", "0.21%", "look 2 of the 24", "5%"),
@@ -57,7 +57,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             "it misses",
             ("1,000 cells", "20 holdout patients"),
         ],
-        ["Nothing changes", "did not hold"],
+        ["Nothing changes", "conditions failed"],
     ),
     "first champion": (
         first_champion(),
@@ -80,7 +80,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             ("validation patients", "flatter", "prove nothing"),
             'retrain promote 94c7d03b1f6e28a5d9410c3e --why "REASON"',
         ],
-        ["conditions held", "it misses", "chance of promoting"],
+        ["conditions passed", "it misses", "chance of promoting"],
     ),
     "kept by gates": (
         full_inputs(Verdict.KEPT, gates=gates("superior balanced accuracy", "sensitivity not worse")),
@@ -88,7 +88,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             ("2 of 6 conditions", "Balanced accuracy", "2.30 points higher", "1.00 points lower", "must be higher"),
             ("Sensitivity", "2.00 points lower", "up to 1.00 points lower is tolerated"),
             ("fastai challenger", "not shown to be better", "may lose too much sensitivity"),
-            ("other 4 conditions held", "the champion stays"),
+            ("other 4 conditions passed", "the champion stays"),
             "it would miss",
             "Nothing changes",
         ],
@@ -122,7 +122,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
     "awaiting approval": (
         full_inputs(Verdict.AWAITING_APPROVAL),
         [
-            "All 6 conditions held",
+            "All 6 conditions passed",
             ("approve or reject", "the champion stays"),
             "Nothing changes until a person approves",
             'retrain approve 94c7d03b1f6e28a5d9410c3e --why "REASON"',
@@ -150,7 +150,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             "decision 94c7d03b1f6e28a5d9410c3e",
             "Nothing was measured tonight",
         ],
-        ["conditions held", "failed its", "misses"],
+        ["conditions passed", "failed its", "misses"],
     ),
     "invalid data": (
         invalid(),
@@ -246,8 +246,8 @@ def test_a_page_is_sound_and_asks_nothing_of_the_network(name: str, pages: dict[
     page, outline = pages[name], Outline()
     outline.feed(page)
     assert not outline.tags & {"script", "iframe", "object", "embed", "img", "form"}
-    ours = re.compile(r"data:,|#[\w-]+|data:image/webp;base64,[A-Za-z0-9+/=]+|[\w-]+\.html")
-    assert all(ours.fullmatch(a) for a in outline.addresses)
+    internal = re.compile(r"data:,|#[\w-]+|data:image/webp;base64,[A-Za-z0-9+/=]+|[\w-]+\.html")
+    assert all(internal.fullmatch(a) for a in outline.addresses)
     assert not re.search(r"https?:|url\((?!#)|@import", page)
     assert "default-src 'none'" in page
     assert not outline.named
@@ -268,15 +268,15 @@ def test_errors_in_a_thousand_cells_agree_with_the_metrics(pages: dict[str, str]
     e = NIGHTS["promoted"][0].evaluation
     assert e is not None
     assert e.champion_metrics is not None
-    ours, theirs = e.challenger_metrics, e.champion_metrics
-    missed, before = (round(1000 * m.fn / (m.fn + m.tp)) for m in (ours, theirs))
-    alarms, alarms_before = (round(1000 * m.fp / (m.fp + m.tn)) for m in (ours, theirs))
+    challenger, champion = e.challenger_metrics, e.champion_metrics
+    missed, before = (round(1000 * m.fn / (m.fn + m.tp)) for m in (challenger, champion))
+    alarms, alarms_before = (round(1000 * m.fp / (m.fp + m.tn)) for m in (challenger, champion))
     text = text_of(pages["promoted"])
     assert missed != before
     assert f"Of 1,000 infected cells it misses {missed} instead of {before}" in text
     assert f"Of 1,000 uninfected cells it raises a false alarm on {alarms} instead of {alarms_before}" in text
-    assert ours.sensitivity is not None
-    low, high = round(1000 * (1 - ours.sensitivity.high)), round(1000 * (1 - ours.sensitivity.low))
+    assert challenger.sensitivity is not None
+    low, high = round(1000 * (1 - challenger.sensitivity.high)), round(1000 * (1 - challenger.sensitivity.low))
     assert f"95% interval: {low} to {high}" in text
     gain = e.differences["sensitivity"]
     most, least = round(1000 * gain.high), round(1000 * gain.low)
@@ -301,11 +301,11 @@ def test_hostile_names_are_text_and_short() -> None:
     table["key"] = HOSTILE.rstrip("\ud800")
     odd = Finding(reason=HOSTILE, key=HOSTILE + "k" * 1_000_000, detail=HOSTILE + "d" * 1_000_000)
     made = full_inputs(failed_trainings={HOSTILE: HOSTILE * 10_000}, generation=HOSTILE, sentence=HOSTILE)
-    found = made.validation.model_copy(update={"examples": (odd,), "reasons": {HOSTILE: 1}})
-    named = {HOSTILE: HOSTILE}
+    validation = made.validation.model_copy(update={"examples": (odd,), "reasons": {HOSTILE: 1}})
+    night = made.night.model_copy(update={"settings": {HOSTILE: HOSTILE}})
     shown = cells(predictions(60, 3)).assign(patient=HOSTILE.rstrip("\ud800") * 1_000, note="n" * 1_000_000)
     shown["key"] = HOSTILE.rstrip("\ud800") + "k" * 1_000_000
-    page = render_report(replace(made, predictions=table, validation=found, settings=named, cells=shown, facts=None))
+    page = render_report(replace(made, predictions=table, validation=validation, night=night, cells=shown, facts=None))
     outline = Outline()
     outline.feed(page)
     assert not outline.tags & {"script", "img"}
@@ -410,7 +410,8 @@ def test_the_ledger_is_shown_with_its_budget(pages: dict[str, str]) -> None:
 
 def test_the_data_docs_are_linked_where_there_are_any(pages: dict[str, str]) -> None:
     docs = "retraining/validations/abc.docs/index.html"
-    page = render_report(replace(invalid(), data_docs=docs))
+    made = invalid()
+    page = render_report(replace(made, validation=made.validation.model_copy(update={"data_docs": docs})))
     assert 'href="../validations/abc.docs/index.html"' in page
     assert "Data Docs" not in pages["invalid data"]
 
@@ -425,7 +426,8 @@ SECRETS = (
 def test_nothing_secret_reaches_a_page() -> None:
     problem = f"could not be fetched: {' '.join(SECRETS)}"
     made = not_looked(Verdict.KEPT, champion_problem=problem, failed_trainings={"keras": problem}, sentence=problem)
-    page = render_report(replace(made, settings={"store": SECRETS[0], "store_endpoint": SECRETS[1]}))
+    settings = {"store": SECRETS[0], "store_endpoint": SECRETS[1]}
+    page = render_report(replace(made, night=made.night.model_copy(update={"settings": settings})))
     for secret in ("hunter2", "0123abcd", "AKIAABCDEFGHIJKLMNOP", "verysecret"):
         assert secret not in page
     assert "http://user:***@host/x" in page
