@@ -12,16 +12,13 @@ _DONE = {"approved": "Approved", "override": "Promoted by hand", "rollback": "Ro
 
 def headline(r: ReportInputs) -> str:
     """Return what was decided."""
-    model = r.night.challenger_model
-    challenger = f"the {model} challenger" if model else "the challenger"
+    model, version = r.night.challenger_model, r.night.champion_after
+    challenger = f"the {model} challenger"
     before = f"version {r.night.champion_before}" if r.night.champion_before else "the champion"
     stays = f"{capital(before)} stays champion" if r.has_champion else "There is still no champion"
-    after = f"Version {r.night.champion_after}" if r.night.champion_after else "The challenger"
-    named = f"{after} ({model})" if model else after
-    promoted = f"{named} is champion now: better than {before}, and worse in nothing that matters."
+    promoted = f"Version {version} ({model}) is champion now: better than {before}, and worse in nothing that matters."
     if not r.has_champion:
-        first = f"a {model} model" if model else "a model"
-        promoted = f"The first champion: {first} that meets every floor. There was none to compare it with."
+        promoted = f"The first champion: a {model} model that meets every floor. There was none to compare it with."
     undecided = f"{challenger} could not be put to the test"
     if r.evaluation is not None:
         undecided = f"nothing speaks against {challenger}, but the evidence is too thin"

@@ -13,108 +13,98 @@ from tasks.reporting.words.conditions import check_outcome, condition_sentence
 from tasks.reporting.words.recorded import NOTHING_NEW
 from validation.records import Evaluation, Gate, Interval, Verdict
 
-_NO_LOOK = "The holdout was not looked at, and none of its error budget was spent."
 
-
-def why(r: ReportInputs) -> list[str]:
-    """Return why the night ended as it did, sentence by sentence."""
+def why(r: ReportInputs) -> str:
+    """Return why the night ended as it did."""
     match r.decision.verdict:
         case Verdict.INVALID_DATA:
             return _invalid_data(r)
         case Verdict.NOTHING_NEW:
             return _nothing_new(r)
         case Verdict.CHAMPION_UNUSABLE:
-            return [
-                f"{capital(r.champion_name)} could not be loaded or scored: "
-                f"{r.decision.champion_problem or 'no reason was recorded'}.",
-                "A champion that cannot be scored does not count as beaten: nothing was compared, and nothing was "
-                "promoted. Repair it, or roll back to a version that works.",
-            ]
+            problem = r.decision.champion_problem or "no reason was recorded"
+            return (
+                f"{capital(r.champion_name)} could not be loaded or scored: {problem}. A champion that cannot be "
+                "scored does not count as beaten: nothing was compared, and nothing was promoted. Repair it, or roll back "
+                "to a version that works."
+            )
     contest = _on_validation(r) if r.evaluation is None else _on_holdout(r, r.evaluation)
-    return [*contest, *_conditions(r.decision.gates), *_outcome(r)]
+    return " ".join([contest, *_conditions(r.decision.gates), _outcome(r)])
 
 
-def _invalid_data(r: ReportInputs) -> list[str]:
+def _invalid_data(r: ReportInputs) -> str:
     decisive = [check for check in r.validation.checks if check.severity == "invalid"]
     failed = [f"{capital(check_outcome(check))}." for check in decisive if not check.passed]
-    lead = f"Tonight's data failed {len(failed)} of {count(len(decisive), 'check')} that must pass before a training."
     untouched = f"{r.champion_name} is untouched" if r.has_champion else "there is still no champion"
-    ending = f"Nothing was trained, the holdout was not looked at, and {untouched}."
-    return [*([lead, *failed] if failed else ["Tonight's data was refused before any training."]), ending]
+    return (
+        f"Tonight's data failed {len(failed)} of {count(len(decisive), 'check')} that must pass before a training. "
+        f"{' '.join(failed)} Nothing was trained, the holdout was not looked at, and {untouched}."
+    )
 
 
-def _nothing_new(r: ReportInputs) -> list[str]:
-    new = f"; {r.snapshot.new:,} are new and {r.snapshot.gone:,} are gone since the last snapshot."
-    same = ", the same as at the last snapshot."
-    objects = f"The store holds {count(r.snapshot.objects, 'labelled image')}"
+def _nothing_new(r: ReportInputs) -> str:
+    changes = ", the same as at the last snapshot"
+    if r.snapshot.new or r.snapshot.gone:
+        changes = f"; {r.snapshot.new:,} are new and {r.snapshot.gone:,} are gone since the last snapshot"
     champion = f"{r.champion_name} stays" if r.has_champion else "there is still no champion"
-    before = [f"{r.decision.sentence}."] if r.decision.sentence.startswith(NOTHING_NEW) else []
-    return [
-        objects + (new if r.snapshot.new or r.snapshot.gone else same),
-        f"Nothing was trained and the holdout was not looked at; {champion}.",
-        *before,
-    ]
+    before = f" {r.decision.sentence}." if r.decision.sentence.startswith(NOTHING_NEW) else ""
+    return (
+        f"The store holds {count(r.snapshot.objects, 'labelled image')}{changes}. Nothing was trained and the holdout "
+        f"was not looked at; {champion}.{before}"
+    )
 
 
-def _on_validation(r: ReportInputs) -> list[str]:
+def _on_validation(r: ReportInputs) -> str:
     if not r.candidates:
-        return ["No training ended with a model, so there was no challenger, and the holdout was not looked at."]
-    if r.challenger is None:
-        return [f"None of tonight's models became the challenger. {_NO_LOOK}"]
+        return "No training ended with a model, so there was no challenger, and the holdout was not looked at."
     champion = r.decision.champion_on_validation
-    new = measured(r.challenger.validation, "balanced_accuracy")
+    new = measured(r.challenger.validation, "balanced_accuracy") if r.challenger else NOT_DEFINED
     old = measured(champion, "balanced_accuracy") if champion else NOT_DEFINED
-    if isinstance(new, str) or isinstance(old, str):
-        return [f"The challenger was tonight's {r.challenger.spec.model} model. {_NO_LOOK}"]
-    lost = ": it did not beat the champion there" if new.value <= old.value else ""
-    figures = f"a balanced accuracy of {share(new.value, 2)} against the champion's {share(old.value, 2)}"
-    return [f"On the validation patients the challenger ({r.challenger.spec.model}) reached {figures}{lost}.", _NO_LOOK]
+    contest = f"The challenger was tonight's {r.night.challenger_model} model."
+    if isinstance(new, Interval) and isinstance(old, Interval):
+        lost = ": it did not beat the champion there" if new.value <= old.value else ""
+        figures = f"a balanced accuracy of {share(new.value, 2)} against the champion's {share(old.value, 2)}"
+        contest = f"On the validation patients the challenger ({r.night.challenger_model}) reached {figures}{lost}."
+    return f"{contest} The holdout was not looked at, and none of its error budget was spent."
 
 
-def _on_holdout(r: ReportInputs, e: Evaluation) -> list[str]:
-    model = r.night.challenger_model or (r.challenger.spec.model if r.challenger else None)
-    challenger = f"The challenger ({model})" if model else "The challenger"
+def _on_holdout(r: ReportInputs, e: Evaluation) -> str:
+    challenger = f"The challenger ({r.night.challenger_model})"
     where = f"{count(e.challenger_metrics.cells, 'cell')} of {count(e.challenger_metrics.patients, 'holdout patient')}"
-    if not r.has_champion:
-        alone = "There was no champion to compare it with, so only the floors applied."
-        return [f"{challenger} scored {where}.", alone]
-    if e.champion_metrics is None:
-        return [f"{challenger} scored {where}; for {r.champion_name} there are no figures on them."]
-    return [f"{challenger} and {r.champion_name} scored the same {where}."]
+    if r.has_champion:
+        return f"{challenger} and {r.champion_name} scored the same {where}."
+    return f"{challenger} scored {where}. There was no champion to compare it with, so only the floors applied."
 
 
 def _conditions(gates: tuple[Gate, ...]) -> list[str]:
     """Return the conditions that failed; where none did, those that compared something: the rest are in the table."""
     if not gates:
         return []
-    failed = [gate for gate in gates if not gate.passed]
+    failed = [condition_sentence(gate) for gate in gates if not gate.passed]
     if not failed:
         compared = [gate for gate in gates if gate.level is not None] or gates
-        lead = f"All {len(gates)} conditions passed." if len(gates) > 1 else "The one condition passed."
-        return [lead, *map(condition_sentence, compared)]
+        return [f"All {len(gates)} conditions passed.", *map(condition_sentence, compared)]
     rest = len(gates) - len(failed)
     tail = [f"The other {count(rest, 'condition')} passed."] if rest else []
-    return [f"{len(failed)} of {count(len(gates), 'condition')} failed.", *map(condition_sentence, failed), *tail]
+    return [f"{len(failed)} of {count(len(gates), 'condition')} failed.", *failed, *tail]
 
 
-def _outcome(r: ReportInputs) -> list[str]:
+def _outcome(r: ReportInputs) -> str:
     stays = "the champion stays" if r.has_champion else "there is still no champion"
     match r.decision.verdict:
         case Verdict.PROMOTED:
-            return ["So it replaced the champion."] if r.has_champion else ["So it is the first champion."]
+            return "So it replaced the champion." if r.has_champion else "So it is the first champion."
         case Verdict.UNDECIDED if r.evaluation is None:
-            return [f"Without a look at the holdout nothing can be decided: {stays} for now."]
+            return f"Without a look at the holdout nothing can be decided: {stays} for now."
         case Verdict.UNDECIDED:
-            more = r.decision.further_patients
-            unknown = "How many further holdout patients would decide it cannot be estimated from tonight's figures."
-            further = (
-                f"About {count(more, 'further holdout patient')} would decide it." if more is not None else unknown
-            )
-            return [f"That does not decide it either way, so {stays} for now.", further]
+            further = "How many further holdout patients would decide it cannot be estimated from tonight's figures."
+            if r.decision.further_patients is not None:
+                further = f"About {count(r.decision.further_patients, 'further holdout patient')} would decide it."
+            return f"That does not decide it either way, so {stays} for now. {further}"
         case Verdict.AWAITING_APPROVAL:
-            return [f"A person must now approve or reject it; until then {stays}."]
+            return f"A person must now approve or reject it; until then {stays}."
         case _:
-            return [f"So {stays}."]
+            return f"So {stays}."
 
 
 def outlook(r: ReportInputs) -> str:
