@@ -81,7 +81,7 @@ def evidence(prepared: Prepared) -> Evidence:
     [
         ({"contest": contest(None), "evaluation": evaluation()}, Verdict.PROMOTED, "First champion|floor"),
         ({"contest": contest(None), "evaluation": evaluation(0.7)}, Verdict.KEPT, "floor|AUC|0.7000|0.9000"),
-        ({"contest": contest(None), "evaluation": evaluation(patients=2)}, Verdict.UNDECIDED, "2 patients|least 8"),
+        ({"contest": contest(None), "evaluation": evaluation(patients=2)}, Verdict.UNDECIDED, "2 patients|least 3"),
         ({"evaluation": evaluation(differences=difference(0.03, 0.01))}, Verdict.PROMOTED, "better than the champion"),
         (
             {"evaluation": evaluation(differences=difference(0.03, 0.04))},
@@ -94,7 +94,7 @@ def evidence(prepared: Prepared) -> Evidence:
             "champion stays|balanced accuracy|3.00 points lower|4.00 points lower|level 0.0021",
         ),
         ({"evaluation": evaluation(0.7, difference(0.03, 0.01))}, Verdict.KEPT, "champion stays|AUC|0.7000|0.9000"),
-        ({"evaluation": evaluation(0.95, difference(0.03, 0.01), patients=2)}, Verdict.UNDECIDED, "2 patients|least 8"),
+        ({"evaluation": evaluation(0.95, difference(0.03, 0.01), patients=2)}, Verdict.UNDECIDED, "2 patients|least 3"),
         (
             {"contest": contest(on_validation=0.97)},
             Verdict.KEPT,
@@ -133,7 +133,7 @@ def test_every_gate_is_stored_with_its_numbers_in_words(context: Context, eviden
     for fact in ("0.40 points higher", "2.00 points lower", "1.00 points lower", "level 0.0021"):
         assert fact in sentences["sensitivity not worse"]
     assert "cannot be compared" in sentences["specificity not worse"]
-    assert "20 patients" in sentences["holdout patients"]
+    assert "10 patients" in sentences["holdout patients"]
     assert "0.9500" in sentences["AUC floor"]
     assert "level" not in sentences["AUC floor"]
 

@@ -25,8 +25,8 @@ def why(r: ReportInputs) -> str:
             problem = r.decision.champion_problem or "no reason was recorded"
             return (
                 f"{capital(r.champion_name)} could not be loaded or scored: {problem}. A champion that cannot be "
-                "scored does not count as beaten: nothing was compared, and nothing was promoted. Repair it, or roll back "
-                "to a version that works."
+                "scored does not count as beaten: nothing was compared, and nothing was promoted. Repair it, or roll "
+                "back to a version that works."
             )
     contest = _on_validation(r) if r.evaluation is None else _on_holdout(r, r.evaluation)
     return " ".join([contest, *_conditions(r.decision.gates), _outcome(r)])
