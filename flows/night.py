@@ -15,6 +15,7 @@ from tasks.context import Context
 from tasks.judging.generations import current_generation
 from tasks.pruning.retire import find_retired
 from tasks.report import report, report_again, report_path
+from tasks.reporting.words.recorded import nothing_new
 from tasks.training.specs import train_spec
 from validation.digest import digest
 from validation.records import (
@@ -96,7 +97,7 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
     night = before.model_copy(
         update={
             "verdict": Verdict.NOTHING_NEW,
-            "sentence": f"Nothing new since {before.finished_at:%Y-%m-%d %H:%M} UTC (then: {before.verdict.value})",
+            "sentence": nothing_new(before),
             "champion_before": version,
             "champion_after": version,
             "images": {**before.images, "new": 0, "gone": 0},

@@ -1,4 +1,4 @@
-"""Decide: the gates over the evidence, to one verdict with its reasons."""
+"""Decide: from the evidence, by the gates, to one verdict with its reasons."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tasks.context import Context
 from tasks.evaluate import Contest
 from tasks.judging.generations import current_generation
 from tasks.nights import last_good_decision
+from tasks.reporting.words import recorded
+from tasks.reporting.words.conditions import recorded_condition
 from tasks.stage import stage
 from validation.digest import digest
 from validation.gate import GateResult, judge, judge_first
@@ -20,7 +22,7 @@ from validation.records import Candidate, Decision, Evaluation, Snapshot, Split,
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a decision rests on; what never came about is None."""
+    """All that a decision rests on; a stage that was not reached leaves None."""
 
     snapshot: Snapshot
     validation: ValidationResult
@@ -35,7 +37,7 @@ class Evidence:
 
 def decide(context: Context, evidence: Evidence) -> Decision:
     """Return the decision on the evidence; the same evidence gives the same decision."""
-    judgement = leave_to_person(context.settings, _judge(context, evidence))
+    result, sentence = _judge(context, evidence)
     contest = evidence.contest
     candidates = tuple(candidate.id for candidate in evidence.candidates)
     champion = contest.champion if contest else None
@@ -54,8 +56,8 @@ def decide(context: Context, evidence: Evidence) -> Decision:
         return stored
     decision = Decision(
         id=id_,
-        verdict=judgement.verdict,
-        sentence=judgement.sentence,
+        verdict=result.verdict,
+        sentence=sentence,
         snapshot=evidence.snapshot.id,
         validation=evidence.validation.id,
         split=evidence.split.id if evidence.split else None,
@@ -65,9 +67,9 @@ def decide(context: Context, evidence: Evidence) -> Decision:
         champion_before=champion,
         champion_on_validation=contest.champion_on_validation if contest else None,
         evaluation=evidence.evaluation.id if evidence.evaluation else None,
-        gates=judgement.gates,
-        further_patients=judgement.further_patients,
-        detectable_difference=judgement.detectable_difference,
+        gates=tuple(gate.model_copy(update={"sentence": recorded_condition(gate)}) for gate in result.gates),
+        further_patients=result.further_patients,
+        detectable_difference=result.detectable_difference,
         champion_problem=(contest.champion_problem or None) if contest else None,
         synthetic=context.store.exists(SYNTHETIC_MARK),
         generation=evidence.split.generation if evidence.split else current_generation(context).name,
@@ -77,48 +79,32 @@ def decide(context: Context, evidence: Evidence) -> Decision:
     return decision
 
 
-def _judge(context: Context, evidence: Evidence) -> GateResult:
+def _judge(context: Context, evidence: Evidence) -> tuple[GateResult, str]:
+    """Return the verdict and the sentence that it is stored with."""
+    contest, evaluation, rules = evidence.contest, evidence.evaluation, context.settings.gate
     if not evidence.validation.valid:
-        failed = [check for check in evidence.validation.checks if check.severity == "invalid" and not check.passed]
-        reasons = "; ".join(f"{check.name}: {check.observed}, expected {check.expected}" for check in failed)
-        return GateResult(Verdict.INVALID_DATA, f"Tonight's data must not be trained on: {reasons}", ())
-    contest = evidence.contest
+        return GateResult(Verdict.INVALID_DATA), recorded.invalid_data(evidence.validation)
     if contest is None:
         raise ValueError("valid data without a contest: a night that trained nothing has nothing to decide")
     if contest.champion_problem:
-        return GateResult(Verdict.CHAMPION_UNUSABLE, _unusable(context, evidence, contest), ())
+        return GateResult(Verdict.CHAMPION_UNUSABLE), recorded.champion_unusable(
+            contest.champion,
+            contest.champion_problem,
+            last_good_decision(context),
+            looked_at_holdout=evidence.contest_broke_off,
+        )
     if evidence.refused_look:
-        return GateResult(Verdict.UNDECIDED, f"Not looked at: {evidence.refused_look}", ())
-    if evidence.evaluation is None:
-        return GateResult(Verdict.KEPT, _kept_on_validation(contest), ())
-    rules = context.settings.gate
-    metrics = evidence.evaluation.challenger_metrics
+        return GateResult(Verdict.UNDECIDED), recorded.look_refused(evidence.refused_look)
+    if evaluation is None:
+        lost = recorded.lost_on_validation(contest.challenger.validation, contest.champion_on_validation)
+        return GateResult(Verdict.KEPT), lost
     if contest.champion is None:
-        return judge_first(metrics, rules)
-    return judge(metrics, evidence.evaluation.differences, rules, evidence.evaluation.spreads)
-
-
-def _unusable(context: Context, evidence: Evidence, contest: Contest) -> str:
-    version = contest.champion.version if contest.champion else "unknown"
-    good = last_good_decision(context)
-    last = ""
-    if good is not None:
-        last = f"; the last decision with a champion that could be used is {good.id} ({good.decided_at:%Y-%m-%d})"
-    looked = "was looked at, but nothing was compared" if evidence.contest_broke_off else "was not looked at"
-    return (
-        f"The champion, version {version}, cannot be used: {contest.champion_problem}. It does not count as beaten: "
-        f"the holdout {looked}, and nothing is promoted{last}. Repair it or roll back, and run again"
-    )
-
-
-def _kept_on_validation(contest: Contest) -> str:
-    new = contest.challenger.validation.balanced_accuracy
-    old = contest.champion_on_validation.balanced_accuracy if contest.champion_on_validation else None
-    values = f" ({new.value:.4f} against {old.value:.4f} balanced accuracy)" if new and old else ""
-    return (
-        f"The champion stays: the challenger does not beat it on the validation patients{values}, "
-        "so the holdout was not looked at"
-    )
+        result = judge_first(evaluation.challenger_metrics, rules)
+    else:
+        result = judge(evaluation.challenger_metrics, evaluation.differences, rules, evaluation.spreads)
+    result = leave_to_person(context.settings, result)
+    hours = context.settings.promotion.approval_hours
+    return result, recorded.judged(result, has_champion=contest.champion is not None, approval_hours=hours)
 
 
 decide_task = stage(decide)

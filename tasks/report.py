@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from infra.local.files import write_atomic
 from infra.store.keys import OURS, report_key
 from tasks.context import Context
@@ -26,7 +24,7 @@ NOTHING_NEW = "nothing-new"
 
 
 def report_path(context: Context, decision: str) -> Path:
-    """Return where the report on a decision lies on this machine."""
+    """Return the path of the report on a decision on this machine."""
     return context.workspace.reports / f"{decision}.html"
 
 
@@ -35,80 +33,62 @@ def report(context: Context, night: Night) -> Path:
     if night.decision is None:
         raise UsageError("a night without a decision has no report")
     refuse_retired(context, night.decision)
-    page = render_report(_inputs(context, night)).encode()
-    context.store.put(report_key(night.decision), page)
-    path = report_path(context, night.decision)
-    write_atomic(path, page)
-    _copy_data_docs(context, night.decision)
+    inputs = _with_tables(context, _records_of(context, night))
+    path = _store(context, night.decision, inputs)
+    if inputs.validation.data_docs is not None:
+        _copy_data_docs(context, inputs.validation.data_docs)
     return path
-
-
-def _copy_data_docs(context: Context, decision: str) -> None:
-    """Lay the Data Docs beside this machine's reports as they lie in the store: the report's link leads there."""
-    records = context.records
-    key = records.load(ValidationResult, records.load(Decision, decision).validation).data_docs
-    if key is None:
-        return
-    path = context.workspace.home / key.removeprefix(OURS)
-    try:
-        write_atomic(path, context.store.get(key))
-    except ObjectMissing:
-        log.warning("the Data Docs %s are gone from the store", key)
 
 
 def report_again(context: Context, night: Night) -> Path:
     """Build the page of a night that found nothing new, under one name for all of them, and return its path.
 
-    Such a night comes to no decision of its own: its page says so and leads to the report on the one that stands.
+    Such a night comes to no decision: its page shows the data, no figures, and a link to the report on the decision
+    in force.
     """
-    page = render_report(_unmeasured(_records_of(context, night), night)).encode()
-    context.store.put(report_key(NOTHING_NEW), page)
-    path = report_path(context, NOTHING_NEW)
-    write_atomic(path, page)
-    return path
-
-
-def _unmeasured(inputs: ReportInputs, night: Night) -> ReportInputs:
-    """What a night that found nothing new has to show: the data as it lies there, and nothing measured."""
-    nothing: dict[str, Any] = {
+    inputs = _records_of(
+        context, night.model_copy(update={"challenger": None, "challenger_model": None, "metrics": {}})
+    )
+    unmeasured: dict[str, Any] = {
+        "verdict": night.verdict,
+        "sentence": night.sentence,
         "candidates": (),
         "challenger": None,
+        "champion_before": None,
+        "champion_on_validation": None,
         "evaluation": None,
         "gates": (),
         "failed_trainings": {},
     }
-    unsaid = {"champion_before": None, "champion_on_validation": None, "verdict": night.verdict}
-    decision = inputs.decision.model_copy(update={**nothing, **unsaid, "sentence": night.sentence})
-    snapshot = inputs.snapshot.model_copy(update={"new": 0, "gone": 0})
-    night = night.model_copy(update={"challenger": None, "challenger_model": None, "metrics": {}})
-    return replace(
+    inputs = replace(
         inputs,
-        night=night,
-        decision=decision,
-        snapshot=snapshot,
+        decision=inputs.decision.model_copy(update=unmeasured),
+        snapshot=inputs.snapshot.model_copy(update={"new": 0, "gone": 0}),
         candidates=(),
         evaluation=None,
         champion_candidate=None,
     )
+    return _store(context, NOTHING_NEW, inputs)
 
 
-def _inputs(context: Context, night: Night) -> ReportInputs:
-    """All that the report on a night's decision shows."""
-    inputs = _records_of(context, night)
-    decision, evaluation = inputs.decision, inputs.evaluation
-    predictions = context.records.load_table(evaluation.predictions) if evaluation else None
-    shown = exhibits(context, decision, evaluation, predictions, inputs.candidates)
-    return replace(
-        inputs,
-        predictions=predictions,
-        facts=_facts(context, inputs.validation, predictions),
-        exhibits=shown,
-        cells=context.records.load_table(shown.cells),
-    )
+def _store(context: Context, name: str, inputs: ReportInputs) -> Path:
+    page = render_report(inputs).encode()
+    context.store.put(report_key(name), page)
+    path = report_path(context, name)
+    write_atomic(path, page)
+    return path
+
+
+def _copy_data_docs(context: Context, key: str) -> None:
+    """Copy the Data Docs from the store to where the report on this machine links to."""
+    try:
+        write_atomic(context.workspace.home / key.removeprefix(OURS), context.store.get(key))
+    except ObjectMissing:
+        log.warning("the Data Docs %s are gone from the store", key)
 
 
 def _records_of(context: Context, night: Night) -> ReportInputs:
-    """The records of a night, without their tables."""
+    """Return the records of a night, without their tables."""
     records = context.records
     decision = records.load(Decision, night.decision or "")
     before = decision.champion_before
@@ -116,28 +96,30 @@ def _records_of(context: Context, night: Night) -> ReportInputs:
     known = {
         name: {k: v for k, v in getattr(night, name).items() if k != "report"} for name in ("seconds", "memory_mb")
     }
-    validation = records.load(ValidationResult, decision.validation)
     return ReportInputs(
         night=night.model_copy(update=known),
         decision=decision,
         snapshot=records.load(Snapshot, decision.snapshot),
-        validation=validation,
-        data_docs=validation.data_docs,
+        validation=records.load(ValidationResult, decision.validation),
         split=records.load(Split, decision.split) if decision.split else None,
         candidates=tuple(records.load(Candidate, id_) for id_ in decision.candidates),
         evaluation=records.load(Evaluation, decision.evaluation) if decision.evaluation else None,
         predictions=None,
         champion_candidate=records.find(Candidate, before.candidate) if before else None,
-        settings=night.settings,
     )
 
 
-def _facts(context: Context, validation: ValidationResult, predictions: pd.DataFrame | None) -> pd.DataFrame | None:
-    """What was measured of the holdout cells; nothing when the holdout was not looked at."""
-    if predictions is None:
-        return None
-    facts = context.records.load_table(validation.facts)[["key", "brightness"]]
-    return facts[facts["key"].isin(set(predictions["key"]))]
+def _with_tables(context: Context, inputs: ReportInputs) -> ReportInputs:
+    """Return the inputs with predictions, measurements of the holdout cells, and exhibits."""
+    records, evaluation = context.records, inputs.evaluation
+    predictions = facts = None
+    if evaluation is not None:
+        predictions = records.load_table(evaluation.predictions)
+        facts = records.load_table(inputs.validation.facts)[["key", "brightness"]]
+        facts = facts[facts["key"].isin(set(predictions["key"]))]
+    shown = exhibits(context, inputs.decision, evaluation, predictions, inputs.candidates)
+    cells = records.load_table(shown.cells)
+    return replace(inputs, predictions=predictions, facts=facts, exhibits=shown, cells=cells)
 
 
 report_task = stage(report)

@@ -26,12 +26,7 @@ def leave_to_person(settings: Settings, judgement: GateResult) -> GateResult:
     """Turn a promotion into a request for approval where the settings say so."""
     if judgement.verdict is not Verdict.PROMOTED or not waits_for_person(settings):
         return judgement
-    hours = settings.promotion.approval_hours
-    return replace(
-        judgement,
-        verdict=Verdict.AWAITING_APPROVAL,
-        sentence=f"{judgement.sentence}; a person has to approve it within {hours:g} hours (`retrain approve`)",
-    )
+    return replace(judgement, verdict=Verdict.AWAITING_APPROVAL)
 
 
 def request_approval(context: Context, decision: Decision) -> ApprovalRequest:

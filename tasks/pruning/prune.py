@@ -1,4 +1,4 @@
-"""Prune: remove what is not needed any more, by a stated policy (docs/operations.md), and say what and why.
+"""Prune: remove what is not needed any more, by a stated policy (docs/operations.md), and report what and why.
 
 Not a stage: it changes no record's meaning, and a night that cannot prune is as good as any other.
 """
@@ -6,8 +6,8 @@ Not a stage: it changes no record's meaning, and a night that cannot prune is as
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from infra.registry.registry import Registry
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Pruned:
-    """What was removed, or in a dry run would be; what could not be; what waits for its time."""
+    """What was removed, or in a dry run would be; what failed; what waits for its grace period, by kind."""
 
-    dry_run: bool
+    dry_run: bool = False
     removals: list[Removal] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     waiting: dict[str, int] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Pruned:
         return sum(removal.size for removal in self.removals)
 
     def by_reason(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """Return how many things and bytes there are by area and reason."""
+        """Return the number of things and bytes by area and reason."""
         sums: dict[tuple[str, str], tuple[int, int]] = {}
         for removal in sorted(self.removals, key=lambda removal: AREAS.index(removal.area)):
             count, size = sums.get((removal.area, removal.why), (0, 0))
@@ -46,10 +46,10 @@ class Pruned:
         return sums
 
     def take(self, removals: Iterable[Removal]) -> None:
-        """Carry removals out one by one, or in a dry run note them. One that fails costs itself.
+        """Carry removals out one by one, or in a dry run note them. One that fails does not stop the others.
 
         Raises:
-            Unreachable: when the store or the registry is gone, and asking on is of no use.
+            Unreachable: when the store or the registry is gone, so that all further removals would fail too.
         """
         for removal in removals:
             try:
@@ -58,43 +58,70 @@ class Pruned:
             except Unreachable:
                 raise
             except RetrainError as error:
-                self.problems.append(str(error.message))
+                self.problems.append(error.message)
             else:
                 self.removals.append(removal)
 
+    @contextmanager
+    def collecting_problems(self, part: str) -> Iterator[None]:
+        """Collect an error of one part, so that the other parts are still pruned."""
+        try:
+            yield
+        except (RetrainError, OSError) as error:
+            self.problems.append(f"{part}: {error.message if isinstance(error, RetrainError) else error}")
+
 
 def prune(context: Context, registry: Registry, *, dry_run: bool = False) -> Pruned:
-    """Remove what is not needed any more; whoever calls holds the night's lock. What cannot be done is told.
+    """Remove what is not needed any more; the caller has the night's lock.
 
-    Raises nothing for trouble with the store, the registry or the disk: see ``Pruned.problems``.
+    Errors of the store, the registry and the disk are collected in ``Pruned.problems``.
     """
     pruned = Pruned(dry_run)
-    # Nobody changes the champion, or promotes an old challenger by hand, while references are counted.
-    with _told(pruned, "the store"), context.workspace.champion_lock():
+    # The champion must not change, nor an old challenger be promoted by hand, while references are counted.
+    with pruned.collecting_problems("the store"), context.workspace.champion_lock():
         references = References(context, registry)
         pruned.take(retirements(context, references, registry))
-        references.count_as_retired({r.name for r in pruned.removals})
-        orphans = UnreferencedSince(context)
-        pruned.take(store_removals(context, references, orphans))
-        pruned.take(registry_removals(registry, orphans))
+        references.count_as_retired({removal.name for removal in pruned.removals})
+        unreferenced = UnreferencedSince(context)
+        pruned.take(store_removals(context, references, unreferenced))
+        pruned.take(registry_removals(registry, unreferenced))
         if not dry_run:
-            orphans.save()
-        pruned.waiting = dict(orphans.waiting)
-    held: set[str] | None = None
-    with _told(pruned, "fetched images"):
-        held = _held(context, References(context, registry))
-    with _told(pruned, "this machine"):
+            unreferenced.save()
+        pruned.waiting = dict(unreferenced.waiting)
+    needed: set[str] | None = None
+    with pruned.collecting_problems("fetched images"):
+        evaluations = References(context, registry).rescored_evaluations()
+        tables = (context.records.load_table(evaluation.predictions) for evaluation in evaluations)
+        needed = {sha256 for table in tables for sha256 in table["sha256"]}
+    with pruned.collecting_problems("this machine"):
         gone = {removal.name for removal in pruned.removals}
-        pruned.take(local_removals(context, held, gone))
+        pruned.take(local_removals(context, needed, gone))
     return pruned
 
 
 def tidy(context: Context) -> None:
-    """Prune at the end of a night, where the settings say so; whatever goes wrong is a warning."""
+    """Prune at the end of a night."""
+    _automatically(context, lambda: prune(context, Registry(context.settings)))
+
+
+def tidy_here(context: Context) -> None:
+    """Prune the caches of a machine that only trains; a night that runs on the same home folder prunes them itself."""
+
+    def caches() -> Pruned:
+        pruned = Pruned()
+        with suppress(NightRunning), context.workspace.night_lock():
+            pruned.take(local_removals(context, None, ()))
+        return pruned
+
+    _automatically(context, caches)
+
+
+def _automatically(context: Context, work: Callable[[], Pruned]) -> None:
+    """Prune where the settings say so; any failure is a warning."""
     if not context.settings.prune.automatic:
         return
     try:
-        pruned = prune(context, Registry(context.settings))
+        pruned = work()
     except Exception as error:
         log.warning("not pruned: %s: %s", type(error).__name__, error)
         return
@@ -102,34 +129,3 @@ def tidy(context: Context) -> None:
         log.warning("not pruned: %s", problem)
     if pruned.removals:
         log.info("pruned %s things, %.1f MB", f"{len(pruned.removals):,}", pruned.size / 1e6)
-
-
-@contextmanager
-def _told(pruned: Pruned, what: str) -> Iterator[None]:
-    """Let what goes wrong with one part be told, and the other parts go on."""
-    try:
-        yield
-    except (RetrainError, OSError) as error:
-        pruned.problems.append(f"{what}: {error.message if isinstance(error, RetrainError) else error}")
-
-
-def tidy_here(context: Context) -> None:
-    """Prune the caches of a machine that only trains; where a night runs on the same home folder, that prunes them."""
-    if not context.settings.prune.automatic:
-        return
-    pruned = Pruned(dry_run=False)
-    try:
-        with context.workspace.night_lock():
-            pruned.take(local_removals(context, None, ()))
-    except NightRunning:
-        return
-    except Exception as error:
-        log.warning("not pruned: %s: %s", type(error).__name__, error)
-    for problem in pruned.problems:
-        log.warning("not pruned: %s", problem)
-
-
-def _held(context: Context, references: References) -> set[str]:
-    """Return the SHA-256 of holdout cells that a rollback or an approval would score again."""
-    tables = (context.records.load_table(evaluation.predictions) for evaluation in references.held_evaluations())
-    return {sha256 for table in tables for sha256 in table["sha256"]}

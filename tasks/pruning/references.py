@@ -1,8 +1,8 @@
-"""What in the store is needed, and by what: recomputed from the records each time, never kept.
+"""What in the store is needed, and by what: recomputed from the records each time, never stored.
 
 A night's decision needs its report's records and tables; a registered version, an open approval and the newest night
-also need their model files. What a record says of another is a reference; the records themselves are the roots:
-decisions, nights, the history, approvals, answers, the ledger of looks and the generations are never removed.
+also need their model files. What a record names is a reference; the records themselves are the roots: decisions,
+nights, the history, approvals, answers, the ledger of looks and the generations are never removed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tasks.context import Context
 from validation.errors import RetrainError
 from validation.records import (
     ApprovalAnswer,
+    ApprovalRequest,
     Candidate,
     Decision,
     Evaluation,
@@ -39,15 +40,13 @@ from validation.records import (
 R = TypeVar("R", bound=Record)
 
 THREADS = 16
-# Only these kinds are ever removed; whatever else lies in the store stays.
-REMOVABLE = tuple(
-    record.kind for record in (Snapshot, ValidationResult, Split, Candidate, Evaluation, Exhibits)
-)  # fmt: skip
+# Only these kinds are ever removed; everything else in the store stays.
+REMOVABLE = tuple(record.kind for record in (Snapshot, ValidationResult, Split, Candidate, Evaluation, Exhibits))
 
 
 @dataclass
 class Needed:
-    """What must stay: of some records all that belongs to them, of others the record alone."""
+    """What must stay: some records with all that belongs to them, others alone."""
 
     whole: set[tuple[str, str]] = field(default_factory=set)
     records: set[tuple[str, str]] = field(default_factory=set)
@@ -64,8 +63,8 @@ class Needed:
 class References:
     """All roots of one store and its registry, read once.
 
-    Raises, when it is asked for anything: RetrainError for a record that cannot be read, since what it refers to is
-    then not known; Unreachable.
+    Every method raises RetrainError for a record that cannot be read, since its references are then not known, and
+    Unreachable.
     """
 
     def __init__(self, context: Context, registry: Registry) -> None:
@@ -83,23 +82,33 @@ class References:
         return set(self._context.records.ids(Retired))
 
     def count_as_retired(self, decisions: Collection[str]) -> None:
-        """From now on, what only the reports on these decisions need is not needed."""
+        """Treat these decisions as retired: what only their reports need is not needed."""
         self.retired.update(decisions)
 
     @cached_property
-    def standing(self) -> set[str]:
-        """Decisions that somebody may act upon or ask about at any time, so that nothing of them is removed.
+    def protected(self) -> set[str]:
+        """Decisions that a person may act upon or ask about at any time, so that nothing of them is removed.
 
         Those of registered versions, of the history, of open approvals and of answered ones; and that of the newest
         night: it is judged again when the settings change.
         """
-        records = self._context.records
-        found = {decision for _, decision in self._origins}
-        found |= {entry.decision for entry in history(self._context)}
-        found |= {request.decision for request in open_requests(self._context)}
-        found |= set(records.ids(ApprovalAnswer))
-        newest = records.latest("night", Night)
-        return found | {newest.decision or "" if newest else ""} | {d.id for d in self.decisions[:1]}
+        newest = self._context.records.latest("night", Night)
+        return {
+            *self._may_be_scored_again,
+            *(entry.decision for entry in history(self._context)),
+            *self._context.records.ids(ApprovalAnswer),
+            *([newest.decision] if newest and newest.decision else []),
+            *(decision.id for decision in self.decisions[:1]),
+        }
+
+    @cached_property
+    def _open_requests(self) -> list[ApprovalRequest]:
+        return open_requests(self._context)
+
+    @cached_property
+    def _may_be_scored_again(self) -> set[str]:
+        """Decisions of registered versions and of open approvals."""
+        return {decision for _, decision in self._origins} | {request.decision for request in self._open_requests}
 
     def needed(self) -> Needed:
         """Return what must stay in the store now."""
@@ -107,39 +116,41 @@ class References:
         for decision in self.decisions:
             self._of_decision(decision, needed)
         needed.all_of(Candidate, *(candidate for candidate, _ in self._origins))
-        needed.all_of(Candidate, *(request.challenger for request in open_requests(self._context)))
+        needed.all_of(Candidate, *(request.challenger for request in self._open_requests))
         self._of_looks_and_starts(needed)
         self._of_now(needed)
         self._of_candidates(needed)
         return needed
 
     def _of_decision(self, decision: Decision, needed: Needed) -> None:
-        champion = decision.champion_before.candidate if decision.champion_before else None
-        told = needed.record_of if decision.id in self.retired else needed.all_of
-        told(Snapshot, decision.snapshot)
-        told(ValidationResult, decision.validation)
-        told(Evaluation, decision.evaluation)
-        if decision.id not in self.retired:
-            needed.all_of(Exhibits, decision.id)
+        retired = decision.id in self.retired
+        keep = needed.record_of if retired else needed.all_of
+        keep(Snapshot, decision.snapshot)
+        keep(ValidationResult, decision.validation)
+        keep(Evaluation, decision.evaluation)
+        needed.all_of(Exhibits, None if retired else decision.id)
         needed.all_of(Split, decision.split)
+        champion = decision.champion_before.candidate if decision.champion_before else None
         needed.record_of(Candidate, champion, decision.challenger, *decision.candidates)
         if self.keeps_models(decision):
             needed.all_of(Candidate, *decision.candidates)
 
     def keeps_models(self, decision: Decision) -> bool:
-        """Whether the model files of a decision's candidates stay: it is new, it stands, or has no report yet."""
+        """Whether the model files of a decision's candidates stay: it is new, protected, or has no report yet."""
         rules = self._context.settings.prune
-        new = decision.id in self._newest(rules.models_nights) or _younger(decision.decided_at, rules.models_days)
-        return new or decision.id in self.standing or not self._has_report(decision)
+        new = self._is_new(decision, rules.models_nights, rules.models_days)
+        return new or decision.id in self.protected or not self._has_report(decision)
 
     def may_retire(self, decision: Decision) -> bool:
-        """Whether a decision's report may go: it is old, there are many newer ones, and nobody can act upon it."""
+        """Whether a decision's report may go: it is old, there are many newer ones, and it is not protected."""
         rules = self._context.settings.prune
-        new = decision.id in self._newest(rules.reports_nights) or _younger(decision.decided_at, rules.reports_days)
-        return not (new or decision.id in self.standing) and self._has_report(decision)
+        new = self._is_new(decision, rules.reports_nights, rules.reports_days)
+        return not (new or decision.id in self.protected) and self._has_report(decision)
 
-    def _newest(self, count: int) -> set[str]:
-        return {decision.id for decision in self.decisions[:count]}
+    def _is_new(self, decision: Decision, nights: int, days: float) -> bool:
+        """Whether a decision is one of the newest, or young."""
+        young = datetime.now(UTC) - decision.decided_at < timedelta(days=days)
+        return young or any(decision.id == newer.id for newer in self.decisions[:nights])
 
     def _has_report(self, decision: Decision) -> bool:
         """Whether its exhibits were gathered; until then its report needs what it would gather them from."""
@@ -161,7 +172,7 @@ class References:
             needed.record_of(Candidate, start.champion.candidate if start.champion else None)
 
     def _of_now(self, needed: Needed) -> None:
-        """The newest snapshot and the one before it: the next pull and the next validation compare with them."""
+        """Keep the newest snapshot and the one before it: the next pull and the next validation compare with them."""
         records = self._context.records
         snapshot = records.latest("snapshot", Snapshot)
         needed.all_of(Snapshot, *((snapshot.id, snapshot.parent) if snapshot else ()))
@@ -169,7 +180,7 @@ class References:
         needed.all_of(ValidationResult, validation.id if validation else None)
 
     def _of_candidates(self, needed: Needed) -> None:
-        """What the candidates that stay came from: of a registered one all, since it must be reproducible."""
+        """Keep the sources of the candidates that stay: of a registered one all, since it must be reproducible."""
         records = self._context.records
         registered = {candidate for candidate, _ in self._origins}
 
@@ -181,24 +192,17 @@ class References:
         candidates = {id_ for kind, id_ in needed.whole | needed.records if kind == Candidate.kind}
         with ThreadPoolExecutor(THREADS) as pool:
             for id_, split, validation in pool.map(origin, sorted(candidates)):
-                told = needed.all_of if id_ in registered else needed.record_of
+                keep = needed.all_of if id_ in registered else needed.record_of
                 needed.all_of(Split, split.id if split else None)
-                told(ValidationResult, validation.id if validation else None)
-                told(Snapshot, validation.snapshot if validation else None)
+                keep(ValidationResult, validation.id if validation else None)
+                keep(Snapshot, validation.snapshot if validation else None)
 
-    def held_evaluations(self) -> list[Evaluation]:
-        """Return the evaluations whose holdout cells may be scored again: of registered versions, of open approvals."""
-        records = self._context.records
-        ids = {decision for _, decision in self._origins}
-        ids |= {request.decision for request in open_requests(self._context)}
-        found = (decision.evaluation for decision in self.decisions if decision.id in ids)
-        return [e for id_ in found if id_ and (e := records.find(Evaluation, id_)) is not None]
+    def rescored_evaluations(self) -> list[Evaluation]:
+        """Return the evaluations whose holdout cells a rollback or an approval would score again."""
+        ids = (decision.evaluation for decision in self.decisions if decision.id in self._may_be_scored_again)
+        return [e for id_ in ids if id_ and (e := self._context.records.find(Evaluation, id_)) is not None]
 
     def _all(self, record: type[R]) -> list[R]:
         records = self._context.records
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(lambda id_: records.load(record, id_), records.ids(record)))
-
-
-def _younger(moment: datetime, days: float) -> bool:
-    return datetime.now(UTC) - moment < timedelta(days=days)

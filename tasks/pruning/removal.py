@@ -1,29 +1,29 @@
-"""What can be removed, why, and how: what pruning is made of."""
+"""What can be removed, why, and how."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from infra.local.temporary import is_abandoned, size_of
 from validation.errors import RetrainError
 
-# Areas, in the order in which they are told.
-CACHES, TRAININGS, LEFTOVERS, STORE, REPORTS, REGISTRY = (
+# In the order in which they are listed.
+AREAS = CACHES, TRAININGS, LEFTOVERS, STORE, REPORTS, REGISTRY = (
     "caches", "work folders", "left behind by killed processes", "store", "reports", "registry"
 )  # fmt: skip
-AREAS = (CACHES, TRAININGS, LEFTOVERS, STORE, REPORTS, REGISTRY)
 
 _WRITER = re.compile(r"\.tmp-(\d+)-")
 
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing that is not needed any more: ``size`` in bytes is what the disk or the bucket gets back."""
+    """One thing that is not needed: ``size`` is the bytes that the disk or the bucket gets back."""
 
     area: str
     name: str
@@ -32,12 +32,10 @@ class Removal:
     remove: Callable[[], None]
 
 
-def of_path(area: str, path: Path, why: str) -> Removal | None:
-    """Return the removal of a file or a folder; None when it has just gone by itself."""
-    try:
-        return Removal(area, str(path), size_of(path), why, lambda: remove_path(path))
-    except OSError:
-        return None
+def of_path(area: str, path: Path, why: str) -> Iterator[Removal]:
+    """Yield the removal of a file or a folder; nothing when it is already gone."""
+    with suppress(OSError):
+        yield Removal(area, str(path), size_of(path), why, partial(remove_path, path))
 
 
 def remove_path(path: Path) -> None:

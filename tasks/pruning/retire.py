@@ -1,6 +1,6 @@
-"""Retire: the report of an old night gives way to a page that says so; its decision and its records stay.
+"""Retire: the report of an old night is replaced by a page that says so; its decision and its records stay.
 
-The record of it comes first, then the page, then, by pruning, what only the report needed.
+The record of it is written first, then the page; pruning then removes what only the report needed.
 """
 
 from __future__ import annotations
@@ -29,39 +29,33 @@ def find_retired(context: Context, decision: str) -> Retired | None:
 
 
 def refuse_retired(context: Context, decision: str) -> None:
-    """Raise for a report that cannot be built again.
-
-    Raises:
-        ObjectMissing: when it was retired.
-    """
+    """Raise ObjectMissing for a report that was retired: it cannot be built again."""
     if (retired := find_retired(context, decision)) is not None:
         raise ObjectMissing(
             f"the report on decision {decision} was retired on {retired.at:%Y-%m-%d}: {retired.why}",
-            f"its records are in {context.store.uri}: {OURS}decisions/{decision}.json and what that names",
+            f"its records are in {context.store.uri}: {OURS}decisions/{decision}.json and the records it names",
         )
 
 
 def retirements(context: Context, references: References, registry: Registry) -> Iterator[Removal]:
-    """Yield the reports that the policy lets go, and those that a killed process has not let go of altogether."""
-    prefix = f"{OURS}{Exhibits.kind}/"
-    sizes = {info.key: info.size for info in context.store.list(prefix)}
+    """Yield the reports that the policy releases, and those whose retirement was killed before its end."""
+    sizes = {info.key: info.size for info in context.store.list(f"{OURS}{Exhibits.kind}/")}
+    rules = context.settings.prune
+    why = f"older than {rules.reports_days:g} days, and {rules.reports_nights} are newer"
     for decision in references.decisions:
         size = sizes.get(report_key(decision.id), 0)
-        local = context.workspace.reports / f"{decision.id}.html"
-        is_here = local.is_file() and local.stat().st_size > LARGEST_STUB
+        remove = partial(retire, context, registry, decision, why)
         if decision.id in references.retired:
-            if size > LARGEST_STUB or is_here:
-                yield Removal(REPORTS, decision.id, size, "retired before, and killed on the way",
-                              partial(retire, context, registry, decision))  # fmt: skip
+            local = context.workspace.reports / f"{decision.id}.html"
+            if size > LARGEST_STUB or (local.is_file() and local.stat().st_size > LARGEST_STUB):
+                yield Removal(REPORTS, decision.id, size, "retired before, but killed before its end", remove)
         elif references.may_retire(decision):
-            rules = context.settings.prune
-            why = f"older than {rules.reports_days:g} days, and {rules.reports_nights} are newer"
-            yield Removal(REPORTS, decision.id, size, why, partial(retire, context, registry, decision, why))
+            yield Removal(REPORTS, decision.id, size, why, remove)
 
 
-def retire(context: Context, registry: Registry, decision: Decision, why: str = "") -> None:
-    """Put a page in place of a report, here and in the store; do it again where it was killed on the way."""
-    # Before the record: nothing is lost by it, and nobody would come back to it afterwards.
+def retire(context: Context, registry: Registry, decision: Decision, why: str) -> None:
+    """Put a page in place of a report, here and in the store; a retirement that was killed keeps its reason."""
+    # Before the record: once that is stored, a retirement that was killed would not come back to this.
     registry.delete_report_page(decision.id)
     retired = find_retired(context, decision.id)
     if retired is None:
@@ -75,11 +69,10 @@ def retire(context: Context, registry: Registry, decision: Decision, why: str = 
 
 
 def _page(decision: Decision, retired: Retired) -> str:
-    said = html.escape(decision.sentence[:1_000])
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Report retired: {decision.id}</title></head>
 <body><h1>{html.escape(decision.verdict.value.capitalize())}</h1>
-<p>{said}</p>
+<p>{html.escape(decision.sentence[:1_000])}</p>
 <p>Decided {decision.decided_at:%Y-%m-%d %H:%M} UTC, decision <code>{decision.id}</code>. The report was retired on
 {retired.at:%Y-%m-%d} ({html.escape(retired.why)}); the decision and its records are kept.</p>
 <p><a href="index.html">All decisions</a></p></body></html>

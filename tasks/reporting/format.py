@@ -1,7 +1,7 @@
-"""How a report prints what it is given: text from outside made harmless and short, numbers made readable.
+"""How a report prints values: text from outside made harmless and short, numbers made readable.
 
-Keys, patient ids and messages come from outside: everything printed passes ``visible``, which shows what would
-otherwise act on the reader (control and direction marks).
+Keys, patient ids and messages come from outside: everything printed passes ``visible``, which spells out control and
+direction marks.
 """
 
 from __future__ import annotations
@@ -11,20 +11,35 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from validation.records import Interval, Metrics
 from validation.redaction import mask
 
-KEY_LENGTH = 80  # characters of a key that are shown: the middle goes, the ends tell keys apart
+KEY_LENGTH = 80  # characters of a key that are shown: the middle is cut, since keys differ at their ends
 NOT_DEFINED = "not defined"
 NO_CELLS = "not defined (no cells of the class)"
+# The metrics of a model as a report lists them; the first four are its headline numbers.
+METRICS = {
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "auc": "AUC",
+    "accuracy": "Accuracy",
+}
+HEADLINES = dict(list(METRICS.items())[:4])
 
 
 # --- text from outside -------------------------------------------------------------------------------------------
 
 
+def capital(text: str) -> str:
+    """Return ``text`` with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
 def visible(text: str) -> Iterator[str]:
-    """The characters of ``text``, those that would act rather than show (and tall piles of accents) spelled out."""
+    """Yield the characters of ``text``; control and direction marks, and the fourth accent on a letter, as codes."""
     pile = 0
     for character in text:
         category = unicodedata.category(character)
@@ -44,73 +59,76 @@ _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with what looks like a secret replaced by three stars."""
+    """Return ``text`` with anything that looks like a secret replaced by three stars."""
     return _ACCESS_KEY.sub("***", _QUERY.sub(r"\1***", mask(text)))
 
 
 def shorten(text: str, length: int = KEY_LENGTH) -> str:
-    """At most ``length`` characters, nothing secret: a longer text loses its middle."""
+    """Return at most ``length`` characters of ``text``, secrets redacted: a longer text loses its middle."""
     far = 4 * length + 400
     if len(text) > 2 * far:
-        # Of a megabyte only the ends are ever shown; a secret there lies whole within these.
+        # Only the ends of a long text are shown; these are long enough to hold a secret there whole.
         text = text[:far] + text[-far:]
     text = redact(text)
-    if len(text) <= length:
-        shown = list(visible(text))
-        if sum(map(len, shown)) <= length:
-            return "".join(shown)
+    if len(text) <= length and len(shown := "".join(visible(text))) <= length:
+        return shown
     half = length // 2
-    head = _fill(visible(text[:length]), half)
-    tail = _fill(reversed(list(visible(text[-length:]))), length - half - 1)
+    head = _fitting(list(visible(text[:length])), half)
+    tail = _fitting(list(visible(text[-length:]))[::-1], length - half - 1)
     return "".join(head) + "…" + "".join(reversed(tail))
 
 
-def _fill(parts: Iterator[str], length: int) -> list[str]:
-    kept: list[str] = []
-    for part in parts:
-        length -= len(part)
-        if length < 0:
-            break
-        kept.append(part)
-    return kept
+def _fitting(parts: list[str], length: int) -> list[str]:
+    """Return the first parts that together have at most ``length`` characters."""
+    return [part for part, end in zip(parts, accumulate(map(len, parts)), strict=True) if end <= length]
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
 def share(value: float, digits: int = 1) -> str:
-    """0.948 as 94.8%."""
+    """Return 0.948 as 94.8%."""
     return f"{100 * value:.{digits}f}%" if math.isfinite(value) else NOT_DEFINED
 
 
 def number(value: float | None) -> str:
-    """A number of unknown kind: counts whole, fractions to 4 digits; a dash for none."""
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return NOT_DEFINED
+    """Return a number of unknown kind: counts whole, fractions to 4 digits; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–" if value is None else NOT_DEFINED
     whole = float(value).is_integer() and (abs(value) > 1 or value == 0)
-    return (f"{value:,.0f}" if whole else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}").replace("-", "−")
+    return _minus(f"{value:,.0f}" if whole else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}")
 
 
 def fixed(interval: Interval | None, scale: float = 100, digits: int = 1) -> str:
-    """A value of a known kind, scaled; the words for an undefined one."""
-    return NOT_DEFINED if interval is None else f"{scale * interval.value:.{digits}f}".replace("-", "−")
+    """Return the value of a metric, scaled; the words for an undefined one."""
+    return NOT_DEFINED if interval is None else _minus(f"{scale * interval.value:.{digits}f}")
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With its sign, a true minus; zero has none."""
-    text = f"{value:+.{digits}f}".replace("-", "−")
-    return text[1:] if float(f"{value:.{digits}f}") == 0 else text
+    """Return a number with its sign; zero has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else _minus(text)
+
+
+def _minus(text: str) -> str:
+    """Return a number with a true minus sign in place of a hyphen."""
+    return text.replace("-", "−")
+
+
+def points(difference: float) -> str:
+    """Return a difference of two shares in percentage points: 0.023 as 2.30 points higher."""
+    if round(100 * difference, 2) == 0:
+        return "unchanged"
+    return f"{100 * abs(difference):.2f} points {'higher' if difference > 0 else 'lower'}"
 
 
 def spread(interval: Interval, scale: float = 100, digits: int = 1) -> str:
-    """The two ends of an interval, 93.1–96.0."""
+    """Return the two ends of an interval, 93.1–96.0."""
     return f"{scale * interval.low:.{digits}f}–{scale * interval.high:.{digits}f}"
 
 
 def measured(metrics: Metrics, name: str) -> Interval | str:
-    """One metric of a model, or the words for why it has none."""
+    """Return one metric of a model, or the words for why it has none."""
     value: Interval | None = getattr(metrics, name)
     if value is not None and all(math.isfinite(v) for v in (value.value, value.low, value.high)):
         return value
@@ -120,33 +138,24 @@ def measured(metrics: Metrics, name: str) -> Interval | str:
 
 
 def when(moment: datetime) -> str:
-    """A time for people, in UTC whatever zone it was recorded in."""
+    """Return a time in UTC, whatever zone it was recorded in."""
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them."""
+    """Return seconds as seconds, minutes or hours."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def file_size(size: float) -> str:
-    """Bytes in the unit that fits."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
-
-
 def level(interval: Interval) -> str:
-    """0.95 as 95%, 0.975 as 97.5%."""
+    """Return the level of an interval: 0.95 as 95%, 0.975 as 97.5%."""
     return f"{round(100 * interval.level, 2):g}%"
 
 
 def count(amount: int, one: str, many: str | None = None) -> str:
-    """1 patient, 20 patients, 1,000 cells."""
+    """Return 1 patient, 20 patients, 1,000 cells."""
     return f"{amount:,} {one if amount == 1 else many or one + 's'}"

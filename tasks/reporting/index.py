@@ -19,39 +19,15 @@ from infra.store.keys import report_index_key
 from tasks.champion.history import history
 from tasks.context import Context
 from tasks.reporting.figures.svg import sparkline
+from tasks.reporting.format import HEADLINES
 from tasks.reporting.page import page_environment
+from tasks.reporting.words.headline import change_afterwards, index_headline
 from validation.errors import RetrainError
-from validation.records import Interval, Night, Promotion, Verdict
+from validation.records import Night, Promotion, Verdict
 
 log = logging.getLogger(__name__)
 
 THREADS = 16
-HEADLINES = (
-    ("balanced_accuracy", "Balanced accuracy"),
-    ("sensitivity", "Sensitivity"),
-    ("specificity", "Specificity"),
-    ("auc", "AUC"),
-)
-# Shows what is filtered, and nothing else: without it all rows are there. Its digest is in the page's policy.
-_SCRIPT = """
-const form = document.getElementById('filters'), rows = [...document.querySelectorAll('tbody tr')];
-const told = document.getElementById('shown');
-function show() {
-  const verdict = form.verdict.value, model = form.model.value, text = form.text.value.trim().toLowerCase();
-  let count = 0;
-  for (const row of rows) {
-    const fits = (!verdict || row.dataset.verdict === verdict) && (!model || row.dataset.model === model)
-      && (!text || row.textContent.toLowerCase().includes(text));
-    row.hidden = !fits;
-    count += fits;
-  }
-  told.textContent = count + ' of ' + rows.length + ' decisions';
-}
-form.hidden = false;
-form.addEventListener('input', show);
-form.addEventListener('submit', (event) => event.preventDefault());
-show();
-"""
 
 
 @dataclass(frozen=True)
@@ -60,11 +36,6 @@ class IndexRow:
 
     night: Night
     afterwards: tuple[Promotion, ...]
-
-    @property
-    def numbers(self) -> list[Interval | None]:
-        """The headline numbers of the challenger on the holdout."""
-        return [self.night.metrics.get(name) for name, _ in HEADLINES]
 
 
 def build_site(context: Context) -> Path:
@@ -77,7 +48,7 @@ def build_site(context: Context) -> Path:
 
 
 def refresh_index(context: Context) -> None:
-    """Rebuild the index after something that it shows; what was done stands, whether or not the index can show it."""
+    """Rebuild the index after a change that it shows; a failure is logged and undoes nothing."""
     try:
         build_site(context)
     except RetrainError as error:
@@ -86,7 +57,7 @@ def refresh_index(context: Context) -> None:
 
 def entries(context: Context) -> list[IndexRow]:
     """Return all decisions, newest first; of nights that came to the same one, the last."""
-    changes = history(context)
+    changes = [change for change in history(context) if change.action != "promoted"]
 
     def load(id_: str) -> Night | None:
         try:
@@ -99,30 +70,29 @@ def entries(context: Context) -> list[IndexRow]:
         nights = [night for night in pool.map(load, context.records.ids(Night)) if night and night.decision]
     nights.sort(key=lambda night: (night.started_at, night.id))
     latest = {night.decision: night for night in nights}
-    found = [
-        IndexRow(night, tuple(c for c in changes if c.decision == night.decision and c.action != "promoted"))
-        for night in latest.values()
-    ]
-    return sorted(found, key=lambda entry: (entry.night.started_at, entry.night.id), reverse=True)
+    newest_first = sorted(latest.values(), key=lambda night: (night.started_at, night.id), reverse=True)
+    return [IndexRow(night, tuple(c for c in changes if c.decision == night.decision)) for night in newest_first]
 
 
-def render_index(found: list[IndexRow]) -> str:
-    """Return the index page; the same entries give the same bytes."""
-    oldest_first = [entry.night for entry in reversed(found)]
-    lines = {
-        name: sparkline([(interval.value if (interval := night.metrics.get(name)) else None) for night in oldest_first],
-                        [night.verdict is Verdict.PROMOTED for night in oldest_first])
-        for name, _ in HEADLINES
-    }  # fmt: skip
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    return page_environment().get_template("index.html.j2").render(
-        entries=found,
-        headlines=HEADLINES,
-        sparklines={name: Markup(svg) for name, svg in lines.items()},  # noqa: S704 - drawn from numbers
-        latest={name: next((v for e in found if (v := e.night.metrics.get(name))), None) for name, _ in HEADLINES},
-        verdicts=sorted({entry.night.verdict.value for entry in found}),
-        models=sorted({entry.night.challenger_model for entry in found if entry.night.challenger_model}),
-        champion=next((night.champion_after for night in reversed(oldest_first) if night.champion_after), None),
-        script=Markup(_SCRIPT),  # noqa: S704 - our own
-        digest=Markup(digest),  # noqa: S704 - base64
+def render_index(rows: list[IndexRow]) -> str:
+    """Return the index page; the same rows give the same bytes."""
+    nights = [row.night for row in rows]
+    values = {
+        name: [interval.value if (interval := night.metrics.get(name)) else None for night in nights[::-1]]
+        for name in HEADLINES
+    }
+    promoted = [night.verdict is Verdict.PROMOTED for night in nights[::-1]]
+    environment = page_environment()
+    script = environment.get_template("script.html.j2").render()
+    champion = next((night.champion_after for night in nights if night.champion_after), None)
+    return environment.get_template("index.html.j2").render(
+        entries=rows,
+        lead=index_headline(len(rows), champion),
+        change_afterwards=change_afterwards,
+        sparklines={name: Markup(sparkline(line, promoted)) for name, line in values.items()},  # noqa: S704 - numbers
+        latest={name: next((v for night in nights if (v := night.metrics.get(name))), None) for name in HEADLINES},
+        verdicts=sorted({night.verdict.value for night in nights}),
+        models=sorted({night.challenger_model for night in nights if night.challenger_model}),
+        script=Markup(script),  # noqa: S704 - our own
+        digest=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),  # noqa: S704 - base64
     ) + "\n"  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a report is made from: the records of one night, gathered."""
+"""The inputs of a report: the records of one night, and what was gathered from them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from validation.records import (
     Evaluation,
     Exhibits,
     Night,
+    PastNight,
     Snapshot,
     Split,
     ValidationResult,
+    Verdict,
 )
 
 
@@ -25,7 +27,7 @@ class ReportInputs:
     ``split`` is None when the data was invalid, ``evaluation`` and ``predictions`` when the holdout was not looked at.
     ``predictions`` has the columns key, sha256, patient, label (1 = Parasitized), challenger, champion and, where the
     other CNN was scored too, other (probabilities; NaN where there is none). ``facts`` has key and brightness.
-    ``exhibits`` and ``cells`` are what was gathered for this report; ``data_docs`` is a key of the store.
+    ``exhibits`` and ``cells`` were gathered for this report.
     """
 
     night: Night
@@ -37,11 +39,9 @@ class ReportInputs:
     evaluation: Evaluation | None
     predictions: pd.DataFrame | None
     champion_candidate: Candidate | None
-    settings: dict[str, str]
     facts: pd.DataFrame | None = None
     exhibits: Exhibits | None = None
     cells: pd.DataFrame | None = None
-    data_docs: str | None = None
 
     @property
     def challenger(self) -> Candidate | None:
@@ -50,13 +50,34 @@ class ReportInputs:
 
     @property
     def has_champion(self) -> bool:
-        """Whether there was a champion before tonight; a decision without a contest leaves it to the night to say."""
+        """Whether there was a champion before tonight; of a decision without a contest only the night knows."""
         return self.decision.champion_before is not None or self.night.champion_before is not None
 
     @property
     def champion_name(self) -> str:
-        """The champion before tonight, as a sentence names it."""
+        """The champion before tonight, as sentences name it."""
         champion = self.decision.champion_before
         if champion is not None:
             return f"the champion (version {champion.version}, {champion.model})"
         return f"the champion (version {self.night.champion_before})" if self.has_champion else "no champion"
+
+
+def past_night(decision: Decision, evaluation: Evaluation | None) -> PastNight | None:
+    """Return how the champion after a look did on the holdout: after a promotion, the new one."""
+    promoted = decision.verdict is Verdict.PROMOTED
+    champion = None if promoted else decision.champion_before
+    if evaluation is None:
+        return None
+    metrics = evaluation.challenger_metrics if promoted else evaluation.champion_metrics
+    if metrics is None:
+        return None
+    return PastNight(
+        decision=decision.id,
+        at=decision.decided_at,
+        verdict=decision.verdict,
+        version=champion.version if champion else None,
+        model=champion.model if champion else None,
+        balanced_accuracy=metrics.balanced_accuracy,
+        sensitivity=metrics.sensitivity,
+        specificity=metrics.specificity,
+    )

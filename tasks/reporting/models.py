@@ -1,55 +1,50 @@
-"""The models of a night side by side on the holdout: what was recorded of each, and what its predictions tell."""
+"""The models of a night side by side on the holdout: their records, and what follows from their predictions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from tasks.reporting.figures.svg import TITLES, Role
+from tasks.reporting.inputs import ReportInputs
 from validation.records import NEGATIVE, POSITIVE, Candidate, Interval, Metrics
 from validation.statistics.metrics import Scored
-from validation.statistics.report_metrics import calibration_curve, classification_text, extra_metrics
-
-if TYPE_CHECKING:
-    from tasks.reporting.inputs import ReportInputs
-    from validation.statistics.report_metrics import CalibrationBin
+from validation.statistics.report_metrics import CalibrationBin, calibration_curve, classification_text, extra_metrics
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model on the holdout. ``scored`` is None where its predictions were not kept."""
+    """One model on the holdout. ``scored`` and what follows from it are missing where its predictions were not kept."""
 
     role: Role
     note: str
     metrics: Metrics
-    scored: Scored | None
     candidate: Candidate | None
     milliseconds: float | None
-    differences: dict[str, Interval] = field(default_factory=dict)
+    scored: Scored | None
 
     @property
     def title(self) -> str:
-        """What a table calls it."""
+        """The heading of its column in a table."""
         return TITLES[self.role]
 
     @cached_property
     def extra(self) -> dict[str, Interval | None]:
         """Metrics beyond those of the gate."""
-        return extra_metrics(self.scored) if self.scored is not None else {}
+        return extra_metrics(self.scored) if self.scored else {}
 
     @cached_property
     def calibration(self) -> list[CalibrationBin]:
         """Bins of the calibration curve."""
-        return calibration_curve(self.scored) if self.scored is not None else []
+        return calibration_curve(self.scored) if self.scored else []
 
     @property
     def classification(self) -> str | None:
         """The classification report as scikit-learn prints it."""
-        if self.scored is None or not len(self.scored.labels):
+        if self.scored is None:
             return None
         called = self.scored.probabilities >= self.scored.threshold
         return classification_text(self.scored.labels, called, (NEGATIVE, POSITIVE))
@@ -68,7 +63,7 @@ def models_on_holdout(r: ReportInputs) -> list[Model]:
         ("other", other.spec.model if other else "", e.other_metrics, other),
     ]
     return [
-        Model(role, note, metrics, _scored(r.predictions, role, metrics), candidate, e.milliseconds.get(role))
+        Model(role, note, metrics, candidate, e.milliseconds.get(role), _scored(r.predictions, role, metrics))
         for role, note, metrics, candidate in sides
         if metrics is not None
     ]
@@ -77,10 +72,9 @@ def models_on_holdout(r: ReportInputs) -> list[Model]:
 def _scored(predictions: pd.DataFrame | None, role: Role, metrics: Metrics) -> Scored | None:
     if predictions is None or role not in predictions:
         return None
-    probabilities = predictions[role].to_numpy(dtype=np.float64)
-    known = np.isfinite(probabilities)
-    if not known.any():
+    known = predictions[np.isfinite(predictions[role].to_numpy(dtype=np.float64))]
+    if known.empty:
         return None
-    codes, _ = pd.factorize(predictions["patient"].to_numpy(dtype=object)[known], sort=True)
-    labels = (predictions["label"] == 1).to_numpy(dtype=bool)[known]
-    return Scored(labels, probabilities[known], codes.astype(np.int64), metrics.threshold)
+    codes, _ = pd.factorize(known["patient"].to_numpy(dtype=object), sort=True)
+    labels = (known["label"] == 1).to_numpy(dtype=bool)
+    return Scored(labels, known[role].to_numpy(dtype=np.float64), codes.astype(np.int64), metrics.threshold)

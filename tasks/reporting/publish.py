@@ -1,6 +1,6 @@
-"""The verdict where people look besides the report: on Prefect's own pages, and on MLflow's.
+"""The verdict outside the report: on Prefect's own pages, and on MLflow's.
 
-On Prefect's it is a markdown and a link artifact under fixed keys, whose history is the nights'.
+On Prefect's it is a markdown and a link artifact under fixed keys; each night adds a version.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ from infra.registry.registry import Registry
 from infra.store.keys import report_key
 from tasks.context import Context
 from tasks.reporting.format import shorten
+from tasks.reporting.words.headline import SYNTHETIC
 from tasks.stage import stage
 from validation.errors import RetrainError
-from validation.records import Interval, Night
+from validation.records import Night
 from validation.redaction import mask
 
 log = logging.getLogger(__name__)
 
 KEY, LINK_KEY = "promotion-report", "promotion-report-page"
-_ACTS = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]()<>#+!|~&"})
+# Markdown's own characters, escaped: text from outside must stay text.
+_ESCAPED = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]()<>#+!|~&"})
 
 
 def publish_artifacts(context: Context, night: Night) -> None:
-    """Show a night's verdict on Prefect's pages. What goes wrong with that is logged and costs the night nothing."""
+    """Show a night's verdict on Prefect's pages. A failure is logged and costs the night nothing."""
     try:
         create_markdown_artifact(markdown(night), key=KEY, description=f"Verdict: {night.verdict.value}")
         if night.decision is not None:
             link = f"{mask(context.store.uri).rstrip('/')}/{report_key(night.decision)}"
             create_link_artifact(link, link_text=f"Report {night.decision}", key=LINK_KEY)
-    except Exception as error:  # Prefect's server may be gone, or refuse: the report lies in the store all the same
+    except Exception as error:  # Prefect's server may be gone, or refuse: the report is in the store all the same
         log.warning("the verdict is not on Prefect's page: %s: %s", type(error).__name__, shorten(str(error), 200))
 
 
 def note_in_registry(context: Context, night: Night, registry: Registry) -> None:
-    """Show a night's verdict and report on MLflow's pages. What goes wrong with that costs the night nothing."""
+    """Show a night's verdict and report on MLflow's pages. A failure is logged and costs the night nothing."""
     if night.decision is None:
         return
     try:
@@ -46,16 +48,17 @@ def note_in_registry(context: Context, night: Night, registry: Registry) -> None
 
 
 def markdown(night: Night) -> str:
-    """Return a night's verdict as Markdown; what comes from outside is text in it and nothing else."""
+    """Return a night's verdict as Markdown; what comes from outside is plain text in it."""
     lines = [f"## {night.verdict.value.capitalize()}", _text(night.sentence, 600), ""]
     if night.synthetic:
-        lines += ["**Synthetic cells: no figure says anything about real blood films.**", ""]
+        lines += [f"**Synthetic cells. {SYNTHETIC}**", ""]
     known = {name: value for name, value in night.metrics.items() if value is not None}
     if known:
         lines += [f"Challenger ({_text(night.challenger_model or 'unknown')}) on the holdout patients:", ""]
         lines += ["| metric | value | interval |", "|---|---|---|"]
         lines += [
-            f"| {_text(name.replace('_', ' '))} | {value.value:.4f} | {_ends(value)} |" for name, value in known.items()
+            f"| {_text(name.replace('_', ' '))} | {m.value:.4f} | {m.low:.4f} to {m.high:.4f} ({m.level:.0%}) |"
+            for name, m in known.items()
         ]
         lines.append("")
     lines.append(f"Champion: {_text(night.champion_before or 'none')} → {_text(night.champion_after or 'none')}")
@@ -64,12 +67,8 @@ def markdown(night: Night) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ends(interval: Interval) -> str:
-    return f"{interval.low:.4f} to {interval.high:.4f} ({interval.level:.0%})"
-
-
 def _text(value: str, length: int = 80) -> str:
-    return shorten(" ".join(value.split()), length).translate(_ACTS)
+    return shorten(" ".join(value.split()), length).translate(_ESCAPED)
 
 
 publish_task = stage(publish_artifacts)

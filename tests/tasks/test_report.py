@@ -1,4 +1,4 @@
-"""Report: built from records alone, the same page whenever and wherever; and how a night is found."""
+"""Report: built from records alone, the same page at any time on any machine; and finding a night."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def night(context: Context, prepared: Prepared, registry: Registry, crown: Crown
     return night_of(decide(context, evidence))
 
 
-def test_a_report_lies_in_the_store_and_on_this_machine(context: Context, night: Night) -> None:
+def test_a_report_is_in_the_store_and_on_this_machine(context: Context, night: Night) -> None:
     path = report(context, night)
     assert night.decision
     assert path == report_path(context, night.decision)
@@ -82,15 +82,17 @@ def test_a_report_lies_in_the_store_and_on_this_machine(context: Context, night:
     assert "holdout" in text
 
 
-def test_the_same_night_is_the_same_page_later_and_elsewhere(context: Context, night: Night, tmp_path: Path) -> None:
+def test_the_same_night_is_the_same_page_later_and_on_another_machine(
+    context: Context, night: Night, tmp_path: Path
+) -> None:
     remember(context, night)
     assert night.decision
     page = report(context, night).read_bytes()
-    # Its night has learnt since how long the report took, and only the store is left of the rest.
+    # Its night now has the duration of the report, and only the store is left of the rest.
     finished = night.model_copy(update={"seconds": {**night.seconds, "report": 2.0}})
     remember(context, finished)
-    elsewhere = context_over(context.store, tmp_path / "elsewhere")
-    assert report(elsewhere, find_night(elsewhere, night.decision)).read_bytes() == page
+    machine = context_over(context.store, tmp_path / "elsewhere")
+    assert report(machine, find_night(machine, night.decision)).read_bytes() == page
     assert context.store.get(report_key(night.decision)) == page
 
 
@@ -104,10 +106,10 @@ def test_a_night_that_ended_early_has_a_report_too(context: Context, prepared: P
     assert "must not be trained on" in text
 
 
-def test_a_night_that_found_nothing_new_has_a_page_that_leads_to_the_report_that_stands(
+def test_a_night_that_found_nothing_new_has_a_page_that_leads_to_the_report_in_force(
     context: Context, night: Night
 ) -> None:
-    standing = report(context, night).read_bytes()
+    in_force = report(context, night).read_bytes()
     again = night.model_copy(
         update={"verdict": Verdict.NOTHING_NEW, "sentence": "Nothing new since yesterday (then: kept)", "metrics": {}}
     )
@@ -118,7 +120,7 @@ def test_a_night_that_found_nothing_new_has_a_page_that_leads_to_the_report_that
     assert "Nothing new since yesterday (then: kept)." in text
     assert "The store holds 360 labelled images, the same as at the last snapshot." in text
     assert "There are no figures tonight" in text
-    assert report_path(context, night.decision or "").read_bytes() == standing
+    assert report_path(context, night.decision or "").read_bytes() == in_force
 
 
 def test_the_link_to_the_data_docs_leads_to_them(context: Context, night: Night) -> None:

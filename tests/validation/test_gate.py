@@ -62,7 +62,7 @@ def gate(judgement: GateResult, name: str) -> Gate:
 # --- against a champion ------------------------------------------------------------------------------------------
 
 
-def test_a_challenger_that_is_surely_better_is_promoted() -> None:
+def test_a_challenger_that_is_clearly_better_is_promoted() -> None:
     judgement = judge(measured(), gains(), RULES)
     assert judgement.verdict is Verdict.PROMOTED
     assert failed(judgement) == []
@@ -70,12 +70,12 @@ def test_a_challenger_that_is_surely_better_is_promoted() -> None:
     assert len(judgement.gates) == 9
 
 
-def test_a_challenger_that_looks_better_but_not_surely_is_undecided() -> None:
+def test_a_challenger_that_looks_better_on_thin_evidence_is_undecided() -> None:
     judgement = judge(measured(), gains(balanced=(0.02, -0.01)), RULES)
     assert judgement.verdict is Verdict.UNDECIDED
     assert failed(judgement) == ["superior balanced accuracy"]
+    assert judgement.decisive is None
     assert judgement.further_patients is not None
-    assert f"about {judgement.further_patients} further holdout patients" in judgement.sentence
 
 
 @pytest.mark.parametrize("value", [0.0, -1e-9, -0.05])
@@ -83,7 +83,8 @@ def test_a_challenger_that_is_not_better_leaves_the_champion(value: float) -> No
     judgement = judge(measured(), gains(balanced=(value, value - 0.02)), RULES)
     assert judgement.verdict is Verdict.KEPT
     assert judgement.further_patients is None
-    assert judgement.sentence.startswith("The champion stays: balanced accuracy differs by")
+    assert judgement.decisive == gate(judgement, "superior balanced accuracy")
+    assert judgement.decisive.value == value
 
 
 @pytest.mark.parametrize("metric", ["sensitivity", "specificity"])
@@ -92,7 +93,8 @@ def test_a_gain_does_not_make_up_for_a_loss_beyond_the_margin(metric: str) -> No
     judgement = judge(measured(), gains(balanced=(0.05, 0.03), **lost), RULES)
     assert judgement.verdict is Verdict.KEPT
     assert failed(judgement) == [f"{metric} not worse"]
-    assert f"{metric} differs by -1.10 points" in judgement.sentence
+    assert judgement.decisive == gate(judgement, f"{metric} not worse")
+    assert judgement.decisive.value == -0.011
 
 
 @pytest.mark.parametrize("metric", ["sensitivity", "specificity"])
@@ -112,9 +114,9 @@ def test_a_challenger_below_a_floor_is_kept_out_however_much_better_it_is(floor:
     bad: dict[str, Any] = {floor: value}
     judgement = judge(measured(**bad), gains(balanced=(0.2, 0.1)), RULES)
     assert judgement.verdict is Verdict.KEPT
-    assert len(failed(judgement)) == 1
-    assert "floor" in failed(judgement)[0]
-    assert judgement.sentence.removeprefix("The champion stays: ").lower().startswith(floor)
+    assert [name.lower() for name in failed(judgement)] == [f"{floor} floor"]
+    assert judgement.decisive is not None
+    assert (judgement.decisive.name, judgement.decisive.value) == (failed(judgement)[0], value)
 
 
 @pytest.mark.parametrize(
@@ -134,20 +136,20 @@ def test_too_little_data_is_undecided_whatever_it_seems_to_say(
     for differences in (gains(), gains(balanced=(-0.3, -0.4)), {}):
         judgement = judge(measured(**few), differences, RULES)
         assert judgement.verdict is Verdict.UNDECIDED
-        assert lacking in failed(judgement)
-        assert "Too little holdout data" in judgement.sentence
-        # Nobody knows how many patients bring a class that was never seen.
+        assert judgement.decisive == gate(judgement, lacking)
+        assert not judgement.decisive.passed
+        # How many patients bring a class that was never seen cannot be estimated.
         assert judgement.further_patients == further
 
 
-def test_a_metric_that_cannot_be_compared_is_no_pass() -> None:
+def test_a_metric_that_cannot_be_compared_fails() -> None:
     differences = gains()
     del differences["sensitivity"]
     judgement = judge(measured(), differences, RULES)
     assert judgement.verdict is Verdict.KEPT
     assert failed(judgement) == ["sensitivity not worse"]
-    assert gate(judgement, "sensitivity not worse").value is None
-    assert "cannot be compared" in judgement.sentence
+    assert judgement.decisive == gate(judgement, "sensitivity not worse")
+    assert judgement.decisive.value is None
 
 
 @pytest.mark.parametrize(
@@ -182,13 +184,11 @@ def test_the_margins_are_those_of_the_rules() -> None:
     assert judge(measured(), differences, none).verdict is Verdict.KEPT
 
 
-def test_each_comparison_tells_its_value_its_bound_and_the_level() -> None:
+def test_each_comparison_has_its_value_its_bound_and_the_level() -> None:
     rules = GateRules(error_budget=0.06, looks=12, sensitivity_margin=0.015)
-    told = gate(judge(measured(), gains(sensitivity=(0.004, -0.02)), rules), "sensitivity not worse")
-    assert (told.value, told.low, told.bound, told.level) == (0.004, -0.02, -0.015, 0.005)
-    assert not told.passed
-    for words in ("differs by +0.40 points", "-2.00 is sure", "level 0.0050", "above -1.50 is needed", "not shown"):
-        assert words in told.sentence
+    compared = gate(judge(measured(), gains(sensitivity=(0.004, -0.02)), rules), "sensitivity not worse")
+    assert (compared.value, compared.low, compared.bound, compared.level) == (0.004, -0.02, -0.015, 0.005)
+    assert not compared.passed
 
 
 # --- further patients --------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_each_comparison_tells_its_value_its_bound_and_the_level() -> None:
 
 @steady
 @given(st.floats(1e-3, 0.2), st.floats(1e-3, 0.3), st.integers(8, 400))
-def test_that_many_further_patients_at_the_same_difference_would_settle_it(
+def test_that_many_further_patients_at_the_same_difference_would_decide_it(
     value: float, error: float, patients: int
 ) -> None:
     assume(value - error <= 0)
@@ -236,34 +236,38 @@ def test_the_slowest_of_the_open_questions_counts() -> None:
 # --- without a champion ------------------------------------------------------------------------------------------
 
 
-def test_a_first_model_that_meets_the_floors_is_promoted_and_told_that_nothing_was_compared() -> None:
+def test_a_first_model_that_meets_the_floors_is_promoted_with_nothing_compared() -> None:
     judgement = judge_first(measured(), RULES)
     assert judgement.verdict is Verdict.PROMOTED
-    assert "none to compare" in judgement.sentence
+    assert judgement.decisive is None
     assert [g.name for g in judgement.gates if g.level is not None] == []
     assert len(judgement.gates) == 6
 
 
 @pytest.mark.parametrize(
-    ("bad", "words"),
+    ("bad", "floor"),
     [
-        ({"auc": 0.85}, "AUC is 0.8500, at least 0.9000 needed"),
-        ({"sensitivity": 0.7999}, "sensitivity is 0.7999, at least 0.8000 needed"),
-        ({"specificity": 0.1}, "specificity is 0.1000, at least 0.8000 needed"),
-        ({"auc": None}, "AUC is not defined"),
+        ({"auc": 0.85}, ("AUC floor", 0.85, 0.9)),
+        ({"sensitivity": 0.7999}, ("sensitivity floor", 0.7999, 0.8)),
+        ({"specificity": 0.1}, ("specificity floor", 0.1, 0.8)),
+        ({"auc": None}, ("AUC floor", None, 0.9)),
     ],
 )
-def test_a_first_model_below_a_floor_is_no_champion(bad: dict[str, Any], words: str) -> None:
+def test_a_first_model_below_a_floor_is_not_promoted(
+    bad: dict[str, Any], floor: tuple[str, float | None, float]
+) -> None:
     judgement = judge_first(measured(**bad), RULES)
     assert judgement.verdict is Verdict.KEPT
-    assert words in judgement.sentence
+    assert judgement.decisive is not None
+    assert (judgement.decisive.name, judgement.decisive.value, judgement.decisive.bound) == floor
 
 
 def test_a_first_model_on_too_little_data_is_undecided_even_below_a_floor() -> None:
     judgement = judge_first(measured(patients=4, auc=0.5), RULES)
     assert judgement.verdict is Verdict.UNDECIDED
     assert failed(judgement) == ["holdout patients", "AUC floor"]
-    assert "4 patients in the holdout, at least 8 needed" in judgement.sentence
+    assert judgement.decisive is not None
+    assert (judgement.decisive.name, judgement.decisive.value, judgement.decisive.bound) == ("holdout patients", 4, 8)
     assert judgement.further_patients == 4
 
 

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal
 
+import numpy as np
+
 from validation.records import Interval
 
 Role = Literal["challenger", "champion", "other"]
 
-# Matplotlib draws in these; _tidy swaps them for what the page's style sheet decides.
-# Not black itself: matplotlib leaves that out of its file, and left out means black, on a dark page too.
+# Matplotlib draws in these; _tidy swaps them for the variables of the page's style sheet.
+# Not pure black: matplotlib omits it from its file, and an omitted colour is black on a dark page too.
 INK, SOFT, LINE = "#111111", "#777777", "#cccccc"
 # Okabe-Ito blue, vermillion and bluish green.
 ROLE_COLOURS: dict[Role, str] = {"challenger": "#0072b2", "champion": "#d55e00", "other": "#009e73"}
@@ -31,7 +33,7 @@ _PAGE_COLOURS = {
     ROLE_COLOURS["champion"]: "var(--champion)",
     ROLE_COLOURS["other"]: "var(--other)",
 }
-# Told apart without colour too: solid with a dot, dashed with a square, dotted with a triangle.
+# Distinct without colour too: solid with a dot, dashed with a square, dotted with a triangle.
 STYLES: dict[Role, tuple[Any, str]] = {
     "challenger": ("-", "o"),
     "champion": ((0, (4, 2)), "s"),
@@ -42,42 +44,48 @@ TITLES: dict[Role, str] = {"challenger": "Challenger", "champion": "Champion", "
 _RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same layout on every machine
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
-    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same layout on every machine
+    "axes.labelsize": 11,
     "axes.edgecolor": SOFT,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.labelsize": 11,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
     "grid.color": LINE,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 10.5,
     "lines.linewidth": 1.8,
-}
+} | {f"{axis}tick.{name}": value for axis in "xy" for name, value in
+     (("color", SOFT), ("labelcolor", INK), ("labelsize", 10))}  # fmt: skip
 _SIZE = (4.6, 4.1)  # inches of 72 units: a phone's width, so that text of size 11 is read as 11 px there
 # Fixed, not fitted: plots side by side line up, and fitting would take most of the time of a drawing.
 _MARGINS = {"left": 0.15, "right": 0.97, "bottom": 0.13, "top": 0.85}
 
 
 def figure(rows: int = 1, **margins: float) -> tuple[Any, Any]:
-    """Return a figure of one size and its axes, one above the other."""
+    """Return a figure of the one size of all drawings, and its axes, one above the other."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no window, nothing to close
 
-    made = Figure(figsize=_SIZE)
-    return made, made.subplots(rows, 1, sharex=True, gridspec_kw=_MARGINS | margins)
+    drawing = Figure(figsize=_SIZE)
+    return drawing, drawing.subplots(rows, 1, sharex=True, gridspec_kw=_MARGINS | margins)
+
+
+def legend_above(axes: Any, left: float = -0.03, **options: Any) -> None:
+    """Put the legend above the axes, aligned with their labels."""
+    axes.legend(loc="lower left", bbox_to_anchor=(left, 1.0), borderaxespad=0.2, **options)
+
+
+def errorbars(axes: Any, x: Sequence[float], intervals: Sequence[Interval], scale: float = 1.0, **style: Any) -> None:
+    """Draw values with their intervals at the places ``x``, connected by a line."""
+    value, low, high = scale * np.array([(m.value, m.low, m.high) for m in intervals]).T
+    axes.errorbar(x, value, np.clip([value - low, high - value], 0, None), linewidth=1.4, **style)
 
 
 def render(draw: Any, name: str, label: str) -> str:
-    """Run ``draw`` under our settings alone and return its figure as tidy SVG text."""
+    """Run ``draw`` under the settings of this module alone and return its figure as tidy SVG text."""
     import matplotlib
 
     with matplotlib.rc_context(_RC):
@@ -88,7 +96,7 @@ def render(draw: Any, name: str, label: str) -> str:
 
 
 def _tidy(svg: str, name: str, label: str) -> str:
-    """Matplotlib's file as an element of a page: only the ids in use, prefixed with ``name``; colours of the page."""
+    """Return a matplotlib file as an element of a page: only ids in use, prefixed with ``name``; the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"#(\w+)[\")]", svg))
@@ -111,62 +119,56 @@ def _tidy_tag(tag: str) -> str:
 
 
 def interval_strip(value: float | None, low: float | None, high: float | None, bound: float) -> str:
-    """A value with its interval against the bound (upright line), on a scale of its own; the table has the numbers.
+    """Draw a value with its interval against the bound (upright line), on its own scale; the table has the numbers.
 
-    A missing end of a one-sided interval runs off the edge.
+    An interval with a missing upper end runs off the edge.
     """
-    numbers = [v for v in (value, low, high, bound) if v is not None and math.isfinite(v)]
+    value, low, high = (v if v is not None and math.isfinite(v) else None for v in (value, low, high))
+    numbers = [v for v in (value, low, high, bound) if v is not None]
     span = max(numbers) - min(numbers) or 1.0
     start = min(numbers) - 0.12 * span
 
     def at(number: float) -> float:
         return round(4 + 132 * (number - start) / (1.24 * span), 1)
 
-    parts = ['<svg class="strip" viewBox="0 0 140 20" aria-hidden="true"><path class="axis" d="M0 10H140"/>']
-    if low is not None and math.isfinite(low):
-        end = at(high) if high is not None and math.isfinite(high) else 140
-        parts.append(f'<path class="whisker" d="M{at(low)} 10H{end}"/>')
-    if math.isfinite(bound):
-        parts.append(f'<path class="bound" d="M{at(bound)} 1V19"/>')
-    if value is not None and math.isfinite(value):
-        parts.append(f'<circle cx="{at(value)}" cy="10" r="4"/>')
-    return "".join(parts) + "</svg>"
+    whisker = (
+        f'<path class="whisker" d="M{at(low)} 10H{140 if high is None else at(high)}"/>' if low is not None else ""
+    )
+    dot = f'<circle cx="{at(value)}" cy="10" r="4"/>' if value is not None else ""
+    return (
+        '<svg class="strip" viewBox="0 0 140 20" aria-hidden="true"><path class="axis" d="M0 10H140"/>'
+        f'{whisker}<path class="bound" d="M{at(bound)} 1V19"/>{dot}</svg>'
+    )
 
 
-def comparison_strip(ours: Interval | None, theirs: Interval | None, start: float) -> str:
-    """Both models' intervals one above the other, on the scale from ``start`` to 1; the table has the numbers."""
+def comparison_strip(challenger: Interval | None, champion: Interval | None, start: float) -> str:
+    """Draw both models' intervals one above the other, on the scale from ``start`` to 1; the table has the numbers."""
 
     def at(number: float) -> float:
         return round(4 + 192 * (min(1.0, max(start, number)) - start) / (1 - start), 1)
 
-    parts = ['<svg class="strip wide" viewBox="0 0 200 26" aria-hidden="true"><path class="axis" d="M4 23H196"/>']
-    ticks = [start + step * (1 - start) / 4 for step in range(5)]
-    parts.append(f'<path class="axis" d="{"".join(f"M{at(tick)} 20V26" for tick in ticks)}"/>')
-    if ours is not None:
-        parts.append(f'<path class="whisker" d="M{at(ours.low)} 6H{at(ours.high)}"/>')
-        parts.append(f'<circle cx="{at(ours.value)}" cy="6" r="4"/>')
-    if theirs is not None:
-        parts.append(f'<path class="whisker theirs" d="M{at(theirs.low)} 15H{at(theirs.high)}"/>')
-        parts.append(f'<rect class="theirs" x="{round(at(theirs.value) - 3.5, 1)}" y="11.5" width="7" height="7"/>')
+    ticks = "".join(f"M{4 + 48 * step} 20V26" for step in range(5))
+    parts = [
+        '<svg class="strip wide" viewBox="0 0 200 26" aria-hidden="true"><path class="axis" d="M4 23H196"/>'
+        f'<path class="axis" d="{ticks}"/>'
+    ]
+    if challenger is not None:
+        parts.append(f'<path class="whisker" d="M{at(challenger.low)} 6H{at(challenger.high)}"/>')
+        parts.append(f'<circle cx="{at(challenger.value)}" cy="6" r="4"/>')
+    if champion is not None:
+        parts.append(f'<path class="whisker champion" d="M{at(champion.low)} 15H{at(champion.high)}"/>')
+        parts.append(f'<rect class="champion" x="{round(at(champion.value) - 3.5, 1)}" y="11.5" width="7" height="7"/>')
     return "".join(parts) + "</svg>"
 
 
 def sparkline(values: Sequence[float | None], marked: Sequence[bool]) -> str:
-    """A small line of ``values`` (0 to 1) over time, a dot where ``marked``; empty for fewer than two numbers."""
+    """Draw a small line of ``values`` (0 to 1) over time, a dot where ``marked``; empty for fewer than two numbers."""
     known = [(place, value) for place, value in enumerate(values) if value is not None]
     if len(known) < 2:
         return ""
     low, high = min(value for _, value in known), max(value for _, value in known)
     span, last = high - low or 1.0, max(1, len(values) - 1)
-
-    def at(place: int, value: float) -> tuple[float, float]:
-        return round(4 + 132 * place / last, 1), round(28 - 24 * (value - low) / span, 1)
-
-    points = [at(place, value) for place, value in known]
-    line = "M" + "L".join(f"{x} {y}" for x, y in points)
-    dots = [
-        f'<circle cx="{x}" cy="{y}" r="2.6"/>'
-        for (x, y), (place, _) in zip(points, known, strict=True)
-        if marked[place]
-    ]
-    return f'<svg class="spark" viewBox="0 0 140 32" aria-hidden="true"><path d="{line}"/>{"".join(dots)}</svg>'
+    points = {place: (round(4 + 132 * place / last, 1), round(28 - 24 * (v - low) / span, 1)) for place, v in known}
+    line = "M" + "L".join(f"{x} {y}" for x, y in points.values())
+    dots = "".join(f'<circle cx="{x}" cy="{y}" r="2.6"/>' for place, (x, y) in points.items() if marked[place])
+    return f'<svg class="spark" viewBox="0 0 140 32" aria-hidden="true"><path d="{line}"/>{dots}</svg>'

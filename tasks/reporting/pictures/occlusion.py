@@ -1,4 +1,4 @@
-"""What a model looked at: parts of a cell are covered, one after another, and the change of its score is drawn.
+"""Heat maps of what a model looked at: parts of a cell are covered, one at a time, and the change of its score drawn.
 
 Occlusion (Zeiler & Fergus 2014, arXiv:1311.2901, section 4.2) needs nothing but the model file: no framework, no
 gradients.
@@ -23,13 +23,12 @@ FULL = 3.0
 
 
 def occlusion(model: ModelFile, image: RGB) -> Floats:
-    """Return how much each place speaks for Parasitized: the logit whole minus covered, float [steps, steps].
+    """Return how much each place speaks for Parasitized: the logit of the whole minus covered, float [steps, steps].
 
     ``image`` uint8 [side, side, 3]. The cover has the median colour of the cell's own pixels, so that it looks like
     cytoplasm and not like a hole.
     """
-    side = image.shape[0]
-    size, starts = max(1, round(side * PATCH)), _starts(side)
+    size, starts = _covers(image.shape[0])
     cell = image.max(axis=2) > 0
     colour = np.median(image[cell], axis=0).astype(np.uint8) if cell.any() else np.zeros(3, np.uint8)
     covered = np.repeat(image[np.newaxis], len(starts) ** 2 + 1, axis=0)
@@ -42,19 +41,20 @@ def occlusion(model: ModelFile, image: RGB) -> Floats:
     return effect
 
 
-def _starts(side: int) -> list[int]:
+def _covers(side: int) -> tuple[int, list[int]]:
+    """Return the side of a cover, and where covers start along a side of the image."""
     size, step = max(1, round(side * PATCH)), max(1, round(side * STEP))
-    return list(range(0, side - size + 1, step))
+    return size, list(range(0, side - size + 1, step))
 
 
 def draw_heat(image: RGB, effect: Floats, size: int) -> RGB:
-    """Return the cell beside itself in grey with the heat laid over, uint8 [size, 2 size + gap, 3].
+    """Return the cell beside its grey copy with the heat on top, uint8 [size, 2 size + gap, 3].
 
-    A box marks the place that mattered most, for those who do not see the colours.
+    A box marks the place that mattered most, for readers who do not see the colours.
     """
     cell = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
     heat = Image.fromarray(_spread(effect, image.shape[0]).astype(np.float32), mode="F")
-    # Down to about one point a step and up again: without the edges of the covers.
+    # Down to about one point a step and up again, which smooths the edges of the covers.
     points = round(1.5 / STEP)
     heat = heat.resize((points, points), Image.Resampling.BOX)
     strength = np.asarray(heat.resize((size, size), Image.Resampling.BICUBIC)) / FULL
@@ -69,9 +69,9 @@ def draw_heat(image: RGB, effect: Floats, size: int) -> RGB:
 
 
 def _spread(effect: Floats, side: int) -> Floats:
-    """The mean effect of all covers that lay over a pixel, float [side, side]."""
+    """Return the mean effect of all covers over a pixel, float [side, side]."""
     total, count = np.zeros((side, side)), np.zeros((side, side))
-    size, starts = max(1, round(side * PATCH)), _starts(side)
+    size, starts = _covers(side)
     for row, top in enumerate(starts):
         for column, left in enumerate(starts):
             total[top : top + size, left : left + size] += effect[row, column]
@@ -82,7 +82,7 @@ def _spread(effect: Floats, side: int) -> Floats:
 
 def _box(overlay: Image.Image, effect: Floats, side: int, size: int) -> None:
     row, column = np.unravel_index(int(np.abs(effect).argmax()), effect.shape)
-    starts, scale = _starts(side), size / side
+    (_, starts), scale = _covers(side), size / side
     left, top, edge = starts[int(column)] * scale, starts[int(row)] * scale, side * PATCH * scale
     corners = (left, top, left + edge, top + edge)
     ImageDraw.Draw(overlay).rectangle(corners, outline=(0, 0, 0), width=3)

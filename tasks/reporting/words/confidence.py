@@ -1,100 +1,76 @@
-"""How sure a verdict is, in words, from nothing but the records."""
+"""How far a verdict can be relied on, from the records alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from tasks.reporting.format import count, level, share, signed
+from tasks.reporting.inputs import ReportInputs
+from validation.records import Metrics, Verdict
 
-from tasks.reporting.format import count, level, share
-from validation.records import Evaluation, Gate, Verdict
+_FACTS = {
+    Verdict.INVALID_DATA: "These checks count and measure. Nothing was estimated, so chance has no part in it.",
+    Verdict.NOTHING_NEW: "Nothing was measured tonight: the earlier decision is in force.",
+    Verdict.CHAMPION_UNUSABLE: "That the champion cannot be used is a fact, not an estimate. Nothing was compared.",
+}
 
-if TYPE_CHECKING:
-    from tasks.reporting.inputs import ReportInputs
 
-
-def confidence(r: ReportInputs) -> list[str]:
-    """How far the verdict can be relied on, sentence by sentence."""
+def confidence(r: ReportInputs) -> str:
+    """Return how far the verdict can be relied on."""
     if r.evaluation is None:
-        return [_without_a_look(r)]
+        nothing = "Nothing was measured tonight, so there is nothing to rely on."
+        chosen = (
+            "The figures are from validation patients, on whom epoch and threshold were chosen: they flatter, and "
+            "prove nothing about other patients. They only show whether a look at the holdout is worth its price."
+        )
+        return _FACTS.get(r.decision.verdict, chosen if r.challenger else nothing)
     if not r.has_champion:
-        return _alone(r.evaluation)
+        return _alone(r.evaluation.challenger_metrics)
     if any(not gate.passed for gate in r.decision.gates if gate.name.startswith("holdout ")):
-        return ["On so few patients or cells no interval can be trusted, whatever it says: nothing is decided."]
-    return [*_risk(r, r.evaluation), *_difference(r), *_power(r)]
+        return "On so few patients or cells no interval can be trusted, whatever it says: nothing is decided."
+    return " ".join(filter(None, [_risk(r, r.evaluation.look.spent), _difference(r), _power(r)]))
 
 
-def _without_a_look(r: ReportInputs) -> str:
-    match r.decision.verdict:
-        case Verdict.INVALID_DATA:
-            return "These checks count and measure what is there. Nothing was estimated, so chance has no part in it."
-        case Verdict.NOTHING_NEW:
-            return "Nothing was measured tonight: what was decided before stands as it was."
-        case Verdict.CHAMPION_UNUSABLE:
-            return "Quite sure: that the champion cannot be used is a fact, not an estimate. Nothing was compared."
-    if r.challenger is None:
-        return "Nothing was measured tonight, so there is nothing to be sure of."
+def _alone(metrics: Metrics) -> str:
+    sides = {name: m for name in ("sensitivity", "specificity") if (m := getattr(metrics, name)) is not None}
+    ranges = " and ".join(f"{name} between {share(m.low)} and {share(m.high)}" for name, m in sides.items())
+    confident = next(map(level, sides.values()), "95%")
+    patients = count(metrics.patients, "holdout patient")
+    figures = f"On patients like these {patients}, with {confident} confidence: {ranges}. " if sides else ""
     return (
-        "The figures are from validation patients, on whom epoch and threshold were chosen: they flatter, and prove "
-        "nothing about other patients. They only tell whether a look at the holdout is worth its price."
+        f"{figures}Nothing was compared. Whether the floors are high enough for your patients is for a person to judge."
     )
 
 
-def _alone(e: Evaluation) -> list[str]:
-    metrics = e.challenger_metrics
-    sides = [(name, getattr(metrics, name)) for name in ("sensitivity", "specificity")]
-    told = [f"{name} between {share(m.low)} and {share(m.high)}" for name, m in sides if m is not None]
-    confident = next((level(m) for _, m in sides if m is not None), "95%")
-    figures = f"On patients like these {count(metrics.patients, 'holdout patient')}, with {confident} confidence: "
-    return [
-        *([figures + " and ".join(told) + "."] if told else []),
-        "Nothing was compared. Whether the floors are high enough for your patients is for a person to judge.",
-    ]
+def _risk(r: ReportInputs, spent: float) -> str:
+    """Return how likely a false promotion was, by the design of the tests."""
+    if spent <= 0:
+        return ""
+    chance = f"the chance of promoting it tonight would be {100 * spent:.2g}%, by the design of the tests"
+    budget = ""
+    if r.exhibits is not None:
+        number = sum(look.spent > 0 for look in r.exhibits.ledger)
+        risk = f"{100 * r.exhibits.error_budget:.2g}%"
+        budget = f": this is look {number} of the {r.exhibits.looks} that share a risk of {risk}"
+    return f"If the challenger were truly no better, {chance}{budget}."
 
 
-def _risk(r: ReportInputs, e: Evaluation) -> list[str]:
-    """What a false promotion would have cost in chance."""
-    if e.look.spent <= 0:
-        return []
-    night = (
-        f"If the challenger were truly no better, the chance of promoting it tonight would be {_percent(e.look.spent)}"
-    )
-    if r.exhibits is None:
-        return [f"{night}, by the design of the tests."]
-    number = sum(look.spent > 0 for look in r.exhibits.ledger)
-    share_of = (
-        f"this is look {number} of the {r.exhibits.looks} that share a risk of {_percent(r.exhibits.error_budget)}"
-    )
-    return [f"{night}, by the design of the tests: {share_of}."]
-
-
-def _difference(r: ReportInputs) -> list[str]:
+def _difference(r: ReportInputs) -> str:
     gate = next((g for g in r.decision.gates if g.name == "superior balanced accuracy"), None)
-    if gate is None or gate.low is None or gate.high is None or gate.level is None:
-        return []
-    return [f"At that level the change in balanced accuracy is {_points(gate)}: {_reading(gate)}."]
+    if gate is None or gate.low is None or gate.high is None:
+        return ""
+    reading = "it may be better or worse"
+    if gate.low > 0:
+        reading = "clearly better, though how much is open within these bounds"
+    elif gate.high < 0:
+        reading = "clearly worse"
+    ends = f"between {signed(100 * gate.low)} and {signed(100 * gate.high)} points"
+    return f"At that level the change in balanced accuracy is {ends}: {reading}."
 
 
-def _points(gate: Gate) -> str:
-    low, high = (f"{100 * (end or 0.0):+.1f}".replace("-", "−") for end in (gate.low, gate.high))
-    return f"between {low} and {high} points"
-
-
-def _reading(gate: Gate) -> str:
-    if gate.low is not None and gate.low > 0:
-        return "surely better, though how much is open within these bounds"
-    if gate.high is not None and gate.high < 0:
-        return "surely worse"
-    return "it may be better or worse"
-
-
-def _power(r: ReportInputs) -> list[str]:
+def _power(r: ReportInputs) -> str:
     smallest = r.decision.detectable_difference
     if smallest is None or r.decision.verdict in (Verdict.PROMOTED, Verdict.AWAITING_APPROVAL):
-        return []
-    return [
+        return ""
+    return (
         f"A true difference of {100 * smallest:.1f} points or more would probably have shown on these patients; "
         "a smaller one may go unseen."
-    ]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2g}%"
+    )

@@ -62,13 +62,11 @@ def expire(context: Context, decision: Decision) -> None:
 
 def test_the_setting_turns_a_promotion_and_nothing_else_into_a_request(context: Context) -> None:
     person = with_settings(context, promotion={"approval": "person", "approval_hours": 5})
-    judgement = GateResult(Verdict.PROMOTED, "Better", ())
+    judgement = GateResult(Verdict.PROMOTED)
     assert leave_to_person(context.settings, judgement) == judgement
-    left = leave_to_person(person.settings, judgement)
-    assert left.verdict is Verdict.AWAITING_APPROVAL
-    assert left.sentence.startswith("Better; a person has to approve it within 5 hours")
+    assert leave_to_person(person.settings, judgement) == GateResult(Verdict.AWAITING_APPROVAL)
     for verdict in set(Verdict) - {Verdict.PROMOTED}:
-        other = GateResult(verdict, "w", ())
+        other = GateResult(verdict)
         assert leave_to_person(person.settings, other) == other
     # What is left to a person is another decision, and another night; how long it may take is neither.
     assert waits_for_person(context.settings) != waits_for_person(person.settings)

@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("tried_here")
 
 
 class World(NamedTuple):
-    """Five nights: promoted, promoted, kept, kept, awaiting approval; then a training that nobody decided on."""
+    """Five nights: promoted, promoted, kept, kept, awaiting approval; then a training without a decision."""
 
     context: Context
     registry: Registry
@@ -84,7 +84,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Ite
         nights = []
         for number, (fastai, keras) in enumerate(models):
             nights.append(a_night(context, fastai, keras))
-            # Cells arrive and go, so that every night has a snapshot of its own.
+            # Cells arrive and go, so that every night has a different snapshot.
             deliver(context, number)
         rollback(context, Registry(context.settings), "1", why="to be beaten again", who="a test")
         by_person = with_settings(context, gate=GATE, promotion={"approval": "person"})
@@ -123,9 +123,9 @@ def pruning(world: World, **rules: float) -> World:
 
 def prune_often(world: World) -> list[Pruned]:
     """What nothing refers to goes when it was seen so on three occasions."""
-    found = [prune(world.context, world.registry) for _ in range(4)]
-    assert [pruned.problems for pruned in found] == [[]] * 4
-    return found
+    runs = [prune(world.context, world.registry) for _ in range(4)]
+    assert [pruned.problems for pruned in runs] == [[]] * 4
+    return runs
 
 
 def objects(world: World) -> dict[str, bytes]:
@@ -137,13 +137,13 @@ def decision_of(world: World, number: int) -> Decision:
     return world.context.records.load(Decision, world.nights[number].decision or "")
 
 
-def test_the_world_is_as_it_is_said_to_be(world: World) -> None:
+def test_the_world_has_the_stated_verdicts_and_history(world: World) -> None:
     verdicts = [night.verdict for night in world.nights]
     assert verdicts == [Verdict.PROMOTED, Verdict.PROMOTED, Verdict.KEPT, Verdict.KEPT, Verdict.AWAITING_APPROVAL]
     assert [entry.action for entry in history(world.context)] == ["promoted", "promoted", "rollback"]
 
 
-def test_by_default_nothing_of_a_young_store_goes_but_what_is_made_again(world: World) -> None:
+def test_by_default_only_remakeable_things_of_a_young_store_are_removed(world: World) -> None:
     before = objects(world)
     settings = world.context.settings.model_copy(update={"prune": type(world.context.settings.prune)()})
     context = dataclasses.replace(world.context, settings=settings)
@@ -177,12 +177,12 @@ def test_whatever_is_needed_still_works_after_pruning(world: World, seed: int) -
 
     assert {key: data for key, data in objects(world).items() if key.startswith(LABELED)} == inputs
     assert (history(context), registry.champion()) == (entries, champion)
-    standing = {entry.decision for entry in entries} | {request.decision for request in open_requests(context)}
+    protected = {entry.decision for entry in entries} | {request.decision for request in open_requests(context)}
     for night in world.nights:
         if find_retired(context, night.decision or "") is None:
             assert report(context, night).read_bytes() == pages[night.decision]
         else:
-            assert night.decision not in standing
+            assert night.decision not in protected
     for version in {entry.version_after for entry in entries}:
         if registry.champion() != registry.version(version):
             rollback(context, registry, version, why="does it still work?", who="a test")
@@ -195,15 +195,15 @@ def test_whatever_is_needed_still_works_after_pruning(world: World, seed: int) -
     if registry.version("1") != registry.champion():
         rollback(context, registry, "1", why="whom the challenger that waits was compared with", who="a test")
     (request,) = open_requests(context)
-    given, crowned = answer(context, registry, request.decision, "approve", why="it is better", who="a test")
+    given, champion = answer(context, registry, request.decision, "approve", why="it is better", who="a test")
     assert given.answer == "approve"
-    assert crowned == registry.champion()
+    assert champion == registry.champion()
     if seed == 0:  # the next night finds all that it builds on
         night = a_night(context, channel_model(GREEN, centre=103.5), channel_model(RED, centre=96.0))
         assert night.decision not in {other.decision for other in world.nights}
 
 
-def test_a_pruning_that_is_killed_anywhere_ends_as_one_that_was_not(world: World) -> None:
+def test_a_pruning_killed_anywhere_ends_like_one_that_was_not_killed(world: World) -> None:
     world = pruning(world)
     before = objects(world)
     prune_often(world)
@@ -245,7 +245,7 @@ def assert_nothing_half_removed_is_believed(world: World, *numbers: int) -> None
             assert report(world.context, night).read_bytes() == before
 
 
-def test_what_nothing_refers_to_waits_for_three_occasions_and_for_its_time(world: World) -> None:
+def test_an_unreferenced_object_waits_for_three_sightings_and_its_grace_period(world: World) -> None:
     stray = {"retraining/snapshots/" + "a" * 24 + ".json": b"{}", "retraining/candidates/" + "b" * 24 + "/x": b"file"}
     for key, data in stray.items():
         world.context.store.put(key, data)
@@ -258,29 +258,29 @@ def test_what_nothing_refers_to_waits_for_three_occasions_and_for_its_time(world
     assert not stray.keys() & objects(world).keys()
 
 
-def test_what_is_not_named_as_our_records_are_is_left_alone(world: World) -> None:
+def test_objects_not_named_like_records_are_left_alone(world: World) -> None:
     strange = ["retraining/snapshots/notes.txt", "retraining/other/" + "a" * 24 + ".json", "retraining/mine.json"]
     for key in strange:
-        world.context.store.put(key, b"somebody's")
+        world.context.store.put(key, b"a person's file")
     prune_often(pruning(world))
     assert set(strange) <= objects(world).keys()
 
 
-def test_a_dry_run_tells_what_a_real_one_removes_and_removes_nothing(world: World) -> None:
+def test_a_dry_run_lists_what_a_real_one_removes_and_removes_nothing(world: World) -> None:
     world = pruning(world)
     for _ in range(2):
         prune(pruning(world, models_nights=9, reports_nights=9).context, world.registry)
     before, files = objects(world), sorted(world.context.workspace.home.rglob("*"))
-    told = prune(world.context, world.registry, dry_run=True)
+    dry = prune(world.context, world.registry, dry_run=True)
     assert objects(world) == before
     assert sorted(world.context.workspace.home.rglob("*")) == files
     done = prune(world.context, world.registry)
-    assert {removal.name for removal in told.removals} == {removal.name for removal in done.removals}
-    assert told.size > 0
-    assert {why for _, why in told.by_reason()} >= {"nothing refers to it"}
+    assert {removal.name for removal in dry.removals} == {removal.name for removal in done.removals}
+    assert dry.size > 0
+    assert {why for _, why in dry.by_reason()} >= {"nothing refers to it"}
 
 
-def test_a_challenger_whose_file_went_is_told_of_and_trained_anew_under_another_name(world: World) -> None:
+def test_a_challenger_whose_file_was_removed_is_reported_and_trained_again_under_another_name(world: World) -> None:
     world = pruning(world, reports_nights=9)
     kept = decision_of(world, 2)
     challenger = world.context.records.load(Candidate, kept.challenger or "")
@@ -288,15 +288,15 @@ def test_a_challenger_whose_file_went_is_told_of_and_trained_anew_under_another_
     prune_often(world)
     assert not world.context.store.exists(challenger.model_key)
     assert world.context.records.load(Candidate, challenger.id) == challenger
-    id_, found = find_candidate(world.context, challenger.spec)
-    assert (found, id_ != challenger.id) == (None, True)
+    id_, candidate = find_candidate(world.context, challenger.spec)
+    assert (candidate, id_ != challenger.id) == (None, True)
     with pytest.raises(ObjectMissing, match="is not in memory://counting any more") as caught:
         override(world.context, world.registry, kept, why="too late", who="a test")
     assert "prune.models_days" in caught.value.hint
     assert_nothing_half_removed_is_believed(world, 2)
 
 
-def test_a_retired_report_leaves_a_page_and_its_data_may_come_back(world: World) -> None:
+def test_a_retired_report_leaves_a_page_and_its_data_may_return(world: World) -> None:
     world = pruning(world)
     prune_often(world)
     context, night = world.context, world.nights[2]
@@ -314,7 +314,7 @@ def test_a_retired_report_leaves_a_page_and_its_data_may_come_back(world: World)
     assert Path(again.report or "").exists()
 
 
-def test_data_of_a_retired_night_that_comes_back_under_other_settings_is_judged_anew(world: World) -> None:
+def test_data_of_a_retired_night_that_returns_under_other_settings_is_judged_again(world: World) -> None:
     world = pruning(world)
     decision = decision_of(world, 2)
     snapshot = world.context.records.load(Snapshot, decision.snapshot)
@@ -323,12 +323,12 @@ def test_data_of_a_retired_night_that_comes_back_under_other_settings_is_judged_
     assert not world.context.store.exists(snapshot.table)
     store = world.context.store
     assert isinstance(store, MemoryStore)
-    held = dict(plain_cells())
+    cells = dict(plain_cells())
     for number in range(5):
-        held |= plain_cells(2, 4, seed=number + 2, first=200 + 10 * number)
+        cells |= plain_cells(2, 4, seed=number + 2, first=200 + 10 * number)
     for key in [key for key in store.objects if key.startswith(LABELED)]:
         del store.objects[key]
-    store.objects.update({key: held[key] for key in rows["key"]})
+    store.objects.update({key: cells[key] for key in rows["key"]})
     # Judged against the same champion, so that validation and trainings are the very same; the gate is another.
     rollback(world.context, world.registry, "2", why="as it was then", who="a test")
     gate = world.context.settings.gate.model_copy(update={"resamples": 1_001})
@@ -337,8 +337,8 @@ def test_data_of_a_retired_night_that_comes_back_under_other_settings_is_judged_
     assert (prepared.snapshot.id, prepared.split.id) == (snapshot.id, decision.split)
     for name, model in (("fastai", channel_model(RED, centre=102.0)), ("keras", channel_model(RED, centre=101.0))):
         spec = train_spec(context.settings, name, prepared.split.id)
-        id_, found = find_candidate(context, spec)
-        assert found is None
+        id_, candidate = find_candidate(context, spec)
+        assert candidate is None
         leave_finished_training(context, spec, model).rename(context.workspace.home / "scratch" / f"train-{id_}")
     night = retrain.run_night(context)
     assert night.verdict is Verdict.KEPT
@@ -346,7 +346,7 @@ def test_data_of_a_retired_night_that_comes_back_under_other_settings_is_judged_
     assert night.challenger not in decision.candidates
 
 
-def test_killed_registrations_go_and_versions_stay(
+def test_killed_registrations_are_removed_and_versions_stay(
     world: World, lived: tuple[Context, list[Night]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = pruning(world)
@@ -373,7 +373,7 @@ def test_killed_registrations_go_and_versions_stay(
     assert world.registry.register(challenger, model, decision).version == "3"
 
 
-def test_caches_keep_what_is_in_the_store_and_work_folders_go_when_they_are_of_no_use(world: World) -> None:
+def test_caches_keep_what_is_in_the_store_and_useless_work_folders_are_removed(world: World) -> None:
     world = pruning(world, scratch_days=7)
     home = world.context.workspace.home
     old, young = home / "scratch" / "train-old", home / "scratch" / "train-young"
@@ -413,7 +413,7 @@ def test_a_machine_that_only_trains_prunes_its_caches_and_nothing_else_and_never
     assert objects(world) == before
 
 
-def test_a_store_that_is_away_costs_the_night_a_warning(
+def test_an_unreachable_store_costs_the_night_a_warning(
     world: World, told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:

@@ -31,14 +31,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "champion unusable": samples.unusable(),
         "nothing new": samples.nothing_new(),
     }
-    found = {}
+    addresses = {}
     for name, inputs in nights.items():
         path = folder / f"{name.replace(' ', '-')}.html"
         path.write_text(render_report(inputs), encoding="utf-8")
-        found[name] = path.as_uri()
+        addresses[name] = path.as_uri()
     verdicts = enumerate(Verdict, start=1)
     context = remembered(folder / "home", *(a_night(number, verdict) for number, verdict in verdicts))
-    return found | {"index": build_site(context).as_uri()}
+    return addresses | {"index": build_site(context).as_uri()}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def tab(browser: Any) -> Iterator[Any]:
-    """A tab that remembers what was asked of the network, and what the browser complained about."""
+    """A tab that remembers what was requested from the network, and the complaints of the browser."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(60_000)
     page.asked, page.complaints = [], []
@@ -68,7 +68,7 @@ def tab(browser: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_asks_the_network_or_bars_a_reader(name: str, tab: Any, pages: dict[str, str]) -> None:
+def test_no_page_uses_the_network_or_bars_a_reader(name: str, tab: Any, pages: dict[str, str]) -> None:
     from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
     tab.goto(pages[name])

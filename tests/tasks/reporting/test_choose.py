@@ -11,8 +11,8 @@ THRESHOLDS = {"challenger": 0.5, "champion": 0.5}
 
 def table(rows: dict[str, tuple[int, float, float]]) -> pd.DataFrame:
     """key -> label, challenger, champion."""
-    found = pd.DataFrame.from_dict(rows, orient="index", columns=["label", "challenger", "champion"])
-    return found.reset_index(names="key").assign(sha256=lambda t: t["key"] * 8, patient="p")
+    cells = pd.DataFrame.from_dict(rows, orient="index", columns=["label", "challenger", "champion"])
+    return cells.reset_index(names="key").assign(sha256=lambda t: t["key"] * 8, patient="p")
 
 
 CELLS = table(
@@ -48,7 +48,7 @@ def test_one_model_alone_disputes_no_label() -> None:
     assert keys(chosen, "disputes") == []
 
 
-def test_the_order_of_the_rows_does_not_matter_and_each_night_draws_anew() -> None:
+def test_the_order_of_the_rows_does_not_matter_and_each_night_draws_another_sample() -> None:
     many = table({f"c{i}": (1, 0.9, 0.9) for i in range(60)})
     once, _ = choose(many, THRESHOLDS, "tonight")
     again, _ = choose(many.sample(frac=1, random_state=1), THRESHOLDS, "tonight")
@@ -64,7 +64,7 @@ def test_heat_maps_are_drawn_of_mistakes_of_both_kinds_and_of_right_calls() -> N
     assert picked["key"].is_unique
 
 
-def test_new_is_what_did_not_lie_there_in_this_form() -> None:
+def test_new_is_what_was_not_there_in_this_form() -> None:
     before = pd.DataFrame({"key": ["a", "b"], "sha256": ["1", "2"], "label": "Parasitized", "patient": "p"})
     now = pd.DataFrame(
         {

@@ -45,7 +45,7 @@ def test_all_decisions_are_listed_newest_first_with_their_numbers(tmp_path: Path
     assert page.count('class="spark"') == 4
 
 
-def test_what_people_did_afterwards_stands_with_the_decision(tmp_path: Path) -> None:
+def test_later_changes_are_shown_with_the_decision(tmp_path: Path) -> None:
     context = remembered(tmp_path, a_night(1, Verdict.AWAITING_APPROVAL))
     entry = Promotion(
         number=1, action="approved", who="Dr. <b>Ada", decision="d1" * 6, version_before=None, version_after="1",

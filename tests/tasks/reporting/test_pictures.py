@@ -63,7 +63,7 @@ def night(context: Context, prepared: Prepared, registry: Registry, crown: Crown
     return the_night(context, prepared, registry, crown)
 
 
-def test_pictures_are_drawn_anew_and_no_input_byte_is_kept(context: Context, night: Night) -> None:
+def test_pictures_are_re_encoded_and_no_input_byte_is_kept(context: Context, night: Night) -> None:
     report(context, night)
     exhibits = context.records.load(Exhibits, night.decision or "")
     cells = context.records.load_table(exhibits.cells)
@@ -86,8 +86,8 @@ def test_a_report_is_the_same_when_the_bucket_and_the_cache_have_lost_every_imag
         if not key.endswith(".json"):
             del context.store.objects[key]
     shutil.rmtree(context.workspace.home / "cache")
-    elsewhere = context_over(context.store, tmp_path / "elsewhere")
-    assert report(elsewhere, night).read_bytes() == page
+    machine = context_over(context.store, tmp_path / "elsewhere")
+    assert report(machine, night).read_bytes() == page
 
 
 def test_what_is_gone_before_the_first_report_is_left_out_by_name(
@@ -110,8 +110,8 @@ def test_what_is_gone_before_the_first_report_is_left_out_by_name(
     assert set(gathered.table["image"]) == {b""}
 
 
-def test_a_store_that_is_away_ends_the_report_and_nothing_half_is_stored(context: Context, night: Night) -> None:
-    """Or the pictures would be missing for good: what a report shows is gathered once."""
+def test_an_unreachable_store_ends_the_report_and_no_half_of_it_is_stored(context: Context, night: Night) -> None:
+    """Otherwise the pictures would be missing for good: what a report shows is gathered once."""
     shutil.rmtree(context.workspace.home / "cache")
     assert isinstance(context.store, CountingStore)
     for info in context.store.list(LABELED):
@@ -155,13 +155,13 @@ def test_covering_the_place_that_counts_changes_the_score_most() -> None:
     image[8:12, 4:8, RED] = 250
     effect = occlusion(ModelFile(channel_model(RED)), image)
     row, column = np.unravel_index(int(effect.argmax()), effect.shape)
-    assert (int(row), int(column)) == (4, 2)  # the cover that lies over it whole: steps of an eighth of the side
+    assert (int(row), int(column)) == (4, 2)  # the cover that is over it whole: steps of an eighth of the side
     assert effect[4, 2] > 0
     assert effect[0, 6] == pytest.approx(0, abs=1e-3)
     assert draw_heat(image, effect, 96).shape == (96, 96 * 2 + 4, 3)
 
 
-def test_the_batch_is_what_the_training_draws_first_and_touches_no_chance_of_its_own(tmp_path: Path) -> None:
+def test_the_batch_picture_is_the_first_batch_and_leaves_the_random_state_alone(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     images = rng.integers(1, 255, (40, SIDE, SIDE, 3), dtype=np.uint8)
     labels = (np.arange(40) % 2).astype(np.float32)

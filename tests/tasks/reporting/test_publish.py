@@ -37,11 +37,11 @@ nights()
 
 @pytest.mark.server
 def test_each_night_is_another_version_under_one_key(prefect_url: str, tmp_path: Path) -> None:
-    # A process of its own, as a night is: Prefect reads its surroundings once, and keeps its connections.
+    # A separate process, as a night is: Prefect reads its environment once, and keeps its connections.
     wanted = {"artifacts": {"key": {"any_": [KEY]}}}
     before = len(httpx.post(f"{prefect_url}/artifacts/filter", json=wanted, trust_env=False, timeout=120).json())
-    surroundings = {**os.environ, "PREFECT_API_URL": prefect_url, "PREFECT_HOME": str(tmp_path / "prefect")}
-    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=surroundings, cwd=ROOT, check=True, timeout=500)
+    environment = {**os.environ, "PREFECT_API_URL": prefect_url, "PREFECT_HOME": str(tmp_path / "prefect")}
+    subprocess.run([sys.executable, "-c", NIGHTS, str(tmp_path)], env=environment, cwd=ROOT, check=True, timeout=500)
     latest = httpx.get(f"{prefect_url}/artifacts/{KEY}/latest", trust_env=False, timeout=120).json()
     assert latest["type"] == "markdown"
     assert "## Promoted" in latest["data"]
@@ -54,7 +54,7 @@ def test_each_night_is_another_version_under_one_key(prefect_url: str, tmp_path:
 
 
 @pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")
-def test_a_server_that_is_away_costs_the_night_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_server_costs_the_night_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     caplog.set_level(logging.WARNING)
@@ -73,5 +73,5 @@ def test_a_hostile_sentence_is_text() -> None:
     assert len(shown) < 3_000
 
 
-def test_the_numbers_stand_in_a_table() -> None:
+def test_the_numbers_are_in_a_table() -> None:
     assert "| balanced accuracy | 0.9500 | 0.9400 to 0.9600 (95%) |" in markdown(a_night(1))

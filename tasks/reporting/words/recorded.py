@@ -1,0 +1,69 @@
+"""The sentence that a decision is stored with: what logs, Prefect, MLflow and the index of reports quote."""
+
+from __future__ import annotations
+
+from tasks.reporting.words.conditions import check_outcome, recorded_condition
+from validation.gate import GateResult
+from validation.records import ChampionRef, Decision, Metrics, Night, ValidationResult, Verdict
+
+# A report recognises the sentence of a night that found nothing new by its beginning.
+NOTHING_NEW = "Nothing new since"
+
+
+def invalid_data(validation: ValidationResult) -> str:
+    """Return every decisive check that failed."""
+    failed = (check for check in validation.checks if check.severity == "invalid" and not check.passed)
+    return f"Tonight's data must not be trained on: {'; '.join(map(check_outcome, failed))}"
+
+
+def champion_unusable(
+    champion: ChampionRef | None, problem: str, last_good: Decision | None, *, looked_at_holdout: bool
+) -> str:
+    """Return why the champion cannot be used, what that means, and the last decision that rests on a usable one."""
+    last = ""
+    if last_good is not None:
+        last = f"; the last decision with a usable champion is {last_good.id} ({last_good.decided_at:%Y-%m-%d})"
+    look = "was looked at, but nothing was compared" if looked_at_holdout else "was not looked at"
+    return (
+        f"The champion, version {champion.version if champion else 'unknown'}, cannot be used: {problem}. It does not "
+        f"count as beaten: the holdout {look}, and nothing is promoted{last}. Repair it or roll back, and run again"
+    )
+
+
+def look_refused(reason: str) -> str:
+    """Return why the holdout was not looked at."""
+    return f"Not looked at: {reason}"
+
+
+def lost_on_validation(challenger: Metrics, champion: Metrics | None) -> str:
+    """Return the figures with which a challenger did not earn a look at the holdout."""
+    new, old = challenger.balanced_accuracy, champion.balanced_accuracy if champion else None
+    values = f" ({new.value:.4f} against {old.value:.4f} balanced accuracy)" if new and old else ""
+    return (
+        f"The champion stays: the challenger does not beat it on the validation patients{values}, "
+        "so the holdout was not looked at"
+    )
+
+
+def judged(result: GateResult, *, has_champion: bool, approval_hours: float) -> str:
+    """Return what the gates came to, with the gate that was decisive."""
+    decisive = recorded_condition(result.decisive) if result.decisive else ""
+    if result.verdict is Verdict.UNDECIDED:
+        if decisive:
+            return f"Too little holdout data to decide: {decisive}"
+        patients = f"about {result.further_patients} further holdout patients would decide it"
+        return f"The challenger looks better, but the evidence is too thin; {patients}"
+    if result.verdict is Verdict.KEPT:
+        kept = "The champion stays" if has_champion else "No champion yet, and the challenger fails a floor"
+        return f"{kept}: {decisive}"
+    passed = "First champion: it meets every floor; there was none to compare it with"
+    if has_champion:
+        passed = "The challenger is better than the champion, and worse in nothing that matters"
+    if result.verdict is Verdict.AWAITING_APPROVAL:
+        return f"{passed}; a person has to approve it within {approval_hours:g} hours (`retrain approve`)"
+    return passed
+
+
+def nothing_new(before: Night) -> str:
+    """Return which earlier night came to the verdict on the same data and settings."""
+    return f"{NOTHING_NEW} {before.finished_at:%Y-%m-%d %H:%M} UTC (then: {before.verdict.value})"
