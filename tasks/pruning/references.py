@@ -12,21 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TypeVar
 
 from infra.registry.registry import Registry
-from infra.store.keys import OURS
 from tasks.champion.approval import open_requests
 from tasks.champion.history import history
 from tasks.context import Context
-from validation.errors import RetrainError
+from tasks.judging.ledger import read_ledger
+from tasks.nights import decisions, load_all
 from validation.records import (
     ApprovalAnswer,
     Candidate,
     Decision,
     Evaluation,
     Exhibits,
-    Look,
     Night,
     Record,
     Retired,
@@ -35,8 +33,6 @@ from validation.records import (
     Start,
     ValidationResult,
 )
-
-R = TypeVar("R", bound=Record)
 
 THREADS = 16
 # Only these kinds are ever removed; whatever else lies in the store stays.
@@ -75,7 +71,7 @@ class References:
     @cached_property
     def decisions(self) -> list[Decision]:
         """All decisions, newest first."""
-        return sorted(self._all(Decision), key=lambda d: (d.decided_at, d.id), reverse=True)
+        return decisions(self._context, strict=True)
 
     @cached_property
     def retired(self) -> set[str]:
@@ -150,14 +146,10 @@ class References:
         return set(self._context.records.ids(Exhibits))
 
     def _of_looks_and_starts(self, needed: Needed) -> None:
-        store, records = self._context.store, self._context.records
-        for info in store.list(f"{OURS}{Look.kind}/"):
-            try:
-                look = records.load_at(Look, info.key)
-            except RetrainError:
-                continue  # it counts as spent whatever it was spent on; the ledger says so loudly
-            needed.record_of(Candidate, look.challenger, look.champion)
-        for start in self._all(Start):
+        for entry in read_ledger(self._context):
+            if entry.look is not None:
+                needed.record_of(Candidate, entry.look.challenger, entry.look.champion)
+        for start in load_all(self._context, Start, strict=True):
             needed.record_of(Candidate, start.champion.candidate if start.champion else None)
 
     def _of_now(self, needed: Needed) -> None:
@@ -193,11 +185,6 @@ class References:
         ids |= {request.decision for request in open_requests(self._context)}
         found = (decision.evaluation for decision in self.decisions if decision.id in ids)
         return [e for id_ in found if id_ and (e := records.find(Evaluation, id_)) is not None]
-
-    def _all(self, record: type[R]) -> list[R]:
-        records = self._context.records
-        with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(lambda id_: records.load(record, id_), records.ids(record)))
 
 
 def _younger(moment: datetime, days: float) -> bool:

@@ -7,15 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 
-from infra.store.keys import OURS
 from tasks.context import Context
+from tasks.judging.ledger import read_ledger
+from tasks.nights import decisions, last_good_decision
 from tasks.reporting.pictures.gather import gather_cells
-from validation.errors import ObjectMissing
+from validation.gate import level_of_look
 from validation.records import Candidate, Decision, Evaluation, Exhibits, Look, PastNight, Verdict
 
 # The history of the champion reaches back this many nights: more could not be told apart in a drawing.
 PAST = 60
 THREADS = 16
+# What the page shows of a look that cannot be read.
+DAMAGED = "damaged, counts as spent"
 
 
 def exhibits(
@@ -29,37 +32,25 @@ def exhibits(
     if (stored := context.records.find(Exhibits, decision.id)) is not None:
         return stored
     gathered = gather_cells(context, decision, evaluation, predictions, candidates)
-    earlier = _earlier(context, decision)
-    crowned = [other for other in earlier if other.verdict is Verdict.PROMOTED]
+    ledger, damaged = _ledger(context, decision)
+    last_good = last_good_decision(context, decision.decided_at)
     result = Exhibits(
         id=decision.id,
         cells=context.records.save_table(Exhibits, decision.id, "cells", gathered.table),
         counts=gathered.counts,
-        ledger=_ledger(context, decision),
+        ledger=ledger,
         looks=context.settings.gate.looks,
         error_budget=context.settings.gate.error_budget,
-        past=_past(context, earlier),
-        last_good=crowned[-1].id if crowned else None,
-        left_out=tuple(gathered.left_out),
+        past=_past(context, decision),
+        last_good=last_good.id if last_good else None,
+        left_out=(*gathered.left_out, *damaged),
     )
     context.records.save(result, decision.id)
     return result
 
 
-def _earlier(context: Context, decision: Decision) -> list[Decision]:
-    """All decisions before this one, oldest first."""
-
-    def load(id_: str) -> Decision | None:
-        return context.records.find(Decision, id_)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(load, (id_ for id_ in context.records.ids(Decision) if id_ != decision.id))
-        before = [other for other in found if other is not None and other.decided_at < decision.decided_at]
-    return sorted(before, key=lambda other: (other.decided_at, other.id))
-
-
-def _past(context: Context, earlier: Sequence[Decision]) -> tuple[PastNight, ...]:
-    """How the champion of each earlier look did: after a promotion that is the new one."""
+def _past(context: Context, tonight: Decision) -> tuple[PastNight, ...]:
+    """How the champion of each look before ``tonight`` did, oldest first: after a promotion the new champion."""
 
     def one(decision: Decision) -> PastNight | None:
         evaluation = context.records.find(Evaluation, decision.evaluation or "")
@@ -81,19 +72,21 @@ def _past(context: Context, earlier: Sequence[Decision]) -> tuple[PastNight, ...
             specificity=metrics.specificity,
         )
 
-    looked = [decision for decision in earlier if decision.evaluation][-PAST:]
+    looked = [d for d in decisions(context) if d.evaluation and d.decided_at < tonight.decided_at][:PAST]
     with ThreadPoolExecutor(THREADS) as pool:
-        return tuple(night for night in pool.map(one, looked) if night is not None)
+        return tuple(night for night in pool.map(one, reversed(looked)) if night is not None)
 
 
-def _ledger(context: Context, decision: Decision) -> tuple[Look, ...]:
-    """All looks at this generation of the holdout up to this decision, oldest first."""
-    looks = []
-    for info in context.store.list(f"{OURS}looks/{decision.generation}/"):
-        try:
-            look = Look.model_validate_json(context.store.get(info.key))
-        except ObjectMissing:
-            continue
-        if look.looked_at <= decision.decided_at:
-            looks.append(look)
-    return tuple(sorted(looks, key=lambda look: look.number))
+def _ledger(context: Context, decision: Decision) -> tuple[tuple[Look, ...], list[str]]:
+    """All looks at this generation up to this decision, oldest first, damaged ones as spent; and what is damaged."""
+    level = level_of_look(context.settings.gate)
+    looks, damaged = [], []
+    for entry in read_ledger(context, decision.generation):
+        if entry.look is None:
+            # When it was taken is unknown; the page sorts by number.
+            looks.append(Look(generation=decision.generation, number=max(1, entry.number), challenger=DAMAGED,
+                              champion=DAMAGED, spent=entry.cost(level), looked_at=decision.decided_at))  # fmt: skip
+            damaged.append(f"A look at the holdout is damaged and counts as spent: {entry.key}.")
+        elif entry.look.looked_at <= decision.decided_at:
+            looks.append(entry.look)
+    return tuple(looks), damaged
