@@ -19,12 +19,12 @@ from infra.settings.groups import WireSettings
 from infra.settings.settings import Settings
 from infra.store.base import Store
 from infra.store.opening import open_store
+from tasks.cells.accepted import decode_accepted
 from tasks.cells.measuring_worker import MISSING, WORKER
 from validation.digest import sha256
 from validation.errors import ObjectMissing, RetrainError
-from validation.images.decode import decode, to_square
+from validation.images.decode import to_square
 from validation.images.facts import FACTS_VERSION
-from validation.images.limits import SafeLimits
 
 # A second of work or so: what an engine adds to a chunk is some milliseconds.
 CHUNK = 1_000
@@ -106,9 +106,9 @@ def measure_chunk(place: Place, contents: Sequence[Content], max_pixels: int) ->
 
 def draw_chunk(place: Place, contents: Sequence[Content], side: int, max_pixels: int) -> list[tuple[str, bytes]]:
     """Return SHA-256 and square (uint8 [side, side, 3], as bytes) of each content that the store still holds."""
-    store, limits = place.open(), SafeLimits(max_pixels)
+    store = place.open()
     return [
-        (digest, to_square(decode(data, limits), side).tobytes())
+        (digest, to_square(decode_accepted(data, max_pixels), side).tobytes())
         for digest, keys in contents
         if (data := _read(store, digest, keys)) is not None
     ]

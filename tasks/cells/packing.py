@@ -16,12 +16,10 @@ import numpy.typing as npt
 
 from infra.local.packed_cells import PackedCellCache
 from infra.processes.dask_cluster import LOCAL, open_engine
+from tasks.cells.accepted import square_of
 from tasks.cells.on_dask import WORTH_AN_ENGINE, Place, draw_chunk, in_chunks, refuse_others
 from tasks.context import Context, Progress
-from tasks.snapshots.objects import read_object
 from validation.errors import RetrainError
-from validation.images.decode import decode, to_square
-from validation.images.limits import SafeLimits
 from validation.records import Pack
 
 log = logging.getLogger(__name__)
@@ -55,14 +53,9 @@ def draw_cells(context: Context, cells: Sequence[tuple[str, str]], array: npt.ND
     side = array.shape[1]
     progress = Progress(log, "resized", len(cells))
     with ThreadPoolExecutor(THREADS) as pool:
-        for index, pixels in enumerate(pool.map(lambda cell: _square(context, cell[0], cell[1], side), cells)):
+        for index, pixels in enumerate(pool.map(lambda cell: square_of(context, *cell, side), cells)):
             array[index] = pixels
             progress.advance()
-
-
-def _square(context: Context, key: str, sha256: str, side: int) -> npt.NDArray[np.uint8]:
-    limits = SafeLimits(context.settings.data.max_pixels)  # what is accepted was judged already
-    return to_square(decode(read_object(context, key, sha256), limits), side)
 
 
 def write_pack(context: Context, path: Path, rows: Any, side: int) -> None:
@@ -145,7 +138,7 @@ class _PackWriter:
         for key, sha256 in cells:
             row = self._shelf.read(known[sha256]) if sha256 in known else None
             if row is None:
-                row = _square(self._context, key, sha256, self._side).tobytes()
+                row = square_of(self._context, key, sha256, self._side).tobytes()
                 made.append((sha256, row))
             rows.append(row)
         if made:

@@ -10,15 +10,13 @@ import logging
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from infra.registry.registry import Registry
 from infra.scoring.isolated import rescore
 from infra.scoring.model_file import ModelFile
+from tasks.cells.packing import draw_cells
 from tasks.context import Context
-from tasks.snapshots.objects import read_object
 from validation.errors import ModelFileInvalid, NotReproduced, RetrainError, Unreachable
-from validation.images.decode import BadImage, decode, to_square
 from validation.records import Candidate, ChampionRef, Decision, Evaluation
 
 log = logging.getLogger(__name__)
@@ -92,21 +90,15 @@ def _recorded(
         raise _NothingToCompare(f"evaluation {evaluation.id} is of another candidate")
     if not len(table):
         raise _NothingToCompare(f"evaluation {evaluation.id} has no cells")
-    # Stored as the float64 of a float32: the way back is exact.
-    return table["challenger"].to_numpy(np.float32), _cells(context, table, side)
-
-
-def _cells(context: Context, table: pd.DataFrame, side: int) -> npt.NDArray[np.uint8]:
-    """Return the evaluation's cells, made anew from the stored images as the pack was."""
     images = np.empty((len(table), side, side, 3), np.uint8)
-    for index, (key, sha256) in enumerate(zip(table["key"], table["sha256"], strict=True)):
-        try:
-            images[index] = to_square(decode(read_object(context, key, sha256), context.settings.data), side)
-        except Unreachable:
-            raise
-        except (BadImage, RetrainError) as error:
-            raise _NothingToCompare(f"the cell {key!r} cannot be had any more ({error})") from error
-    return images
+    try:
+        draw_cells(context, list(zip(table["key"], table["sha256"], strict=True)), images)
+    except Unreachable:
+        raise
+    except RetrainError as error:
+        raise _NothingToCompare(f"a holdout cell cannot be read any more: {error.message}") from error
+    # Stored as float64 from float32: the conversion back is exact.
+    return table["challenger"].to_numpy(np.float32), images
 
 
 def _compare(
