@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tasks.context import Context
 from validation.errors import ObjectMissing, RetrainError, Unreachable, UsageError
@@ -20,6 +20,17 @@ THREADS = 16
 NO_USABLE_CHAMPION = (Verdict.CHAMPION_UNUSABLE, Verdict.INVALID_DATA)
 
 
+def undamaged(load: Callable[[], R | None]) -> R | None:
+    """Return the record that ``load`` reads; for a damaged one None, with a warning."""
+    try:
+        return load()
+    except Unreachable:
+        raise
+    except RetrainError as error:
+        log.warning("skipped: %s", error.message)
+        return None
+
+
 def load_all(context: Context, record: type[R], *, strict: bool = False) -> list[R]:
     """Return all stored records of a kind, sorted by id, without the damaged ones, which the log names.
 
@@ -27,25 +38,24 @@ def load_all(context: Context, record: type[R], *, strict: bool = False) -> list
         RetrainError: with ``strict``, for the first damaged record.
         StoreUnreachable: when the store does not answer.
     """
+    records = context.records
 
     def load(id_: str) -> R | None:
-        if strict:
-            return context.records.load(record, id_)
-        try:
-            return context.records.find(record, id_)
-        except Unreachable:
-            raise
-        except RetrainError as error:
-            log.warning("skipped: %s", error.message)
-            return None
+        return records.load(record, id_) if strict else undamaged(lambda: records.find(record, id_))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return [loaded for loaded in pool.map(load, context.records.ids(record)) if loaded is not None]
+        return [loaded for loaded in pool.map(load, records.ids(record)) if loaded is not None]
+
+
+def latest_of(context: Context, pointer: str, record: type[R], order: Callable[[R], Any]) -> R | None:
+    """Return what a moving pointer holds; where it is damaged or lost, the newest record by ``order``."""
+    pointed = undamaged(lambda: context.records.latest(pointer, record))
+    return pointed or max(load_all(context, record), key=order, default=None)
 
 
 def nights(context: Context) -> list[Night]:
     """Return all finished nights, newest first."""
-    return sorted(load_all(context, Night), key=lambda n: (n.finished_at, n.started_at, n.id), reverse=True)
+    return sorted(load_all(context, Night), key=_finished, reverse=True)
 
 
 def decisions(context: Context, *, strict: bool = False) -> list[Decision]:
@@ -59,18 +69,6 @@ def finished_decisions(context: Context) -> Iterator[Decision]:
     return (by_id[night.decision] for night in nights(context) if night.decision in by_id)
 
 
-def latest_night(context: Context) -> Night | None:
-    """Return the newest finished night; where the pointer to it is damaged or lost, by looking at all of them."""
-    try:
-        night = context.records.latest("night", Night)
-    except Unreachable:
-        raise
-    except RetrainError as error:
-        log.warning("%s; the newest night in the store is used", error.message)
-        night = None
-    return night or next(iter(nights(context)), None)
-
-
 def find_night(context: Context, text: str) -> Night:
     """Return the newest night of a decision, given by its id, the beginning of it, or ``latest``.
 
@@ -79,7 +77,7 @@ def find_night(context: Context, text: str) -> Night:
         ObjectMissing: when the decision's night was not finished.
     """
     if text == "latest":
-        night = latest_night(context)
+        night = latest_of(context, "night", Night, _finished)
         if night is None:
             raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
         return night
@@ -108,3 +106,7 @@ def last_good_decision(context: Context, before: datetime | None = None) -> Deci
     """Return the newest decision of a finished night whose champion could be used, made before ``before``."""
     good = (decision for decision in finished_decisions(context) if decision.verdict not in NO_USABLE_CHAMPION)
     return next((decision for decision in good if before is None or decision.decided_at < before), None)
+
+
+def _finished(night: Night) -> tuple[datetime, datetime, str]:
+    return night.finished_at, night.started_at, night.id
