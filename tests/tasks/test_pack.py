@@ -75,7 +75,7 @@ def test_a_pack_that_is_there_is_not_made_again(
     context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pack(context, divided)
-    monkeypatch.setattr("tasks.cells.packing.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("tasks.cells.accepted.decode", lambda *_: pytest.fail("decoded again"))
     assert pack(context, divided) == first
 
 
@@ -167,7 +167,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(data)
         return decode(data, limits)
 
-    monkeypatch.setattr("tasks.cells.packing.decode", watched)
+    monkeypatch.setattr("tasks.cells.accepted.decode", watched)
     return seen
 
 

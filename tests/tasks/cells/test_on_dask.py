@@ -73,11 +73,11 @@ def test_the_same_digests_with_two_workers_as_with_processes(
     scheduler: str, store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = run(tmp_path / "here", store)
-    for name in ("tasks.cells.measuring", "tasks.pack"):
+    for name in ("tasks.cells.measuring", "tasks.cells.packing"):
         monkeypatch.setattr(f"{name}.WORTH_AN_ENGINE", 1)
         # All of it is the engine's: nothing is decoded in this process or its own.
         monkeypatch.setattr("tasks.cells.measuring._measure_batch", _not_here)
-        monkeypatch.setattr("tasks.cells.packing._square", _not_here)
+        monkeypatch.setattr("tasks.cells.packing.square_of", _not_here)
     monkeypatch.setattr(chunks, "CHUNK", 10)
     assert run(tmp_path / "there", store, engine=f"dask+{scheduler}") == here
 
