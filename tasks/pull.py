@@ -41,7 +41,7 @@ def pull(context: Context) -> Snapshot:
         context.store.check()
         raise DataInvalid(
             f"no cells in {context.settings.store}: nothing is stored under labeled/<Class>/",
-            f"put some there with `retrain import FOLDER`; the classes are {' and '.join(CLASSES)}",
+            f"import cells with `retrain import FOLDER`; the classes are {' and '.join(CLASSES)}",
         )
     parent = snapshots.latest(context)
     before = snapshots.rows_of(context, parent) if parent else None

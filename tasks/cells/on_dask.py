@@ -1,7 +1,7 @@
 """Chunks of the data stages' work, done on a worker of an engine: names of objects in, facts or squares out.
 
 Pure: a worker reads the store and returns an answer; its temporary files are gone afterwards. So a chunk may be done
-twice, or anywhere. No secret travels: a worker has an identity of its own.
+twice, or anywhere. No secret travels: each worker has its own identity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from validation.errors import ObjectMissing, RetrainError
 from validation.images.decode import to_square
 from validation.images.facts import FACTS_VERSION
 
-# About a second of work: an engine adds some milliseconds to each chunk.
+# About a second of work; an engine adds milliseconds to each chunk.
 CHUNK = 1_000
 # Fewer are done here sooner than they are sent.
 WORTH_AN_ENGINE = 2_000
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 def refuse_others(engine: Engine) -> None:
-    """Refuse an engine whose workers would measure or draw otherwise than this process.
+    """Refuse an engine whose workers would measure or draw differently from this process.
 
     Raises:
         RetrainError: names the differences.
@@ -100,7 +100,7 @@ def refuse_others(engine: Engine) -> None:
 def measure_chunk(place: Place, contents: Sequence[Content], max_pixels: int) -> dict[str, list[Any]]:
     """Return the answer of ``tasks.cells.measuring_worker`` for each content, by SHA-256.
 
-    In a process of its own here too, so that a decoder's crash costs one image, and not the engine's worker.
+    In a separate process here too, so that a decoder's crash costs one image, and not the engine's worker.
     """
     store = place.open()
     with tempfile.TemporaryDirectory(prefix="measure-") as folder:

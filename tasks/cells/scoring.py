@@ -47,7 +47,7 @@ def score_side(context: Context, model: bytes, sha256: str, threshold: float, si
     bad = int((~((probabilities >= 0) & (probabilities <= 1))).sum())
     if bad:
         raise ModelFileInvalid(
-            f"{bad} of {len(probabilities)} scores are no probabilities (NaN, or outside 0 to 1)",
+            f"{bad} of {len(probabilities)} scores are not probabilities (NaN, or outside 0 to 1)",
             "the model is broken: retrain, or roll back",
         )
     return ScoredFile(side.scored(probabilities, threshold), 1000 * elapsed / max(1, len(probabilities)))

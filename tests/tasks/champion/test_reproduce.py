@@ -63,7 +63,7 @@ def record_other(context: Context, decision: Decision, cell: int, value: Callabl
     )
 
 
-def test_a_promotion_scores_the_whole_holdout_again_and_says_so(
+def test_a_promotion_scores_the_whole_holdout_again_and_records_it(
     context: Context, registry: Registry, decision: Decision, challenger: Candidate, prepared: Prepared
 ) -> None:
     promote(context, decision, challenger, registry)
@@ -145,7 +145,7 @@ def test_the_process_is_clean() -> None:
 
 
 def test_a_process_that_is_not_clean_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What somebody's environment may do to every Python process.
+    # An environment may do this to every Python process.
     (tmp_path / "keras.py").write_text("")
     (tmp_path / "sitecustomize.py").write_text("import keras\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
