@@ -1,4 +1,4 @@
-"""What every stage is given: the settings and the places that it reads from and writes to."""
+"""What every stage receives: the settings and the places that it reads from and writes to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Context", "Progress"]
 
 @dataclass(frozen=True)
 class Context:
-    """One night's surroundings."""
+    """The settings, store and home folder of one night."""
 
     settings: Settings
     store: Store
@@ -25,7 +25,7 @@ class Context:
 
     @classmethod
     def open(cls, settings: Settings) -> Context:
-        """Open the store that the settings name; whether it answers shows at its first use."""
+        """Open the store that the settings name; whether it answers shows on first use."""
         store = open_store(
             settings.store, endpoint=settings.store_endpoint, region=settings.store_region, wire=settings.wire
         )

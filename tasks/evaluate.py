@@ -1,15 +1,16 @@
-"""Evaluate: which CNN challenges is chosen on validation patients; then challenger and champion score the same holdout.
+"""Evaluate: the challenger is chosen on validation patients; then challenger and champion score the same holdout.
 
-The holdout answers one question a night. A look at it is written into the ledger before its result is known, so a
-night that is killed in between has spent it all the same, and looks at the same challenger again for nothing. The CNN
-that did not challenge is scored after that for the report alone: it enters no gate and no choice.
+The holdout answers one question a night. A look is written into the ledger before its result is known, so a night that
+is killed in between has spent it, and repeats it at no further cost. The other CNN is scored afterwards, for the report
+alone: it enters no gate and no choice.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,14 +24,17 @@ from tasks.stage import stage
 from validation.digest import digest
 from validation.errors import ChampionUnusable, ModelFileInvalid, ObjectMissing, RegistryUnreachable
 from validation.gate import beats_on_validation, level_of_look
-from validation.records import Candidate, ChampionRef, Evaluation, Look, Metrics, Pack, Split, Start
+from validation.records import Candidate, ChampionRef, Evaluation, Metrics, Pack, Split, Start
 from validation.statistics.metrics import METHOD_VERSION, compare, spreads, summarise
 
 log = logging.getLogger(__name__)
 
+Role = Literal["challenger", "champion", "other"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
 
 def choose_challenger(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the better candidate on the validation patients: by balanced accuracy, then by log loss, then by name."""
+    """Return the best candidate on the validation patients: by balanced accuracy, then log loss, then name."""
 
     def rank(candidate: Candidate) -> tuple[float, float, str]:
         metrics = candidate.validation
@@ -42,7 +46,7 @@ def choose_challenger(candidates: Sequence[Candidate]) -> Candidate:
 
 @dataclass(frozen=True)
 class Contest:
-    """Tonight's challenger and whom it challenges, before anybody looks at the holdout."""
+    """Tonight's challenger and the champion, before the look at the holdout."""
 
     challenger: Candidate
     champion: ChampionRef | None
@@ -53,27 +57,26 @@ class Contest:
 
     @property
     def worth_a_look(self) -> bool:
-        """Whether the challenger beat the champion on validation, or there is none to beat."""
+        """Whether the challenger beat the champion on validation, or there is no champion."""
         if self.champion_problem:
             return False
-        if self.champion_on_validation is None:
-            return True
-        return beats_on_validation(self.challenger.validation, self.champion_on_validation)
+        champion = self.champion_on_validation
+        return champion is None or beats_on_validation(self.challenger.validation, champion)
 
 
 def prepare_contest(
     context: Context, candidates: Sequence[Candidate], start: Start, registry: Registry, split: Split, pack: Pack
 ) -> Contest:
-    """Choose the challenger, and score the champion, from its registered file, on tonight's validation patients.
+    """Choose the challenger, and score the champion's registered file on tonight's validation patients.
 
-    A champion that no longer loads or scores is told as the contest's problem: it does not count as beaten.
+    A champion that no longer loads or scores becomes the contest's problem: it does not count as beaten.
     """
     challenger = choose_challenger(candidates)
     rest = [candidate for candidate in candidates if candidate is not challenger]
     other = choose_challenger(rest) if rest else None
     champion = registry.champion()
     if champion is not None and champion.candidate == challenger.id:
-        # This very night was killed after its promotion: it goes on against whom it began with.
+        # This night was killed after its promotion: it resumes against the champion it started with.
         champion = start.champion
     if champion is None:
         return Contest(challenger, None, None, None, other=other)
@@ -89,11 +92,11 @@ def prepare_contest(
 
 
 def evaluate(context: Context, contest: Contest, split: Split, pack: Pack) -> Evaluation:
-    """Score challenger and champion on the same holdout bytes; after them, for the report alone, the other CNN.
+    """Score challenger and champion on the same holdout bytes; then, for the report alone, the other CNN.
 
     Raises:
         LedgerSpent: when this generation's looks are used up.
-        ChampionUnusable: when the champion, which scored the validation patients, does not score the holdout.
+        ChampionUnusable: when the champion scored the validation patients and cannot score the holdout.
     """
     holdout = load_side(context, split, pack, "holdout")
     challenger, champion, other = contest.challenger, contest.champion, contest.other
@@ -110,61 +113,51 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack) -> Ev
     )
     if (stored := context.records.find(Evaluation, id_)) is not None:
         return stored
-    scores = {}
+    scores: dict[Role, ScoredFile] = {}
     if champion and contest.champion_model:
         try:
             scores["champion"] = _score(context, contest.champion_model, champion, holdout)
         except ModelFileInvalid as error:
             raise ChampionUnusable(f"version {champion.version}: {error.message}", error.hint) from error
     scores["challenger"] = _score(context, context.store.get(challenger.model_key), challenger, holdout)
-    if other and (scored := _score_other(context, other, holdout)) is not None:
-        scores["other"] = scored
-    result = _evaluation(context, (id_, split.id), contest, look, holdout, scores)
-    context.records.save(result, id_)
-    return result
-
-
-def _evaluation(
-    context: Context,
-    ids: tuple[str, str],
-    contest: Contest,
-    look: Look,
-    holdout: SideData,
-    scores: dict[str, ScoredFile],
-) -> Evaluation:
-    id_, split = ids
+    if other:
+        try:
+            scores["other"] = _score(context, context.store.get(other.model_key), other, holdout)
+        except (ModelFileInvalid, ObjectMissing) as error:  # a report without it is better than no night
+            log.warning("%s, the other CNN, is not scored on the holdout: %s", other.spec.model, error.message)
     rules = context.settings.gate
-    new = scores["challenger"].scored
-    old = scores["champion"].scored if "champion" in scores else None
-    other = scores["other"].scored if "other" in scores else None
-    return Evaluation(
+    metrics = {role: summarise(scored.scored, resamples=rules.resamples) for role, scored in scores.items()}
+    new, old = scores["challenger"].scored, scores["champion"].scored if "champion" in scores else None
+    result = Evaluation(
         id=id_,
-        split=split,
-        challenger=contest.challenger.id,
-        champion=contest.champion,
+        split=split.id,
+        challenger=challenger.id,
+        champion=champion,
         look=look,
         predictions=context.records.save_table(Evaluation, id_, "predictions", _table(holdout, scores)),
-        challenger_metrics=summarise(new, resamples=rules.resamples),
-        champion_metrics=summarise(old, resamples=rules.resamples) if old else None,
+        challenger_metrics=metrics["challenger"],
+        champion_metrics=metrics.get("champion"),
         differences=compare(new, old, resamples=rules.resamples, level=level_of_look(rules)) if old else {},
         spreads=spreads(new, old) if old else {},
-        other=contest.other.id if contest.other and other else None,
-        other_metrics=summarise(other, resamples=rules.resamples) if other else None,
-        milliseconds={name: round(scored.milliseconds, 4) for name, scored in scores.items()},
+        other=other.id if other and "other" in scores else None,
+        other_metrics=metrics.get("other"),
+        milliseconds={role: round(scored.milliseconds, 4) for role, scored in scores.items()},
     )
+    context.records.save(result, id_)
+    return result
 
 
 def _champion_file(registry: Registry, champion: ChampionRef) -> bytes:
     """Return the champion's registered file.
 
     Raises:
-        ModelFileInvalid: when the registry answers and the file is damaged or not there.
+        ModelFileInvalid: when the registry answers and the file is damaged or missing.
         RegistryUnreachable: when the registry does not answer.
     """
     try:
         return registry.model_bytes(champion)
     except RegistryUnreachable as error:
-        registry.champion()  # raises again when it is the registry that is away
+        registry.champion()  # raises again when the registry itself does not answer
         raise ModelFileInvalid(f"its registered file cannot be fetched: {error.message}", error.hint) from error
 
 
@@ -172,28 +165,19 @@ def _score(context: Context, model: bytes, known: Candidate | ChampionRef, side:
     return score_side(context, model, known.model_sha256, known.threshold, side)
 
 
-def _score_other(context: Context, other: Candidate, holdout: SideData) -> ScoredFile | None:
-    """Score the CNN that did not challenge; a report without it is better than no night."""
-    try:
-        return _score(context, context.store.get(other.model_key), other, holdout)
-    except (ModelFileInvalid, ObjectMissing) as error:
-        log.warning("%s, which did not challenge, is not scored on the holdout: %s", other.spec.model, error.message)
-        return None
-
-
-def _table(holdout: SideData, scores: dict[str, ScoredFile]) -> pd.DataFrame:
-    """One row a cell; NaN where there is no such model."""
-    nothing = np.full(len(holdout.keys), np.nan)
+def _table(holdout: SideData, scores: Mapping[Role, ScoredFile]) -> pd.DataFrame:
+    """Return one row for each cell, with NaN for a model that was not scored."""
+    unscored = np.full(len(holdout.keys), np.nan)
+    probabilities: dict[str, Any] = {
+        role: scores[role].scored.probabilities if role in scores else unscored for role in ROLES
+    }
     return pd.DataFrame(
         {
             "key": holdout.keys,
             "sha256": holdout.sha256,
             "patient": holdout.patients,
             "label": holdout.labels.astype(int),
-            **{
-                name: scores[name].scored.probabilities if name in scores else nothing
-                for name in ("challenger", "champion", "other")
-            },
+            **probabilities,
         }
     )
 

@@ -1,56 +1,112 @@
-"""Finding stored nights and decisions."""
+"""Find stored nights and decisions: by id, by the beginning of an id, ``latest``, or all of them, newest first."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, TypeVar
+
 from tasks.context import Context
-from validation.errors import ObjectMissing, UsageError
-from validation.records import (
-    Decision,
-    Night,
-    Verdict,
-)
+from validation.errors import ObjectMissing, RetrainError, Unreachable, UsageError
+from validation.records import Decision, Night, Record, Verdict
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Record)
+
+THREADS = 16
+NO_USABLE_CHAMPION = (Verdict.CHAMPION_UNUSABLE, Verdict.INVALID_DATA)
 
 
-def find_night(context: Context, decision: str) -> Night:
-    """Return the night that came to a decision; ``latest`` and the beginning of an id are understood.
+def undamaged(load: Callable[[], R | None]) -> R | None:
+    """Return the record that ``load`` reads; for a damaged one None, with a warning."""
+    try:
+        return load()
+    except Unreachable:
+        raise
+    except RetrainError as error:
+        log.warning("skipped: %s", error.message)
+        return None
+
+
+def load_all(context: Context, record: type[R], *, strict: bool = False) -> list[R]:
+    """Return all stored records of a kind, sorted by id, without the damaged ones, which the log names.
 
     Raises:
-        UsageError: when there is none, or more than one begins like that.
+        RetrainError: with ``strict``, for the first damaged record.
+        StoreUnreachable: when the store does not answer.
     """
-    if decision == "latest":
-        night = context.records.latest("night", Night)
+    records = context.records
+
+    def load(id_: str) -> R | None:
+        return records.load(record, id_) if strict else undamaged(lambda: records.find(record, id_))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [loaded for loaded in pool.map(load, records.ids(record)) if loaded is not None]
+
+
+def latest_of(context: Context, pointer: str, record: type[R], order: Callable[[R], Any]) -> R | None:
+    """Return what a moving pointer holds; where it is damaged or lost, the newest record by ``order``."""
+    pointed = undamaged(lambda: context.records.latest(pointer, record))
+    return pointed or max(load_all(context, record), key=order, default=None)
+
+
+def nights(context: Context) -> list[Night]:
+    """Return all finished nights, newest first."""
+    return sorted(load_all(context, Night), key=_finished, reverse=True)
+
+
+def decisions(context: Context, *, strict: bool = False) -> list[Decision]:
+    """Return all decisions, newest first, those of unfinished nights too; ``strict`` as in ``load_all``."""
+    return sorted(load_all(context, Decision, strict=strict), key=lambda d: (d.decided_at, d.id), reverse=True)
+
+
+def finished_decisions(context: Context) -> Iterator[Decision]:
+    """Yield the decisions of finished nights, newest night first."""
+    by_id = {decision.id: decision for decision in decisions(context)}
+    return (by_id[night.decision] for night in nights(context) if night.decision in by_id)
+
+
+def find_night(context: Context, text: str) -> Night:
+    """Return the newest night of a decision, given by its id, the beginning of it, or ``latest``.
+
+    Raises:
+        UsageError: when no decision matches, or more than one does.
+        ObjectMissing: when the decision's night was not finished.
+    """
+    if text == "latest":
+        night = latest_of(context, "night", Night, _finished)
         if night is None:
             raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
         return night
-    found = context.records.one_beginning(Decision, decision)
-    try:
-        return next(
-            night
-            for night in (context.records.load(Night, id_) for id_ in context.records.ids(Night))
-            if night.decision == found
-        )
-    except StopIteration:
-        raise ObjectMissing(f"the night of decision {found} was not finished", "run `retrain run` again") from None
+    decision = context.records.one_beginning(Decision, text)
+    for night in nights(context):
+        if night.decision == decision:
+            return night
+    raise ObjectMissing(f"the night of decision {decision} was not finished", "run `retrain run` again")
 
 
 def find_decision(context: Context, text: str) -> Decision:
-    """Return a stored decision by its id, the beginning of it, or ``latest``.
+    """Return a decision by its id, the beginning of it, or ``latest``: that of the newest finished night.
 
     Raises:
-        UsageError: when there is none, or more than one begins like that.
+        UsageError: when no decision matches, or more than one does.
     """
-    if text == "latest":
-        night = context.records.latest("night", Night)
-        if night is None or night.decision is None:
-            raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
-        return context.records.load(Decision, night.decision)
-    return context.records.load(Decision, context.records.one_beginning(Decision, text))
+    if text != "latest":
+        return context.records.load(Decision, context.records.one_beginning(Decision, text))
+    decision = find_night(context, text).decision
+    if decision is None:
+        raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
+    return context.records.load(Decision, decision)
 
 
-def last_good_decision(context: Context) -> Decision | None:
-    """Return the newest finished night's decision that rests on models that could be used, if there is one."""
-    nights = [context.records.load(Night, id_) for id_ in context.records.ids(Night)]
-    for night in sorted(nights, key=lambda night: night.finished_at, reverse=True):
-        if night.decision and night.verdict not in (Verdict.CHAMPION_UNUSABLE, Verdict.INVALID_DATA):
-            return context.records.find(Decision, night.decision)
-    return None
+def last_good_decision(context: Context, before: datetime | None = None) -> Decision | None:
+    """Return the newest decision of a finished night whose champion could be used, made before ``before``."""
+    good = (decision for decision in finished_decisions(context) if decision.verdict not in NO_USABLE_CHAMPION)
+    return next((decision for decision in good if before is None or decision.decided_at < before), None)
+
+
+def _finished(night: Night) -> tuple[datetime, datetime, str]:
+    return night.finished_at, night.started_at, night.id

@@ -1,6 +1,6 @@
-"""Pack: every cell of a split decoded, padded and resized, into one uint8 array that is read memory-mapped.
+"""Pack: every cell of a split decoded, padded and resized, in one uint8 array that is read memory-mapped.
 
-Squares are kept by content (infra.local.packed_cells), so a night decodes only what is new.
+Squares are cached by content (infra.local.packed_cells), so a night decodes only what is new.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from validation.records import Pack, Split
 
 
 def pack(context: Context, split: Split) -> Pack:
-    """Return the pack of a split at the settings' side, made where its array is missing or damaged."""
+    """Return the pack of a split at the settings' side; make it if its array is missing or damaged."""
     side = context.settings.training.side
     id_ = digest(split.id, side, PIXELS_VERSION)
     path = context.workspace.pack_path(id_)

@@ -1,4 +1,4 @@
-"""How far a long stage is: count, rate, time left; told to the log and to who watches (a terminal, Prefect's pages)."""
+"""Progress of a long stage: count, rate, time left; for the log and for watchers (a terminal, Prefect's pages)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a stage is. ``rate`` is items a second since its beginning."""
+    """The progress of a stage. ``rate`` is items per second since its start."""
 
     doing: str
     done: int
@@ -20,7 +20,7 @@ class Step:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the end at this rate."""
+        """Seconds until the end, at this rate."""
         return (self.total - self.done) / self.rate if self.rate else 0.0
 
     def __str__(self) -> str:
@@ -32,13 +32,13 @@ _watchers: list[tuple[Watcher, float]] = []
 
 
 def watch(watcher: Watcher, every_seconds: float) -> None:
-    """Tell ``watcher`` of every stage from now on: at most so often, and once at a stage's end."""
+    """Call ``watcher`` for every stage from now on: at most every ``every_seconds``, and once at a stage's end."""
     _watchers.append((watcher, every_seconds))
 
 
 @contextmanager
 def watched_by(watcher: Watcher, every_seconds: float) -> Iterator[None]:
-    """Tell ``watcher`` as long as this lasts."""
+    """Call ``watcher`` within a ``with``."""
     watch(watcher, every_seconds)
     try:
         yield
@@ -47,27 +47,27 @@ def watched_by(watcher: Watcher, every_seconds: float) -> Iterator[None]:
 
 
 class Progress:
-    """Counts what a stage has done and tells it: the log every few seconds, watchers as often as they want."""
+    """Counts the finished items of a stage and reports them: to the log every few seconds, to each watcher as asked."""
 
     EVERY_SECONDS = 5.0
 
     def __init__(self, log: logging.Logger, doing: str, total: int) -> None:
         self._doing, self._total, self._done = doing, total, 0
         self._started = time.monotonic()
-        # Marked, so that a terminal that draws a bar can leave these lines out.
+        # Marked, so that a terminal with a progress bar can omit these lines.
         self._listeners: list[tuple[Watcher, float]] = [
             (lambda step: log.info("%s", step, extra={"is_progress": True}), self.EVERY_SECONDS),
             *_watchers,
         ]
-        self._told = [self._started] * len(self._listeners)
+        self._reported = [self._started] * len(self._listeners)
 
     def advance(self, count: int = 1) -> None:
         """Count ``count`` more items as done."""
         self._done += count
         now = time.monotonic()
-        over = self._done >= self._total
+        finished = self._done >= self._total
         for number, (watcher, every) in enumerate(self._listeners):
-            # The log has no use for the end: the stage says itself what came of it.
-            if now - self._told[number] >= every or (over and number > 0):
-                self._told[number] = now
+            # Not to the log at the end: the stage logs its result itself.
+            if now - self._reported[number] >= every or (finished and number > 0):
+                self._reported[number] = now
                 watcher(Step(self._doing, self._done, self._total, self._done / max(now - self._started, 1e-9)))

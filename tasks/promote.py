@@ -1,7 +1,7 @@
-"""Promote: the only stage that changes what the world sees.
+"""Promote: the only stage that changes the champion.
 
-Registered, downloaded again and tried in a clean process, entered in the history, and only then the alias moves. A
-promotion that was killed anywhere is run again, and finds what it already did by its decision.
+The challenger is registered, downloaded again, tried in a clean process and entered in the history; only then the alias
+moves. A promotion that was killed anywhere is run again, and finds by its decision what it already did.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ from validation.records import Candidate, ChampionRef, Decision, Evaluation, Ver
 
 log = logging.getLogger(__name__)
 
-__all__ = ["promote", "promote_task", "register_and_try"]
-
 
 def promote(
     context: Context, decision: Decision, challenger: Candidate, registry: Registry, who: str = "the nightly run"
 ) -> ChampionRef | None:
-    """Make the challenger champion if that is the verdict; return the champion as it is afterwards.
+    """Make the challenger champion if that is the verdict; return the champion afterwards.
 
-    A decision that was carried out once is not carried out again: not after a rollback either.
+    A decision is carried out once: not again after a rollback.
 
     Raises:
         ChampionChanged: when the champion is not the one that the challenger was compared with.
-        ModelFileInvalid, NotReproduced: when the model file is not what was judged; the champion stays.
+        ModelFileInvalid, NotReproduced: when the model file is not the judged one; the champion stays.
     """
     with context.workspace.champion_lock():
         now = reconcile_champion(context, registry)
@@ -49,23 +47,24 @@ def promote(
 def register_and_try(
     context: Context, registry: Registry, decision: Decision, challenger: Candidate, *, strict: bool = True
 ) -> tuple[ChampionRef, str]:
-    """Register a challenger; return its version and how its file did in a clean process. The champion stays."""
+    """Register a challenger; return its version and the result of trying its file. The champion stays.
+
+    Raises:
+        ObjectMissing: when the model file was pruned.
+        ModelFileInvalid, NotReproduced: when the model file is not the judged one.
+    """
     evaluation = context.records.find(Evaluation, decision.evaluation) if decision.evaluation else None
-    model = _model_file(context, challenger)
-    reference = registry.register(challenger, model, decision, evaluation)
-    return reference, reproduce(context, registry, reference, decision, strict=strict)
-
-
-def _model_file(context: Context, challenger: Candidate) -> bytes:
     try:
-        return context.store.get(challenger.model_key)
+        model = context.store.get(challenger.model_key)
     except ObjectMissing as error:
-        days, nights = context.settings.prune.models_days, context.settings.prune.models_nights
+        rules = context.settings.prune
         raise ObjectMissing(
             f"the model file of candidate {challenger.id} is not in {context.store.uri} any more",
-            f"files of challengers that were never registered go after {days:g} days and {nights} nights "
-            "(prune.models_days, prune.models_nights); run a night to train anew",
+            f"files of challengers that were never registered are removed after {rules.models_days:g} days and "
+            f"{rules.models_nights} nights (prune.models_days, prune.models_nights); run a night to train again",
         ) from error
+    reference = registry.register(challenger, model, decision, evaluation)
+    return reference, reproduce(context, registry, reference, decision, strict=strict)
 
 
 promote_task = stage(promote)

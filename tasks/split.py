@@ -1,4 +1,4 @@
-"""Split: patient -> train, validation or holdout, for ever, by hash; and no cell on two sides, whosever it is said."""
+"""Split: each patient stays in train, validation or holdout, by hash; no cell is on two sides, whatever its patient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.judging.generations import current_generation, fixed_sides
 from tasks.stage import stage
 from validation.digest import digest
 from validation.patients import side_of
-from validation.records import NEGATIVE, POSITIVE, SideCount, Split, ValidationResult
+from validation.records import NEGATIVE, POSITIVE, SideCount, SideName, Split, ValidationResult
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,9 @@ CROSSINGS = ["key", "pixels", "patient", "side", "before"]
 
 
 def split(context: Context, validation: ValidationResult) -> Split:
-    """Return which accepted image is on which side.
+    """Return the side of each accepted image.
 
-    A patient keeps the side that it first had in the current generation; a new one gets it from its name and the
+    A patient keeps its first side in the current generation; a new patient's side follows from its name and the
     generation alone. An image whose pixels were on another side of this generation (a cell that was filed under
     another patient since) is left out and named as a crossing.
     """
@@ -49,9 +49,9 @@ def split(context: Context, validation: ValidationResult) -> Split:
         validation=validation.id,
         generation=generation.name,
         table=context.records.save_table(Split, id_, "rows", table),
-        train=count_side(table[table["side"] == "train"]),
-        validation_side=count_side(table[table["side"] == "validation"]),
-        holdout=count_side(table[table["side"] == "holdout"]),
+        train=_count(table, "train"),
+        validation_side=_count(table, "validation"),
+        holdout=_count(table, "holdout"),
         without_patient=int((table["patient"] == "").sum()),
         crossed=len(crossings),
         crossings=context.records.save_table(Split, id_, "crossings", crossings) if len(crossings) else None,
@@ -60,8 +60,8 @@ def split(context: Context, validation: ValidationResult) -> Split:
     return result
 
 
-def count_side(rows: pd.DataFrame) -> SideCount:
-    """Return how many patients and cells of each class are in ``rows``."""
+def _count(table: pd.DataFrame, side: SideName) -> SideCount:
+    rows = table[table["side"] == side]
     return SideCount(
         patients=int(rows.loc[rows["patient"] != "", "patient"].nunique()),
         positive=int((rows["label"] == POSITIVE).sum()),

@@ -1,7 +1,7 @@
-"""How a stage becomes a Prefect task: by name, and nothing else.
+"""How a stage becomes a Prefect task: by name only.
 
-Prefect's own caching and result storage stay off: our records are what a finished stage leaves behind. No retries
-either: the store and the registry retry their own calls, and a stage that failed is run again with the night.
+Prefect's caching and result storage stay off: a finished stage leaves its records. No retries either: the store and the
+registry retry their own calls, and a stage that failed is run again with the night.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ R = TypeVar("R")
 
 def stage(function: Callable[P, R], *, name: str | None = None) -> Task[P, R]:
     """Return ``function`` as a Prefect task; outside a flow call the plain function."""
-    # Prefect keeps the text of what ended a task.
-    discreet = redact_exceptions()(function)
-    return task(name=name or function.__name__, cache_policy=NO_CACHE, persist_result=False)(discreet)
+    # Prefect stores the text of the exception that ended a task.
+    redacted = redact_exceptions()(function)
+    return task(name=name or function.__name__, cache_policy=NO_CACHE, persist_result=False)(redacted)
 
 
 class ProgressOnPages:
-    """Shows how far a stage is on Prefect's pages: a progress artifact for every stage that takes longer than 5 s."""
+    """Shows progress on Prefect's pages: a progress artifact for every stage that takes longer than 5 s."""
 
     EVERY_SECONDS = 5.0
 
@@ -40,23 +40,21 @@ class ProgressOnPages:
         self._shown: dict[tuple[Any, str], Any] = {}
 
     def __call__(self, step: Step) -> None:
-        """Make or update the artifact. A server that does not answer costs the artifact and nothing else."""
-        run = TaskRunContext.get()
-        over = step.done >= step.total
-        if run is None:
+        """Create or update the artifact. A server that does not answer costs only the artifact."""
+        if (run := TaskRunContext.get()) is None:
             return
-        place = (run.task_run.id, step.doing)
-        percent = 100.0 * step.done / max(step.total, 1)
+        stage_of_run, finished = (run.task_run.id, step.doing), step.done >= step.total
+        shown: dict[str, Any] = {"progress": 100.0 * step.done / max(step.total, 1), "description": str(step)}
         try:
-            if place in self._shown:
-                update_progress_artifact(self._shown[place], progress=percent, description=str(step))
-            elif not over:
+            if stage_of_run in self._shown:
+                update_progress_artifact(self._shown[stage_of_run], **shown)
+            elif not finished:
                 key = f"{step.doing.replace(' ', '-').lower()}-progress"
-                self._shown[place] = create_progress_artifact(progress=percent, key=key, description=str(step))
+                self._shown[stage_of_run] = create_progress_artifact(key=key, **shown)
         except Exception as error:
             log.debug("no progress on Prefect's pages: %s", error)
-        if over:
-            self._shown.pop(place, None)
+        if finished:
+            self._shown.pop(stage_of_run, None)
 
 
 watch(ProgressOnPages(), ProgressOnPages.EVERY_SECONDS)

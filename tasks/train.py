@@ -1,4 +1,4 @@
-"""Train: one CNN, in a process of its own, to one model file with a frozen threshold."""
+"""Train: one CNN, in its own process, to one model file with a frozen threshold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,15 +37,17 @@ log = logging.getLogger(__name__)
 Sides = Mapping[SideName, SideData]
 
 SIDES: tuple[SideName, ...] = ("train", "validation")
+# Fields of the child's result that a candidate has under the same name.
+COPIED = ("best_epoch", "stopped", "versions", "device", "seconds", "peak_memory_mb")
 # Loading the framework and writing the files come on top of the fit's own deadline.
 GRACE_SECONDS = 300.0
 
 
 def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Candidate:
-    """Return the candidate that ``spec`` makes, trained unless it is there already.
+    """Return the candidate of ``spec``, trained unless it is stored already.
 
     Raises:
-        TrainingFailed: when the training ends without a model, whatever ended it.
+        TrainingFailed: when the training ends without a model, for any reason.
     """
     id_, stored = find_candidate(context, spec)
     if stored is not None:
@@ -57,8 +60,7 @@ def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Candid
                 f"the {name} side of the split has {side.patients_count} patients and not cells of both classes",
                 "more patients are needed",
             )
-    result = _finished(folder)
-    if result is None:
+    if (result := _finished(folder)) is None:
         _write_request(context, folder, spec, pack, sides)
         _run_child(folder, spec)
         result = _finished(folder)
@@ -74,7 +76,7 @@ def _write_request(context: Context, folder: Path, spec: TrainSpec, pack: Pack, 
     for side in sides.values():
         labels[side.start : side.stop] = side.labels
     for name, array in (("labels", labels), ("patients", sides["validation"].codes)):
-        buffer = io.BytesIO()
+        buffer = io.BytesIO()  # NumPy's own writing hides a full disk
         np.save(buffer, array)
         (folder / f"{name}.npy").write_bytes(buffer.getvalue())
     request: dict[str, Any] = {
@@ -84,18 +86,18 @@ def _write_request(context: Context, folder: Path, spec: TrainSpec, pack: Pack, 
         "pack": str(context.workspace.pack_path(pack.id)),
         "devices": devices_of_a_training(context.settings.training.devices),
         "start": _fetch_start(context, folder, spec.start) if spec.start else None,
+        **{name: [side.start, side.stop] for name, side in sides.items()},
     }
-    request.update({name: [side.start, side.stop] for name, side in sides.items()})
     (folder / "request.json").write_text(json.dumps(request))
 
 
 def _fetch_start(context: Context, folder: Path, candidate: str) -> str:
-    """Put the weights of an earlier candidate into the folder and return their name there."""
+    """Copy the weights of an earlier candidate into the folder and return the file's name."""
     earlier = context.records.load(Candidate, candidate)
     weights = context.store.get(earlier.weights_key)
     if sha256(weights) != earlier.weights_sha256:
         raise TrainingFailed(
-            f"the weights of candidate {candidate}, to begin with, are not those that were recorded",
+            f"the weights of candidate {candidate}, to start from, are not those that were recorded",
             "run the night again with RETRAIN_TRAINING__WARM=false",
         )
     name = f"start{Path(earlier.weights_key).suffix}"
@@ -104,10 +106,10 @@ def _fetch_start(context: Context, folder: Path, candidate: str) -> str:
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
-    """Return the result of a training that ended well, also of one whose parent was killed before it was stored."""
+    """Return the result of a finished training, also when its parent was killed before storing it."""
     try:
         result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-        whole = all(sha256((folder / name).read_bytes()) == found for name, found in result["sha256"].items())
+        whole = all(sha256((folder / name).read_bytes()) == expected for name, expected in result["sha256"].items())
     except (FileNotFoundError, ValueError, KeyError):
         return None
     return result if whole else None
@@ -122,14 +124,8 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
         ) as child,
     ):
-        # The fit minds its own deadline between batches; this is for one that hangs.
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            child.kill()
-
-        timer = threading.Timer(limit, end)
+        # The fit checks its own deadline between batches; this is for one that hangs.
+        started, timer = time.monotonic(), threading.Timer(limit, child.kill)
         timer.start()
         try:
             problem = _relay(child.stdout or (), spec)
@@ -137,17 +133,17 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
         finally:
             timer.cancel()
             child.kill()
-        if code and late.is_set():
+        if code and time.monotonic() - started >= limit:
             problem = f"it did not end within {limit:g} s and was killed by signal {-code}"
     if code:
         raise TrainingFailed(
-            f"the training of {spec.model} ended without a model: {problem or _last_words(folder, code)}",
+            f"the training of {spec.model} ended without a model: {problem or _cause(folder, code)}",
             f"its output is in {folder / 'stderr.log'}; the night can be run again",
         )
 
 
 def _relay(lines: Iterable[bytes], spec: TrainSpec) -> str:
-    """Log what a training reports, an epoch at a time; return the error that it reports, if any."""
+    """Log what a training reports, epoch by epoch; return the error that it reports, if any."""
     problem = ""
     for line in lines:
         try:
@@ -156,37 +152,29 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> str:
             continue  # a line torn by a kill
         if "error" in message:
             problem = message["error"]
-            continue
-        if "warning" in message:
+        elif "warning" in message:
             log.warning("%s: %s", spec.model, message["warning"])
-            continue
-        epoch = EpochRecord.model_validate(message["epoch"])
-        accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
-        log.info(
-            "%s epoch %d: training loss %.4f, validation loss %.4f%s (%.0f s)",
-            *(spec.model, epoch.epoch, epoch.train_loss, epoch.valid_loss, accuracy, epoch.seconds),
-        )
+        else:
+            epoch = EpochRecord.model_validate(message["epoch"])
+            accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
+            log.info(
+                "%s epoch %d: training loss %.4f, validation loss %.4f%s (%.0f s)",
+                *(spec.model, epoch.epoch, epoch.train_loss, epoch.valid_loss, accuracy, epoch.seconds),
+            )
     return problem
 
 
-def _last_words(folder: Path, code: int) -> str:
+def _cause(folder: Path, code: int) -> str:
     if code < 0:
         return f"killed by signal {-code}" + (" (out of memory, or out of time?)" if code == -9 else "")
     lines = (folder / "stderr.log").read_text(errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else f"exit code {code}"
 
 
-def _keep(
-    context: Context,
-    id_: str,
-    spec: TrainSpec,
-    folder: Path,
-    result: dict[str, Any],
-    sides: Sides,
-) -> Candidate:
-    """Freeze the threshold on the validation patients and store model file, weights and record, the record last."""
+def _keep(context: Context, id_: str, spec: TrainSpec, folder: Path, result: dict[str, Any], sides: Sides) -> Candidate:
+    """Freeze the threshold on the validation patients; store model file, weights and, last, the record."""
     if before := result.get("epochs_before"):
-        log.info("%s went on after epoch %d of a training that was killed", spec.model, before)
+        log.info("%s resumed after epoch %d of a training that was killed", spec.model, before)
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
     valid, fitted = sides["validation"], sides["train"]
     probabilities = _score(onnx, spec, folder, valid)
@@ -200,7 +188,11 @@ def _keep(
     model_key, weights_key = candidate_key(id_, "model.onnx"), candidate_key(id_, result["weights"])
     context.store.put(model_key, onnx)
     context.store.put(weights_key, weights)
-    batch_key = _keep_batch(context, id_, folder, result.get("batch"))
+    batch_key = None
+    # A picture of the first batch, for the report; optional.
+    if (name := result.get("batch")) and (folder / name).exists():
+        batch_key = candidate_key(id_, name)
+        context.store.put(batch_key, (folder / name).read_bytes())
     candidate = Candidate(
         id=id_,
         spec=spec,
@@ -212,44 +204,34 @@ def _keep(
         threshold=threshold,
         validation=summarise(valid.scored(probabilities, threshold), resamples=context.settings.gate.resamples),
         history=tuple(EpochRecord.model_validate(epoch) for epoch in result["history"]),
-        best_epoch=result["best_epoch"],
-        stopped=result["stopped"],
         train_cells=len(fitted.labels),
         train_patients=fitted.patients_count,
         train_patients_digest=digest(sorted(set(fitted.patients))),
-        versions=result["versions"],
-        device=result["device"],
         batch_size=result.get("batch_size"),
-        seconds=result["seconds"],
-        peak_memory_mb=result["peak_memory_mb"],
         batch_key=batch_key,
         created_at=datetime.now(UTC),
+        **{name: result[name] for name in COPIED},
     )
     context.records.save(candidate, id_)
     return candidate
 
 
-def _keep_batch(context: Context, id_: str, folder: Path, name: str | None) -> str | None:
-    """Store the picture of the first batch, for the report; a training without one is as good."""
-    if name is None or not (folder / name).exists():
-        return None
-    key = candidate_key(id_, name)
-    context.store.put(key, (folder / name).read_bytes())
-    return key
-
-
 def _score(onnx: bytes, spec: TrainSpec, folder: Path, valid: SideData) -> npt.NDArray[np.float64]:
-    """Score the validation cells with what a training left, which is not believed to be a good model file."""
+    """Score the validation cells with the model file of a training, which may be unusable.
+
+    Raises:
+        TrainingFailed: when it is; its result is deleted, so that the next try trains again.
+    """
     try:
         probabilities = ModelFile(onnx).score(valid.images).astype(np.float64)
-        problem = "" if np.isfinite(probabilities).all() else "it scores some validation cells with no number"
+        problem = "" if np.isfinite(probabilities).all() else "it scores some validation cells as NaN"
     except ModelFileInvalid as error:
         problem = error.message
     if problem:
-        # Or every later try would find the same finished training.
         (folder / "result.json").unlink()
         raise TrainingFailed(
-            f"the training of {spec.model} left an unusable model file: {problem}", "run the night again to train anew"
+            f"the training of {spec.model} left an unusable model file: {problem}",
+            "run the night again",
         )
     return probabilities
 

@@ -1,7 +1,7 @@
-"""Validate: decode every image once, measure it, leave the bad ones out by name, judge the batch as a whole.
+"""Validate: decode every image once, measure it, reject the bad ones by name, judge the batch as a whole.
 
-Bad input costs the bad item, not the night: findings are collected, the originals stay where they are, and an object
-that is repaired is taken in on the next night.
+Bad input costs the bad item, not the night: findings are collected, the originals stay where they are, and a repaired
+object is accepted on the next night.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from validation.rules import DataRules
 
 log = logging.getLogger(__name__)
 
-# Raise it when the rules of this module change: a result of other rules is another result.
+# Raise it when the rules of this module change: the id of a result depends on it.
 RULES_VERSION = 2
 EXAMPLES = 10
 FACTS = ["key", "sha256", "label", "patient", "size", *FACT_NAMES]
@@ -39,36 +39,36 @@ FINDINGS = ["reason", "severity", "key", "detail", "sha256", "new"]
 
 
 def validate(context: Context, snapshot: Snapshot, champion: ChampionRef | None = None) -> ValidationResult:
-    """Return what is wrong with a snapshot and what is left of it. Never raises for bad data: the result says so.
+    """Return the findings on a snapshot and what is accepted of it. Never raises for bad data: the result says so.
 
-    ``champion`` is whose training images tell what is usual: the bounds of stain, focus and size, and the drift.
+    The training images of ``champion`` are the reference for the bounds of stain, focus and size, and for drift.
     """
     rules = context.settings.data
     against = champion.candidate if champion else None
     id_ = digest(snapshot.id, rules.model_dump(mode="json"), RULES_VERSION, FACTS_VERSION, against)
     stored = context.records.find(ValidationResult, id_)
-    if stored is not None and _is_whole(context, stored):
+    # The tables of an old night may have been pruned, and its data may be back.
+    if stored is not None and all(context.store.exists(key) for key in (stored.facts, stored.findings)):
         context.records.point("validation", stored)
         return stored
     reference = reference_of(context, champion)
     objects = context.records.load_table(snapshot.table)
     objects["new"] = _is_new(context, snapshot, objects)
-    sieved = _reject_bad_images(context, objects, reference)
-    result = _result(context, id_, snapshot, objects, sieved, reference)
+    screened = _reject_bad_images(context, objects, reference)
+    result = _result(context, id_, snapshot, objects, screened, reference)
     context.records.save(result, id_)
     context.records.point("validation", result)
-    _tell(result)
+    if result.rejected:
+        log.warning("%s of %s images rejected", f"{result.rejected:,}", f"{result.images:,}")
+    for check in result.checks:
+        if not check.passed:
+            log.warning("%s: %s, expected %s", check.name, check.observed, check.expected)
     return result
-
-
-def _is_whole(context: Context, stored: ValidationResult) -> bool:
-    """Whether its tables are there: those of an old night may have been pruned, and its data has come back."""
-    return all(context.store.exists(key) for key in (stored.facts, stored.findings))
 
 
 @dataclass(frozen=True)
 class Screened:
-    """What is left of the images, what was found, and the bounds that it was found by."""
+    """The facts of the accepted images, the findings, and the bounds that were applied."""
 
     facts: pd.DataFrame
     findings: list[Finding]
@@ -76,14 +76,15 @@ class Screened:
 
 
 def _is_new(context: Context, snapshot: Snapshot, objects: pd.DataFrame) -> pd.Series[bool]:
-    """Which objects the parent snapshot did not hold in this form; all, when there is no parent."""
-    parent = context.records.find(Snapshot, snapshot.parent) if snapshot.parent else None
-    if parent is None:
-        return pd.Series(True, index=objects.index)
+    """Whether each object is not in the parent snapshot in this form; all are new without a parent."""
+    all_new = pd.Series(True, index=objects.index)
+    if snapshot.parent is None:
+        return all_new
     try:
+        parent = context.records.load(Snapshot, snapshot.parent)
         before = context.records.load_table(parent.table).set_index("key")["sha256"]
     except ObjectMissing:  # pruned with the report of its night
-        return pd.Series(True, index=objects.index)
+        return all_new
     return objects["key"].map(before).ne(objects["sha256"]) | ~objects["key"].isin(before.index)
 
 
@@ -98,8 +99,12 @@ def _reject_bad_images(context: Context, objects: pd.DataFrame, reference: Refer
     bounds = learn_bounds(facts if reference.facts is None else reference.facts)
     odd = with_severities(_judged(facts, rules, bounds), rules.severities)
     rejected = {finding.key for finding in odd if finding.severity != "warn"}
-    facts, doubled = without_duplicates(facts[~facts["key"].isin(rejected)])
-    findings += [*bad, *odd, *doubled, *near_duplicate_findings(facts), *_without_patient(facts)]
+    facts, duplicates = without_duplicates(facts[~facts["key"].isin(rejected)])
+    without_patient = [
+        Finding(reason="no patient", key=key, detail=REASONS["no patient"].meaning)
+        for key in facts.loc[facts["patient"] == "", "key"]
+    ]
+    findings += [*bad, *odd, *duplicates, *near_duplicate_findings(facts), *without_patient]
     return Screened(facts, with_severities(findings, rules.severities), bounds)
 
 
@@ -110,28 +115,21 @@ def _judged(facts: pd.DataFrame, rules: DataRules, bounds: dict[str, tuple[float
             yield Finding(reason=problem.reason, key=key, detail=problem.detail)
 
 
-def _without_patient(facts: pd.DataFrame) -> list[Finding]:
-    return [
-        Finding(reason="no patient", key=key, detail=REASONS["no patient"].meaning)
-        for key in facts.loc[facts["patient"] == "", "key"]
-    ]
-
-
 def _result(
-    context: Context, id_: str, snapshot: Snapshot, objects: pd.DataFrame, sieved: Screened, reference: Reference
+    context: Context, id_: str, snapshot: Snapshot, objects: pd.DataFrame, screened: Screened, reference: Reference
 ) -> ValidationResult:
-    rules, facts, findings = context.settings.data, sieved.facts, sieved.findings
-    # A file manager's leftover is no image, so it does not count as a rejected one.
+    rules, facts, findings = context.settings.data, screened.facts, screened.findings
+    # A file manager's leftover is not an image, so not a rejected one either.
     images = objects[objects["problem"] != "junk file"]
     new = facts[facts["key"].isin(objects.loc[objects["new"], "key"])]
     values = totals(facts, images=len(images))
     values["no finding stops the night"] = sum(finding.severity == "stop" for finding in findings)
-    if snapshot.parent is not None:  # on the first night all is new, and the totals have said it
+    if snapshot.parent is not None:  # on the first night all is new, and the totals cover it
         values |= tonight(new, images=int(images["new"].sum()), rules=rules, reference=reference.facts)
     judged = check_batch(facts, values, rules)
-    page = data_docs_page(judged.results, title=f"Validation {id_}")
-    context.store.put(data_docs_key(id_), page)
-    table = _table(findings, objects)
+    context.store.put(data_docs_key(id_), data_docs_page(judged.results, title=f"Validation {id_}"))
+    table = pd.DataFrame([finding.model_dump() for finding in findings], columns=FINDINGS[:4])
+    table = table.merge(objects[["key", "sha256", "new"]], on="key", how="left")[FINDINGS]
     return ValidationResult(
         id=id_,
         snapshot=snapshot.id,
@@ -147,20 +145,15 @@ def _result(
         new_reasons=dict(Counter(table.loc[table["new"], "reason"]).most_common()),
         examples=_examples(findings),
         checks=judged.checks,
-        bounds=sieved.bounds,
+        bounds=screened.bounds,
         reference=reference.name,
         new=len(new),
         data_docs=data_docs_key(id_),
     )
 
 
-def _table(findings: list[Finding], objects: pd.DataFrame) -> pd.DataFrame:
-    table = pd.DataFrame([finding.model_dump() for finding in findings], columns=FINDINGS[:4])
-    return table.merge(objects[["key", "sha256", "new"]], on="key", how="left")[FINDINGS]
-
-
 def _examples(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Return the first ten findings of each reason, so that a record stays small however bad the night."""
+    """Return the first ten findings of each reason, so that the record stays small on a bad night."""
     shown: Counter[str] = Counter()
     examples = []
     for finding in findings:
@@ -168,14 +161,6 @@ def _examples(findings: list[Finding]) -> tuple[Finding, ...]:
         if shown[finding.reason] <= EXAMPLES:
             examples.append(finding)
     return tuple(examples)
-
-
-def _tell(result: ValidationResult) -> None:
-    if result.rejected:
-        log.warning("%s of %s images rejected", f"{result.rejected:,}", f"{result.images:,}")
-    for check in result.checks:
-        if not check.passed:
-            log.warning("%s: %s, expected %s", check.name, check.observed, check.expected)
 
 
 validate_task = stage(validate)

@@ -491,7 +491,7 @@ class Exhibits(Record):
     looks: int = Field(description="looks at the holdout that share the error budget")
     error_budget: float
     past: tuple[PastNight, ...]
-    last_good: str | None = Field(None, description="the last decision before this one that crowned a champion")
+    last_good: str | None = Field(None, description="the last decision before this one whose champion could be used")
     left_out: tuple[str, ...] = Field((), description="what could not be shown, and why")
 
 

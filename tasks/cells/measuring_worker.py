@@ -1,9 +1,10 @@
 """The process in which images are decoded and measured, so that a decoder's crash costs one image and not the night.
 
 ``python -m infra.processes.parent PARENT tasks.cells.measuring_worker`` says "ready", then answers requests, in JSON
-lines: the request is [max_pixels, careful, [[path, sha256], ...]], and every image gets a line of its own. In a careful
-request it is sent as soon as the image is measured, so that the parent knows which one we died of; else with a few
-others, since waking the parent for each costs more than writing it. It imports little: it is started often.
+lines: the request is [max_pixels, careful, [[path, sha256], ...]], and each image gets one line. In a careful request
+the line is sent as soon as the image is measured, so that the parent knows which image killed the process; otherwise
+together with a few others, since waking the parent for each costs more than writing it. It is started often, so it
+imports little.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ Inspect = Callable[[bytes, SafeLimits], ImageFacts]
 
 def serve(look: Inspect = inspect) -> None:
     """Answer requests until the parent closes the pipe."""
-    # One process a core: more threads would only get in each other's way.
+    # One process for each core: more threads would only compete.
     cv2.setNumThreads(1)
     answers = sys.stdout
-    sys.stdout = sys.stderr  # whatever a library prints is no answer
+    sys.stdout = sys.stderr  # what a library prints is not an answer
     answers.write(f"{READY}\n")
     answers.flush()
     for line in sys.stdin:
@@ -64,7 +65,7 @@ def _answer(path: Path, digest: str, limits: SafeLimits, look: Inspect) -> list[
         return [FACTS, *_VALUES(look(data, limits))]
     except BadImage as bad:
         return [REFUSED, bad.reason, bad.detail]
-    except Exception as error:  # a bug of ours must cost this image by name, like any other
+    except Exception as error:  # a bug must cost this image by name, not the process
         return [REFUSED, "damaged image", f"{type(error).__name__}: {error}"[:200]]
 
 

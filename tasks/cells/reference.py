@@ -1,4 +1,4 @@
-"""What tonight's images are measured against: the images that the champion was trained on."""
+"""The reference for tonight's images: the images that the champion was trained on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from validation.records import Candidate, ChampionRef, Split, ValidationResult
 
 @dataclass(frozen=True)
 class Reference:
-    """The facts of a champion's training images, one row each; none when there is no champion to go by."""
+    """The facts of a champion's training images, one row each; None when there is no champion to compare with."""
 
     name: str
     facts: pd.DataFrame | None
 
 
 def reference_of(context: Context, champion: ChampionRef | None) -> Reference:
-    """Return the facts of what ``champion`` was trained on.
+    """Return the facts of the images that ``champion`` was trained on.
 
-    Where there is no champion, or its images were measured by other means than today's, the batch itself must serve.
+    Without a champion, or when its images were measured by other rules than today's, the batch itself is the reference.
     """
     if champion is None:
         return Reference("this batch itself, since there is no champion yet", None)
@@ -34,8 +34,8 @@ def reference_of(context: Context, champion: ChampionRef | None) -> Reference:
         return Reference(f"this batch itself, since the records of version {champion.version} are gone", None)
     facts = records.load_table(validation.facts)
     if not set(FACT_NAMES) <= set(facts.columns):
-        told = f"this batch itself, since the images of version {champion.version} were measured by other rules"
-        return Reference(told, None)
+        name = f"this batch itself, since the images of version {champion.version} were measured by other rules"
+        return Reference(name, None)
     rows = records.load_table(split.table)
     trained = facts[facts["key"].isin(rows.loc[rows["side"] == "train", "key"])]
     return Reference(f"the {len(trained):,} training images of version {champion.version}", trained)

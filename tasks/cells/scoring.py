@@ -1,4 +1,4 @@
-"""Score one side of a split with one model file: the one way for challenger, champion and whoever else."""
+"""Score one side of a split with one model file: the same way for every model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from validation.statistics.metrics import Scored
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """A model file's scores, and how many milliseconds an image took on this machine (scoring alone)."""
+    """A model file's scores, and the milliseconds per image on this machine (scoring alone)."""
 
     scored: Scored
     milliseconds: float
 
 
 def score_side(context: Context, model: bytes, sha256: str, threshold: float, side: SideData) -> ScoredFile:
-    """Score the cells of a side, at the size that the model was trained at: it differs once the setting was changed.
+    """Score the cells of a side, at the size that the model was trained at, whatever the setting is now.
 
     Raises:
-        ModelFileInvalid: when the file is not the recorded one, is no model of ours, or its answers are no
+        ModelFileInvalid: when the file is not the recorded one, breaks the contract, or gives scores that are not
             probabilities.
         RetrainError: when the cells cannot be read, which is not the model's fault.
     """
@@ -41,13 +41,13 @@ def score_side(context: Context, model: bytes, sha256: str, threshold: float, si
         probabilities = file.score(side.images).astype(np.float64)
     except ModelFileInvalid:
         raise
-    except Exception as error:  # whatever onnxruntime raises over a graph that loads and does not run
+    except Exception as error:  # any error of onnxruntime for a graph that loads and does not run
         raise ModelFileInvalid(f"the model does not run: {str(error)[:200]}", "retrain, or roll back") from error
     elapsed = time.perf_counter() - started
     bad = int((~((probabilities >= 0) & (probabilities <= 1))).sum())
     if bad:
         raise ModelFileInvalid(
-            f"{bad} of {len(probabilities)} scores are no probabilities (NaN, or outside 0 to 1)",
+            f"{bad} of {len(probabilities)} scores are not probabilities (NaN, or outside 0 to 1)",
             "the model is broken: retrain, or roll back",
         )
     return ScoredFile(side.scored(probabilities, threshold), 1000 * elapsed / max(1, len(probabilities)))

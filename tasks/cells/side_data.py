@@ -1,4 +1,4 @@
-"""One side of a split as arrays: what training, thresholds and evaluation read."""
+"""One side of a split as arrays, as training, thresholds and evaluation read it."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class SideData:
 
     @cached_property
     def patients_count(self) -> int:
-        """Number of patients, the unknown ones not counted."""
+        """Number of known patients."""
         return len(set(self.patients) - {""})
 
     @cached_property
     def codes(self) -> npt.NDArray[np.int64]:
-        """The patient of each cell by number, int [n]; all unknown ones are one."""
+        """The patient of each cell by number, int [n]; all unknown ones share a number."""
         codes, _ = pd.factorize(np.array(self.patients, dtype=object), sort=True)
         return codes.astype(np.int64)
 
     @property
     def digest(self) -> str:
-        """Name of exactly these cells with exactly these labels."""
+        """Digest of these cells with these labels."""
         return digest(list(self.sha256), self.labels.tolist())
 
     def scored(self, probabilities: npt.NDArray[np.float64], threshold: float) -> Scored:

@@ -1,6 +1,6 @@
-"""Approval: where the settings ask for a person, a challenger that passed every gate waits for one, for a set time.
+"""Approval: where the settings require it, a challenger that passed every gate waits, for a set time, for a person.
 
-A request and its answer are records of their own; the decision and its night stay what they were.
+The request and its answer are separate records; the decision and its night do not change.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ log = logging.getLogger(__name__)
 
 
 def waits_for_person(settings: Settings) -> list[str]:
-    """Return what the approval setting adds to a decision's name: nothing where promotions are automatic."""
+    """Return what the approval setting adds to a decision's id: nothing where promotions are automatic."""
     return ["person"] if settings.promotion.approval == "person" else []
 
 
 def leave_to_person(settings: Settings, judgement: GateResult) -> GateResult:
-    """Turn a promotion into a request for approval where the settings say so."""
+    """Turn a promotion into a request for approval where the settings require one."""
     if judgement.verdict is not Verdict.PROMOTED or not waits_for_person(settings):
         return judgement
     return replace(judgement, verdict=Verdict.AWAITING_APPROVAL)
 
 
 def request_approval(context: Context, decision: Decision) -> ApprovalRequest:
-    """Leave a request for a person, once: asked again, its time does not begin anew."""
+    """Store a request for approval, once: a second call does not extend its time."""
     if (stored := context.records.find(ApprovalRequest, decision.id)) is not None:
         return stored
     now = datetime.now(UTC)
@@ -51,7 +51,7 @@ def request_approval(context: Context, decision: Decision) -> ApprovalRequest:
 
 
 def open_request(context: Context, decision: str) -> ApprovalRequest | None:
-    """Return the request of a decision that can still be answered."""
+    """Return a decision's request if it can still be answered."""
     request = context.records.find(ApprovalRequest, decision)
     if request is None or context.records.find(ApprovalAnswer, decision) or request.expires_at <= datetime.now(UTC):
         return None
@@ -60,5 +60,5 @@ def open_request(context: Context, decision: str) -> ApprovalRequest | None:
 
 def open_requests(context: Context) -> list[ApprovalRequest]:
     """Return all requests that can still be answered, oldest first."""
-    found = (open_request(context, id_) for id_ in context.records.ids(ApprovalRequest))
-    return sorted((request for request in found if request is not None), key=lambda request: request.requested_at)
+    requests = [open_request(context, id_) for id_ in context.records.ids(ApprovalRequest)]
+    return sorted((request for request in requests if request), key=lambda request: request.requested_at)

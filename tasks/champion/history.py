@@ -1,8 +1,7 @@
-"""History: every change of the champion, in entries that are only ever added; the champion follows from them.
+"""History: every change of the champion, as entries that are only added; the champion follows from them.
 
-An entry is decided by one write into the registry of which exactly one can win (``Registry.put_if_absent``); the
-store's copy and MLflow's alias follow from it, and ``reconcile_champion`` repairs them where a process was killed in
-between.
+An entry is decided by one write into the registry that exactly one writer can win (``Registry.put_if_absent``). The
+store's copy and MLflow's alias follow; ``reconcile_champion`` repairs them where a process was killed in between.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from infra.registry.registry import Registry
-from infra.store.keys import OURS, history_key, record_key
+from infra.store.keys import CHAMPION_ALIAS, OURS, history_key, record_key
 from tasks.context import Context
-from validation.errors import ChampionChanged, ObjectMissing, RetrainError, UsageError
+from validation.errors import ChampionChanged, ObjectMissing, RetrainError, Unreachable, UsageError
 from validation.records import ApprovalAnswer, ChampionRef, Promotion
 from validation.redaction import mask
 
@@ -28,7 +27,7 @@ LONGEST_WHY = 1_000
 
 @dataclass(frozen=True)
 class ChampionChange:
-    """A change of the champion that is about to be made: ``before`` is who it was compared with, or seen as."""
+    """A change of the champion to be made; ``before`` is the champion that ``after`` was compared with."""
 
     action: Literal["promoted", "approved", "override", "rollback"]
     who: str
@@ -45,36 +44,33 @@ def history(context: Context) -> list[Promotion]:
     Raises:
         RetrainError: when an entry is damaged or missing; its key is named.
     """
-    ids = [id_ for id_ in context.records.ids(Promotion) if id_.isdigit()]
-    for number, id_ in enumerate(ids, start=1):
+    repaired = "the next night, or any command that changes the champion, writes it again"
+    entries = []
+    for number, id_ in enumerate((id_ for id_ in context.records.ids(Promotion) if id_.isdigit()), start=1):
         if int(id_) != number:
             raise ObjectMissing(
                 f"the history in {context.store.uri} has no entry {history_key(number)}, but later ones",
-                "the registry has it too: the next night, or any command that changes the champion, writes it again",
+                f"the registry has it too: {repaired}",
             )
-    entries = []
-    for id_ in ids:
         try:
             entries.append(context.records.load(Promotion, id_))
-        except ObjectMissing:
+        except (ObjectMissing, Unreachable):
             raise
         except RetrainError as error:
-            raise RetrainError(
-                error.message,
-                f"{error.hint}; the registry has this entry too: move {record_key(Promotion.kind, id_)} away, and the "
-                "next night, or any command that changes the champion, writes it again",
-            ) from error
+            key = record_key(Promotion.kind, id_)
+            hint = f"{error.hint}; the registry has this entry too: move {key} away, and {repaired}"
+            raise RetrainError(error.message, hint) from error
     return entries
 
 
 def reconcile_champion(context: Context, registry: Registry) -> ChampionRef | None:
-    """Finish what a killed process has begun, and return the champion, which store and alias then agree on.
+    """Finish what a killed process began, and return the champion, on which store and alias then agree.
 
-    Entries and answers that were decided in the registry get their copy in the store; the alias goes to where the
-    history ends. It is looked at again after it was moved, so that of several processes the last one leaves it right.
+    Entries and answers that were decided in the registry are copied to the store; the alias moves to the end of the
+    history. It is read again after each move, so that the last of several processes leaves it right.
 
     Raises:
-        RetrainError: when the history names a version that the registry has not.
+        RetrainError: when the history names a version that is not in the registry.
     """
     while True:
         _copy(context, registry)
@@ -83,16 +79,17 @@ def reconcile_champion(context: Context, registry: Registry) -> ChampionRef | No
             return now
         version = entries[-1].version_after
         _refuse_other_registry(registry, entries[-1])
-        # Once in every change; a second time only when somebody was killed, or moved the alias by hand.
-        log.info("the alias goes from version %s to %s, where the history ends", now.version if now else None, version)
+        # Once in every change; otherwise only after a kill, or when the alias was moved by hand.
+        before = now.version if now else None
+        log.info("the alias `%s` now points to version %s (before: %s)", CHAMPION_ALIAS, version, before)
         registry.set_champion(version)
 
 
 def append_change(context: Context, registry: Registry, change: ChampionChange) -> ChampionRef:
-    """Make a change of the champion: decide its entry, then let store and alias follow.
+    """Make a change of the champion: decide its entry, then bring store and alias in line.
 
     Raises:
-        ChampionChanged: when the champion is not ``change.before`` any more, or another change was decided first.
+        ChampionChanged: when the champion is no longer ``change.before``, or another change was decided first.
     """
     entries = history(context)
     before = change.before.version if change.before else None
@@ -108,14 +105,14 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
         version_after=change.after.version,
         why=change.why[:LONGEST_WHY],
         checked=change.checked[:LONGEST_WHY],
-        # Another machine's clock may be ahead: the history never runs backwards.
+        # Another machine's clock may be ahead, and times must not decrease.
         at=max(now, entries[-1].at) if entries else now,
     )
     text = entry.model_dump_json(indent=2)
-    stands = registry.put_if_absent(f"{ENTRY}{number:06d}", text)
+    decided = registry.put_if_absent(f"{ENTRY}{number:06d}", text)
     reconcile_champion(context, registry)
-    if stands != text:
-        winner = Promotion.model_validate_json(stands)
+    if decided != text:
+        winner = Promotion.model_validate_json(decided)
         if (winner.decision, winner.version_after) != (entry.decision, entry.version_after):
             refuse_changed(winner.version_after, before, f" ({winner.who}, {winner.at:%Y-%m-%d %H:%M:%S} UTC)")
     log.info("version %s (%s) is champion now", change.after.version, change.after.model)
@@ -146,25 +143,25 @@ def champion_at(entries: Sequence[Promotion], moment: datetime) -> Promotion:
 
 
 def champion_lineage(entries: Sequence[Promotion]) -> list[str]:
-    """Return the versions that led to today's champion, oldest first; one that was rolled back is not among them."""
-    line: list[str] = []
+    """Return the versions that led to today's champion, oldest first, without those that were rolled back."""
+    lineage: list[str] = []
     for entry in entries:
-        if not line and entry.version_before is not None:
-            line.append(entry.version_before)
-        if entry.action == "rollback" and entry.version_after in line:
-            del line[line.index(entry.version_after) + 1 :]
+        if not lineage and entry.version_before is not None:
+            lineage.append(entry.version_before)
+        if entry.action == "rollback" and entry.version_after in lineage:
+            del lineage[lineage.index(entry.version_after) + 1 :]
         else:
-            line.append(entry.version_after)
-    return line
+            lineage.append(entry.version_after)
+    return lineage
 
 
 def was_promoted(context: Context, decision: str) -> bool:
-    """Whether a decision has made its challenger champion once, whatever came later."""
+    """Whether a decision has ever made its challenger champion."""
     return any(entry.decision == decision and entry.action != "rollback" for entry in history(context))
 
 
 def checked_why(why: str) -> str:
-    """Return a person's reason; raises UsageError when there is none, or too much of it."""
+    """Return a person's reason; raises UsageError when it is empty or too long."""
     if not why.strip():
         raise UsageError("a reason is needed", "say why: --why 'what you saw, and where'")
     if len(why) > LONGEST_WHY:
@@ -173,15 +170,15 @@ def checked_why(why: str) -> str:
 
 
 def _untouched(context: Context, registry: Registry) -> list[Promotion]:
-    """Return the history; refuse an entry that is not what was decided."""
+    """Return the history; raises RetrainError for an entry that differs from what was decided."""
     entries, decided = history(context), registry.entries_with_prefix(ENTRY)
     for entry in entries:
         text = decided.get(f"{entry.number:06d}")
         if text is not None and Promotion.model_validate_json(text) != entry:
             key = history_key(entry.number)
             raise RetrainError(
-                f"{key} in {context.store.uri} was changed: it is not what the registry holds as entry {entry.number}",
-                f"find out who did it; then move {key} away, and the same command writes it again",
+                f"{key} in {context.store.uri} was changed: it differs from entry {entry.number} in the registry",
+                f"find out who changed it; then move {key} away, and the same command writes it again",
             )
     return entries
 
@@ -191,15 +188,14 @@ def _copy(context: Context, registry: Registry) -> None:
         stored = {info.key for info in context.store.list(f"{OURS}{kind}/")}
         for id_, text in registry.entries_with_prefix(prefix).items():
             if (key := record_key(kind, id_)) not in stored:
-                # Whoever writes it, writes the same: the registry holds the one text.
-                context.store.put(key, text.encode())
+                context.store.put(key, text.encode())  # every writer writes the registry's text
 
 
 def _refuse_other_registry(registry: Registry, last: Promotion) -> None:
-    """Refuse to move the alias to a version that is not there, or is not the one that the history means."""
+    """Refuse to move the alias to a missing version, or to one that is not the one in the history."""
     hint = (
         "restore the registry, or correct RETRAIN_REGISTRY or RETRAIN_STORE; "
-        f"to begin anew with another registry, move {OURS}history/ away"
+        f"to start over with another registry, move {OURS}history/ away"
     )
     says = f"the history says that version {last.version_after} is champion"
     try:

@@ -1,7 +1,7 @@
 """Reproduce: before a version becomes champion, its file, downloaded again, must give the predictions it was judged by.
 
-In a clean process, over the same holdout cells in the same order, equal to the last bit of float32. Where there is
-nothing to compare with, the file is at least loaded and run, and the answer says so.
+In a clean process, over the same holdout cells in the same order, equal to the last bit of float32. Without recorded
+predictions the file is at least loaded and run, and the result says so.
 """
 
 from __future__ import annotations
@@ -10,30 +10,28 @@ import logging
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from infra.registry.registry import Registry
 from infra.scoring.isolated import rescore
 from infra.scoring.model_file import ModelFile
+from tasks.cells.packing import draw_cells
 from tasks.context import Context
-from tasks.snapshots.objects import read_object
 from validation.errors import ModelFileInvalid, NotReproduced, RetrainError, Unreachable
-from validation.images.decode import BadImage, decode, to_square
 from validation.records import Candidate, ChampionRef, Decision, Evaluation
 
 log = logging.getLogger(__name__)
 
 
 class _NothingToCompare(Exception):
-    """Why a model file can only be loaded."""
+    """Why a model file can only be loaded and run."""
 
 
 def reproduce(
     context: Context, registry: Registry, reference: ChampionRef, decision: Decision | None, *, strict: bool
 ) -> str:
-    """Try a version's model file; return one sentence that says what was found.
+    """Try a version's model file; return the result in one sentence.
 
-    ``strict``: a decision that rests on an evaluation must be compared with it, loading the file is not enough.
+    ``strict``: a decision that rests on an evaluation must be compared with it; loading the file is not enough.
 
     Raises:
         ModelFileInvalid: when the file is not the registered one or does not load and run in a clean process.
@@ -52,9 +50,7 @@ def reproduce(
             ) from reason
         scores = rescore(model, np.zeros((1, side, side, 3), np.uint8), sha256_expected=reference.model_sha256)
         if not np.isfinite(scores).all():
-            raise ModelFileInvalid(
-                "the model file gives no number for a black image", "retrain, or roll back"
-            ) from None
+            raise ModelFileInvalid("the model file scores a black image as NaN", "retrain, or roll back") from None
         sentence = f"Loaded and run in a clean process; its predictions could not be compared: {reason}"
         log.warning("version %s: %s", reference.version, sentence)
         return sentence
@@ -65,7 +61,7 @@ def reproduce(
 
 
 def _refuse_other_than_trained(context: Context, reference: ChampionRef) -> None:
-    """Refuse a version whose file and checksum were both exchanged in the registry: the store has the checksum too."""
+    """Refuse a version whose file and checksum were both replaced in the registry: the store has the checksum too."""
     candidate = context.records.find(Candidate, reference.candidate)
     if candidate is not None and candidate.model_sha256 != reference.model_sha256:
         raise ModelFileInvalid(
@@ -78,35 +74,24 @@ def _refuse_other_than_trained(context: Context, reference: ChampionRef) -> None
 def _recorded(
     context: Context, reference: ChampionRef, decision: Decision | None, side: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Return the recorded predictions, float32 [n], and the cells that they are of, uint8 [n, side, side, 3]."""
+    """Return the recorded predictions, float32 [n], and their cells, uint8 [n, side, side, 3]."""
     if decision is None or decision.evaluation is None:
         raise _NothingToCompare("its decision rests on no evaluation")
     try:
         evaluation = context.records.load(Evaluation, decision.evaluation)
         table = context.records.load_table(evaluation.predictions)
+        if evaluation.challenger != reference.candidate:
+            raise _NothingToCompare(f"evaluation {evaluation.id} is of another candidate")
+        if not len(table):
+            raise _NothingToCompare(f"evaluation {evaluation.id} has no cells")
+        images = np.empty((len(table), side, side, 3), np.uint8)
+        draw_cells(context, list(zip(table["key"], table["sha256"], strict=True)), images)
     except Unreachable:
         raise
     except RetrainError as error:
         raise _NothingToCompare(error.message) from error
-    if evaluation.challenger != reference.candidate:
-        raise _NothingToCompare(f"evaluation {evaluation.id} is of another candidate")
-    if not len(table):
-        raise _NothingToCompare(f"evaluation {evaluation.id} has no cells")
-    # Stored as the float64 of a float32: the way back is exact.
-    return table["challenger"].to_numpy(np.float32), _cells(context, table, side)
-
-
-def _cells(context: Context, table: pd.DataFrame, side: int) -> npt.NDArray[np.uint8]:
-    """Return the evaluation's cells, made anew from the stored images as the pack was."""
-    images = np.empty((len(table), side, side, 3), np.uint8)
-    for index, (key, sha256) in enumerate(zip(table["key"], table["sha256"], strict=True)):
-        try:
-            images[index] = to_square(decode(read_object(context, key, sha256), context.settings.data), side)
-        except Unreachable:
-            raise
-        except (BadImage, RetrainError) as error:
-            raise _NothingToCompare(f"the cell {key!r} cannot be had any more ({error})") from error
-    return images
+    # Stored as float64 from float32: the conversion back is exact.
+    return table["challenger"].to_numpy(np.float32), images
 
 
 def _compare(
@@ -115,10 +100,11 @@ def _compare(
     cells = f"{len(recorded):,} holdout cells scored again in a clean process"
     if np.array_equal(scores, recorded):
         return f"{cells}: equal to the recorded predictions to the last bit"
-    different = int((scores != recorded).sum()) if scores.shape == recorded.shape else len(recorded)
-    apart = float(np.abs(scores - recorded).max()) if scores.shape == recorded.shape else float("nan")
-    calls = (scores >= reference.threshold) == (recorded >= reference.threshold)
-    if apart <= tolerance and calls.all():
+    if scores.shape != recorded.shape:
+        scores = np.full_like(recorded, np.nan)
+    different, apart = int((scores != recorded).sum()), float(np.abs(scores - recorded).max())
+    same_calls = np.array_equal(scores >= reference.threshold, recorded >= reference.threshold)
+    if apart <= tolerance and same_calls:
         return f"{cells}: {different:,} differ by at most {apart:.2g}, within the tolerance {tolerance:g}; no call does"
     raise NotReproduced(
         f"version {reference.version} does not give the predictions it was judged by: "

@@ -7,11 +7,12 @@ from typing import Any
 from tasks.context import Context
 from tasks.judging.generations import Current, current_generation, rotate
 from tasks.judging.ledger import read_ledger
+from tasks.nights import finished_decisions
 from tasks.pull import pull
 from tasks.validate import validate
 from validation.errors import DataInvalid
 from validation.gate import level_of_look
-from validation.records import Decision, Generation, Night, SideCount, Split
+from validation.records import Decision, Generation, SideCount, Split
 
 
 def begin_generation(context: Context, why: str) -> Generation:
@@ -40,7 +41,7 @@ def holdout_status(context: Context) -> dict[str, Any]:
     spent = sum(costs)
     taken = sum(cost > 0 for cost in costs)
     left = max(0, min(rules.looks - taken, int((rules.error_budget - spent) / level + 1e-6)))
-    decisions = _decisions(context, generation.name)
+    decisions = [d for d in finished_decisions(context) if d.generation == generation.name]
     holdout = _holdout(context, generation, decisions)
     shown = next((d for d in decisions if d.detectable_difference is not None), None)
     return {
@@ -60,14 +61,6 @@ def holdout_status(context: Context) -> dict[str, Any]:
         "detectable_difference": shown.detectable_difference if shown else None,
         "measured_by": shown.id if shown else None,
     }
-
-
-def _decisions(context: Context, generation: str) -> list[Decision]:
-    """Return the decisions of a generation's finished nights, newest first."""
-    nights = [context.records.load(Night, id_) for id_ in context.records.ids(Night)]
-    nights.sort(key=lambda night: night.finished_at, reverse=True)
-    found = [context.records.find(Decision, night.decision) for night in nights if night.decision]
-    return [decision for decision in found if decision is not None and decision.generation == generation]
 
 
 def _holdout(context: Context, generation: Current, decisions: list[Decision]) -> SideCount | None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from infra.store.keys import OURS, look_key
 from tasks.context import Context
 from validation.digest import digest
-from validation.errors import LedgerSpent, RetrainError
+from validation.errors import LedgerSpent, RetrainError, StoreUnreachable
 from validation.gate import level_of_look
 from validation.records import Look
 
@@ -18,40 +18,51 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One stored look. One that cannot be read (``look`` is None) counts as spent: what it was spent on is unknown."""
+    """One stored look; None for a damaged one, which counts as spent, on an unknown pair."""
 
     key: str
     number: int
     look: Look | None
-    problem: str = ""
 
     def cost(self, level: float) -> float:
-        """Its share of the error budget, ``level`` when it cannot be read; a first champion's look costs nothing."""
+        """Return its share of the error budget: ``level`` for a damaged look, nothing for a first champion's."""
         return level if self.look is None else self.look.spent
 
 
-def read_ledger(context: Context, generation: str) -> list[LedgerEntry]:
-    """Return all looks of a generation, oldest first. A damaged one is told loudly, and is there all the same."""
-    entries = []
-    for info in context.store.list(f"{OURS}looks/{generation}/"):
-        if not info.key.endswith(".json"):
-            continue
-        name = info.key.rpartition("/")[2]
-        number = name.removesuffix(".json").partition("-")[0]
-        at = int(number) if number.isdecimal() else 0
-        try:
-            entries.append(LedgerEntry(info.key, at, context.records.load_at(Look, info.key)))
-        except RetrainError as error:
-            log.error("a look at the holdout cannot be read, and counts as spent: %s", error)
-            entries.append(LedgerEntry(info.key, at, None, error.message))
+def read_ledger(context: Context, generation: str | None = None) -> list[LedgerEntry]:
+    """Return all looks of a generation, or of every one, oldest first: the only reader of looks.
+
+    A damaged or unreadable look is logged as an error and is among them.
+
+    Raises:
+        StoreUnreachable: when the store does not answer.
+    """
+    prefix = f"{OURS}{Look.kind}/" + (f"{generation}/" if generation else "")
+    keys = [info.key for info in context.store.list(prefix) if info.key.endswith(".json")]
+    entries = [LedgerEntry(key, _number(key), _read(context, key)) for key in keys]
     return sorted(entries, key=lambda entry: (entry.number, entry.key))
+
+
+def _number(key: str) -> int:
+    number = key.rpartition("/")[2].removesuffix(".json").partition("-")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def _read(context: Context, key: str) -> Look | None:
+    try:
+        return context.records.load_at(Look, key)
+    except RetrainError as error:
+        if isinstance(error, StoreUnreachable):
+            context.store.check()  # one unreadable object is a damaged look; a store that is gone ends the night
+        log.error("a look at the holdout is damaged and counts as spent: %s", error)
+        return None
 
 
 def take_look(context: Context, generation: str, challenger: str, champion: str | None) -> Look:
     """Enter a look into the ledger and return it; the same challenger against the same champion looks once.
 
-    A first champion is compared with nobody: its look is recorded and spends nothing. Of two nights that take the last
-    look at once, both may be refused, and neither looks beyond the budget.
+    A challenger without a champion to beat is recorded and spends nothing. When two nights take the last look at the
+    same time, both may be refused; neither exceeds the budget.
 
     Raises:
         LedgerSpent: when all looks of this generation have been taken.
@@ -64,19 +75,19 @@ def take_look(context: Context, generation: str, challenger: str, champion: str 
         look = _new(context, generation, number, challenger, champion)
         key = look_key(generation, number, _pair(challenger, champion))
         context.store.create(key, look.model_dump_json(indent=2).encode())
-        # What counts is what is stored, with all that others have entered meanwhile.
+        # Other nights may have entered looks meanwhile: what is stored counts.
         entries = read_ledger(context, generation)
         mine = _find(entries, challenger, champion)
         if mine is None:
-            raise RetrainError(f"{context.store.uri} did not keep {key}", "without a ledger nobody may look: try again")
-    # Whoever took the same number at the same moment may have looked already: both count as before the other.
+            raise RetrainError(f"{context.store.uri} did not keep {key}", "no look without a ledger: try again")
+    # A night that took the same number may have looked already: each counts as before the other.
     before = [entry for entry in entries if entry.number <= mine.number and entry is not mine]
     _refuse_beyond_budget(context, generation, champion, before, mine.cost(level_of_look(context.settings.gate)))
     return mine.look or _new(context, generation, mine.number, challenger, champion)
 
 
 def _find(entries: list[LedgerEntry], challenger: str, champion: str | None) -> LedgerEntry | None:
-    """Return the pair's own entry: by what it says, or by its name when it cannot be read."""
+    """Return the pair's own entry: by its content, or by its key when it is damaged."""
     suffix = f"-{_pair(challenger, champion)}.json"
     for entry in entries:
         if entry.look is None and entry.key.endswith(suffix):
@@ -89,7 +100,7 @@ def _find(entries: list[LedgerEntry], challenger: str, champion: str | None) -> 
 def _refuse_beyond_budget(
     context: Context, generation: str, champion: str | None, before: list[LedgerEntry], cost: float
 ) -> None:
-    """Refuse a look that costs ``cost`` after the looks ``before``: by their number, and by what they have spent."""
+    """Raise LedgerSpent when a look of ``cost`` after the looks ``before`` exceeds their number or the budget."""
     if champion is None:
         return
     rules = context.settings.gate
@@ -100,7 +111,7 @@ def _refuse_beyond_budget(
         raise LedgerSpent(
             f"the holdout of generation {generation} has been looked at {taken} times, {rules.looks} are allowed, and "
             f"{sum(costs):.4f} of the error budget {rules.error_budget:g} is spent",
-            "begin a new generation with `retrain holdout rotate`, or let a person decide",
+            "begin a new generation with `retrain holdout rotate`, or promote by hand",
         )
 
 

@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TypeVar
 
 from infra.registry.registry import Registry
-from infra.store.keys import OURS
 from tasks.champion.approval import open_requests
 from tasks.champion.history import history
 from tasks.context import Context
-from validation.errors import RetrainError
+from tasks.judging.ledger import read_ledger
+from tasks.nights import decisions, load_all
 from validation.records import (
     ApprovalAnswer,
     ApprovalRequest,
@@ -27,7 +26,6 @@ from validation.records import (
     Decision,
     Evaluation,
     Exhibits,
-    Look,
     Night,
     Record,
     Retired,
@@ -36,8 +34,6 @@ from validation.records import (
     Start,
     ValidationResult,
 )
-
-R = TypeVar("R", bound=Record)
 
 THREADS = 16
 # Only these kinds are ever removed; everything else in the store stays.
@@ -74,7 +70,7 @@ class References:
     @cached_property
     def decisions(self) -> list[Decision]:
         """All decisions, newest first."""
-        return sorted(self._all(Decision), key=lambda d: (d.decided_at, d.id), reverse=True)
+        return decisions(self._context, strict=True)
 
     @cached_property
     def retired(self) -> set[str]:
@@ -161,14 +157,10 @@ class References:
         return set(self._context.records.ids(Exhibits))
 
     def _of_looks_and_starts(self, needed: Needed) -> None:
-        store, records = self._context.store, self._context.records
-        for info in store.list(f"{OURS}{Look.kind}/"):
-            try:
-                look = records.load_at(Look, info.key)
-            except RetrainError:
-                continue  # it counts as spent whatever it was spent on; the ledger says so loudly
-            needed.record_of(Candidate, look.challenger, look.champion)
-        for start in self._all(Start):
+        for entry in read_ledger(self._context):
+            if entry.look is not None:
+                needed.record_of(Candidate, entry.look.challenger, entry.look.champion)
+        for start in load_all(self._context, Start, strict=True):
             needed.record_of(Candidate, start.champion.candidate if start.champion else None)
 
     def _of_now(self, needed: Needed) -> None:
@@ -201,8 +193,3 @@ class References:
         """Return the evaluations whose holdout cells a rollback or an approval would score again."""
         ids = (decision.evaluation for decision in self.decisions if decision.id in self._may_be_scored_again)
         return [e for id_ in ids if id_ and (e := self._context.records.find(Evaluation, id_)) is not None]
-
-    def _all(self, record: type[R]) -> list[R]:
-        records = self._context.records
-        with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(lambda id_: records.load(record, id_), records.ids(record)))

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pandas as pd
 
-from infra.store.keys import OURS
 from tasks.context import Context
+from tasks.judging.ledger import read_ledger
+from tasks.nights import decisions, last_good_decision
 from tasks.reporting.inputs import past_night
 from tasks.reporting.pictures.gather import gather_cells
-from validation.errors import ObjectMissing
-from validation.records import Candidate, Decision, Evaluation, Exhibits, Look, PastNight, Verdict
+from validation.gate import level_of_look
+from validation.records import Candidate, Decision, Evaluation, Exhibits, Look, PastNight
 
 # The history of the champion reaches back this many nights: more would not be distinct in a drawing.
 PAST = 60
 THREADS = 16
+# What the page shows of a look that cannot be read.
+DAMAGED = "damaged, counts as spent"
 
 
 def exhibits(
@@ -31,50 +33,44 @@ def exhibits(
     if (stored := context.records.find(Exhibits, decision.id)) is not None:
         return stored
     gathered = gather_cells(context, decision, evaluation, predictions, candidates)
-    earlier = _earlier(context, decision)
-    promoted = [other for other in earlier if other.verdict is Verdict.PROMOTED]
+    ledger, damaged = _ledger(context, decision)
+    last_good = last_good_decision(context, decision.decided_at)
     result = Exhibits(
         id=decision.id,
         cells=context.records.save_table(Exhibits, decision.id, "cells", gathered.table),
         counts=gathered.counts,
-        ledger=_ledger(context, decision),
+        ledger=ledger,
         looks=context.settings.gate.looks,
         error_budget=context.settings.gate.error_budget,
-        past=_past(context, earlier),
-        last_good=promoted[-1].id if promoted else None,
-        left_out=tuple(gathered.left_out),
+        past=_past(context, decision),
+        last_good=last_good.id if last_good else None,
+        left_out=(*gathered.left_out, *damaged),
     )
     context.records.save(result, decision.id)
     return result
 
 
-def _earlier(context: Context, decision: Decision) -> list[Decision]:
-    """Return all decisions before this one, oldest first."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(partial(context.records.find, Decision), context.records.ids(Decision))
-        before = [other for other in found if other is not None and other.decided_at < decision.decided_at]
-    return sorted(before, key=lambda other: (other.decided_at, other.id))
-
-
-def _past(context: Context, earlier: Sequence[Decision]) -> tuple[PastNight, ...]:
-    """Return how the champion did at each earlier look."""
+def _past(context: Context, tonight: Decision) -> tuple[PastNight, ...]:
+    """How the champion of each look before ``tonight`` did, oldest first: after a promotion the new champion."""
 
     def one(decision: Decision) -> PastNight | None:
         return past_night(decision, context.records.find(Evaluation, decision.evaluation or ""))
 
-    looked = [decision for decision in earlier if decision.evaluation][-PAST:]
+    looked = [d for d in decisions(context) if d.evaluation and d.decided_at < tonight.decided_at][:PAST]
     with ThreadPoolExecutor(THREADS) as pool:
-        return tuple(night for night in pool.map(one, looked) if night is not None)
+        return tuple(night for night in pool.map(one, reversed(looked)) if night is not None)
 
 
-def _ledger(context: Context, decision: Decision) -> tuple[Look, ...]:
-    """All looks at this generation of the holdout up to this decision, oldest first."""
-    looks = []
-    for info in context.store.list(f"{OURS}looks/{decision.generation}/"):
-        try:
-            look = Look.model_validate_json(context.store.get(info.key))
-        except ObjectMissing:
-            continue
-        if look.looked_at <= decision.decided_at:
-            looks.append(look)
-    return tuple(sorted(looks, key=lambda look: look.number))
+def _ledger(context: Context, decision: Decision) -> tuple[tuple[Look, ...], list[str]]:
+    """All looks at this generation up to this decision, oldest first, damaged ones as spent; and what is damaged."""
+    level = level_of_look(context.settings.gate)
+    looks, damaged = [], []
+    for entry in read_ledger(context, decision.generation):
+        if entry.look is None:
+            # When it was taken is unknown; the page sorts by number.
+            looks.append(Look(generation=decision.generation, number=max(1, entry.number), challenger=DAMAGED,
+                              champion=DAMAGED, spent=entry.cost(level), looked_at=decision.decided_at))  # fmt: skip
+            damaged.append(f"A look at the holdout is damaged and counts as spent: {entry.key}.")
+        elif entry.look.looked_at <= decision.decided_at:
+            looks.append(entry.look)
+    return tuple(looks), damaged

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from infra.local.files import write_atomic
 from infra.store.keys import report_index_key
 from tasks.champion.history import history
 from tasks.context import Context
+from tasks.nights import nights
 from tasks.reporting.figures.svg import sparkline
 from tasks.reporting.format import HEADLINES
 from tasks.reporting.page import page_environment
@@ -26,8 +26,6 @@ from validation.errors import RetrainError
 from validation.records import Night, Promotion, Verdict
 
 log = logging.getLogger(__name__)
-
-THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -58,20 +56,14 @@ def refresh_index(context: Context) -> None:
 def entries(context: Context) -> list[IndexRow]:
     """Return all decisions, newest first; of nights that came to the same one, the last."""
     changes = [change for change in history(context) if change.action != "promoted"]
-
-    def load(id_: str) -> Night | None:
-        try:
-            return context.records.find(Night, id_)
-        except RetrainError as error:  # one damaged record must not hide all others
-            log.warning("left out of the index: %s", error.message)
-            return None
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        nights = [night for night in pool.map(load, context.records.ids(Night)) if night and night.decision]
-    nights.sort(key=lambda night: (night.started_at, night.id))
-    latest = {night.decision: night for night in nights}
-    newest_first = sorted(latest.values(), key=lambda night: (night.started_at, night.id), reverse=True)
-    return [IndexRow(night, tuple(c for c in changes if c.decision == night.decision)) for night in newest_first]
+    latest: dict[str, Night] = {}
+    for night in nights(context):
+        if night.decision:
+            latest.setdefault(night.decision, night)
+    return [
+        IndexRow(night, tuple(change for change in changes if change.decision == night.decision))
+        for night in latest.values()
+    ]
 
 
 def render_index(rows: list[IndexRow]) -> str:

@@ -1,43 +1,46 @@
-"""Fetching many objects at once: each ends with bytes in the cache, or with the reason why it could not be had.
+"""Fetch many objects at once: each ends with bytes in the cache, or with the reason why there are none.
 
 An object that is overwritten between the listing and its fetching ends with a size, an ETag and a SHA-256 that belong
-together. A store that is gone ends all of it soon; an object that cannot be read costs itself.
+together. A store that is gone ends the whole fetch soon; an unreadable object costs only itself.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 
-from infra.store.base import Fetched, ObjectInfo
+from infra.store.base import ObjectInfo
 from tasks.context import Context
 from tasks.snapshots.fetch_log import Journal
 from validation.errors import ObjectMissing, StoreUnreachable
 
 log = logging.getLogger(__name__)
 
-# A unit of work: small, so that one slow object holds up few others; more than one, since handing over costs too.
+# A unit of work: small, so that one slow object delays few others; more than one, since each handover costs.
 BATCH = 16
 WRITE_BYTES = 1_000_000
-# An object that was overwritten while it was fetched is fetched again, so often.
+# How often an object is fetched that is overwritten while it is fetched.
 CHANGES = 4
-# After so many failures in a row the store is asked whether it is there; after so many it counts as gone.
+# After so many failures in a row the store is checked; after so many it counts as gone.
 ASK_AFTER, GIVE_UP_AFTER = 8, 100
+
+Wanted = tuple[int, ObjectInfo]
 
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What became of one wanted object. ``problem`` is empty, or why there are no bytes; ``vanished``: deleted since;
+    """The outcome for one wanted object. ``problem`` says why there are no bytes, ``vanished`` if it was deleted since;
     ``changed``: ``info`` is not what the listing said.
     """
 
     index: int
     info: ObjectInfo
-    sha256: str
+    sha256: str = ""
     problem: str = ""
     changed: bool = False
 
@@ -47,120 +50,98 @@ class Fetcher:
 
     def __init__(self, context: Context, journal: Journal) -> None:
         self._context, self._journal = context, journal
-        # Threads that make files at the same time only wait for each other (measured on ext4 and in memory).
+        # Threads that create files at the same time only wait for each other (measured on ext4 and in memory).
         self._writing = Lock()
+        self._counting = Lock()
         self._stopping = Event()
-        self._lock = Lock()
         self._failed_in_a_row = 0
 
-    def fetch_all(self, wanted: Iterable[tuple[int, ObjectInfo]]) -> Iterator[list[FetchResult]]:
-        """Yield outcomes as they come, in any order.
+    def fetch_all(self, wanted: Iterable[Wanted]) -> Iterator[list[FetchResult]]:
+        """Yield results as they come, in any order.
 
         Raises:
             StoreUnreachable: when the store is gone.
             RetrainError: when the disk is full.
         """
-        source, taking = iter(wanted), Lock()
-        done: SimpleQueue[list[FetchResult] | BaseException | None] = SimpleQueue()
-        self._stopping.clear()
-
-        def work() -> None:
+        source, threads = iter(wanted), self._context.settings.wire.threads
+        batches = iter(lambda: list(islice(source, BATCH)), [])
+        done: SimpleQueue[Future[list[FetchResult]]] = SimpleQueue()
+        running = 0
+        with ThreadPoolExecutor(threads, "fetch") as pool:
             try:
-                while not self._stopping.is_set():
-                    with taking:
-                        batch = list(islice(source, BATCH))
-                    if not batch:
-                        break
-                    done.put(self._batch(batch))
-            except BaseException as error:  # carried to the thread that waits, whatever it is
-                done.put(error)
-            done.put(None)
-
-        workers = [Thread(target=work, name="fetch", daemon=True) for _ in range(self._context.settings.wire.threads)]
-        for worker in workers:
-            worker.start()
-        running = len(workers)
-        try:
-            while running:
-                outcome = done.get()
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                if outcome is None:
+                while True:
+                    for batch in islice(batches, 2 * threads - running):
+                        pool.submit(self._batch, batch).add_done_callback(done.put)
+                        running += 1
+                    if not running:
+                        return
+                    yield done.get().result()
                     running -= 1
-                else:
-                    yield outcome
-        finally:
-            self._stopping.set()
-            for worker in workers:
-                worker.join()
+            finally:
+                self._stopping.set()
+                pool.shutdown(cancel_futures=True)
 
-    def _batch(self, batch: list[tuple[int, ObjectInfo]]) -> list[FetchResult]:
-        """Fetch a few objects and then write them, together as far as that is not much memory."""
-        outcomes: list[FetchResult] = []
-        waiting: list[tuple[int, ObjectInfo, bytes, bool]] = []
+    def _batch(self, batch: list[Wanted]) -> list[FetchResult]:
+        """Fetch a few objects, then write them together, as far as that takes little memory."""
+        results: list[FetchResult] = []
+        unwritten: list[tuple[FetchResult, bytes]] = []
         for index, listed in batch:
             if self._stopping.is_set():
-                break  # nobody waits for the rest: the store is gone, or the disk is full
-            read = self._read(index, listed)
-            if isinstance(read, FetchResult):
-                outcomes.append(read)
+                break  # the store is gone, or the disk is full
+            result, data = self._read(index, listed)
+            if result.problem:
+                results.append(result)
                 continue
-            info, fetched = read
-            waiting.append((index, info, fetched.data, info != listed))
-            if sum(len(data) for _, _, data, _ in waiting) > WRITE_BYTES:
-                outcomes += self._write(waiting)
-                waiting = []
-        return outcomes + self._write(waiting)
+            unwritten.append((result, data))
+            if sum(len(data) for _, data in unwritten) > WRITE_BYTES:
+                results += self._write(unwritten)
+                unwritten = []
+        return results + self._write(unwritten)
 
-    def _write(self, waiting: list[tuple[int, ObjectInfo, bytes, bool]]) -> list[FetchResult]:
-        if not waiting:
+    def _write(self, unwritten: list[tuple[FetchResult, bytes]]) -> list[FetchResult]:
+        if not unwritten:
             return []
         with self._writing:
-            digests = [self._context.workspace.write_object(data) for _, _, data, _ in waiting]
-        self._journal.note((info, digest) for (_, info, _, _), digest in zip(waiting, digests, strict=True))
-        return [
-            FetchResult(index, info, digest, changed=changed)
-            for (index, info, _, changed), digest in zip(waiting, digests, strict=True)
-        ]
+            digests = [self._context.workspace.write_object(data) for _, data in unwritten]
+        results = [replace(result, sha256=digest) for (result, _), digest in zip(unwritten, digests, strict=True)]
+        self._journal.note((result.info, result.sha256) for result in results)
+        return results
 
-    def _read(self, index: int, info: ObjectInfo) -> FetchResult | tuple[ObjectInfo, Fetched]:
+    def _read(self, index: int, listed: ObjectInfo) -> tuple[FetchResult, bytes]:
         try:
-            info, fetched = self._settled(info)
+            info, data = self._consistent(listed)
         except ObjectMissing:
-            return FetchResult(index, info, "", "vanished")  # deleted while the listing ran
+            return FetchResult(index, listed, problem="vanished"), b""
         except StoreUnreachable as error:
-            log.warning("cannot fetch %r: %s", info.key, error.message)
-            self._failed(error)
-            return FetchResult(index, info, "", "unreadable")
+            log.warning("cannot fetch %r: %s", listed.key, error.message)
+            self._count_failure(error)
+            return FetchResult(index, listed, problem="unreadable"), b""
         self._failed_in_a_row = 0
-        if info.size > self._context.settings.data.max_bytes:
-            return FetchResult(index, info, "", "too many bytes")
-        return info, fetched
+        too_large = info.size > self._context.settings.data.max_bytes
+        return FetchResult(index, info, problem="too many bytes" if too_large else "", changed=info != listed), data
 
-    def _settled(self, info: ObjectInfo) -> tuple[ObjectInfo, Fetched]:
-        """Return bytes together with what a listing says of just these bytes."""
+    def _consistent(self, info: ObjectInfo) -> tuple[ObjectInfo, bytes]:
+        """Return bytes together with what a listing says of these very bytes."""
         store = self._context.store
         for _ in range(CHANGES):
             fetched = store.fetch(info.key)
             size = len(fetched.data)
             if (size, fetched.etag) == (info.size, info.etag):
-                return info, fetched
+                return info, fetched.data
             now = store.stat(info.key)
             if now is None:
                 raise ObjectMissing(f"{info.key!r} was deleted while it was fetched")
-            if (size, fetched.etag) == (now.size, now.etag):
-                return now, fetched
-            if now == info and size == info.size:
-                # Nothing has changed: this server words its ETags differently in a listing and in an answer.
-                return info, fetched
+            # Unchanged since the listing: this server words its ETags differently in a listing and in an answer.
+            if (size, fetched.etag) == (now.size, now.etag) or (now == info and size == info.size):
+                return now, fetched.data
             info = now
         raise StoreUnreachable(
             f"{info.key!r} was overwritten {CHANGES} times while it was fetched", "let its writer finish first"
         )
 
-    def _failed(self, error: StoreUnreachable) -> None:
-        """Count a failure; raise when it is the store that fails and not the object."""
-        with self._lock:
+    def _count_failure(self, error: StoreUnreachable) -> None:
+        """Raise when it is the store that fails and not the object."""
+        with self._counting:
             self._failed_in_a_row += 1
             count = self._failed_in_a_row
         if count % ASK_AFTER == 0:

@@ -1,4 +1,4 @@
-"""The listing of a store as columns: a million keys must fit into memory, and as Python objects they do not."""
+"""The listing of a store as columns: a million keys fit into memory as columns, and not as Python objects."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CHUNK = 10_000
 
 
 def list_cells(context: Context) -> pa.RecordBatch:
-    """Return everything under ``labeled/``, one row a key, sorted by key: schema ``LISTED``.
+    """Return everything under ``labeled/``, one row for each key, sorted by key: schema ``LISTED``.
 
     Raises:
         StoreUnreachable: when the store does not answer.
     """
-    infos = context.store.list(LABELED)
-    rules = context.settings.data
+    infos, rules = context.store.list(LABELED), context.settings.data
     chunks = []
-    while chunk := list(islice(infos, CHUNK)):
-        chunks.append(_columns(chunk, rules))
-    return sorted_once(joined(chunks, LISTED))
+    while rows := [_row(info, rules) for info in islice(infos, CHUNK)]:
+        columns = dict(zip(LISTED.names, zip(*rows, strict=True), strict=True))
+        chunks.append(pa.RecordBatch.from_pydict(columns, schema=LISTED))
+    return _sorted_once(joined(chunks, LISTED))
 
 
 def joined(chunks: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
@@ -42,36 +42,25 @@ def joined(chunks: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema)
 
 
-def sorted_once(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows sorted by key, the last of each key: a bucket that changes between two pages may list one twice."""
-    if _ascends(rows["key"]):
-        return rows
-    rows = rows.take(pc.sort_indices(rows["key"]))  # stable
-    is_last = pa.concat_arrays([pc.not_equal(rows["key"][1:], rows["key"][:-1]), pa.array([True])])
-    return rows.filter(is_last)
-
-
 def batches_of(rows: pa.RecordBatch, size: int = CHUNK) -> Iterator[pa.RecordBatch]:
-    """Yield rows in pieces that may become Python objects."""
+    """Yield rows in pieces small enough to become Python objects."""
     return (rows.slice(start, size) for start in range(0, rows.num_rows, size))
 
 
-def _ascends(keys: pa.Array) -> bool:
-    return len(keys) < 2 or bool(pc.all(pc.less(keys[:-1], keys[1:])).as_py())
-
-
-def _columns(chunk: list[ObjectInfo], rules: DataRules) -> pa.RecordBatch:
-    rows = [_row(info, rules) for info in chunk]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), LISTED, strict=True)],
-        schema=LISTED,
-    )
+def _sorted_once(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows sorted by key, the last of each key: a bucket that changes between two pages may list one twice."""
+    keys = rows["key"]
+    if len(keys) < 2 or pc.all(pc.less(keys[:-1], keys[1:])).as_py():
+        return rows
+    rows = rows.take(pc.sort_indices(keys))  # stable
+    is_last = pa.concat_arrays([pc.not_equal(rows["key"][1:], rows["key"][:-1]), pa.array([True])])
+    return rows.filter(is_last)
 
 
 def _row(info: ObjectInfo, rules: DataRules) -> tuple[str, int, str, str, str, str]:
     key = info.key
     if not key.isascii():
-        # Halves of surrogate pairs cannot be stored as text; a key with one is odd, and is shown escaped.
+        # Lone halves of surrogate pairs cannot be stored as text; a key with one is odd, and is shown escaped.
         key = key.encode("utf-8", "backslashreplace").decode()
     parsed = parse_labeled(info.key)
     label = parsed.label if parsed and parsed.label in CLASSES else ""

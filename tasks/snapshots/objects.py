@@ -1,4 +1,4 @@
-"""Reading one object of a snapshot: from this machine's cache, else from the store."""
+"""Read one object of a snapshot: from this machine's cache, else from the store."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from validation.errors import ObjectMissing
 
 
 def read_object(context: Context, key: str, sha256: str) -> bytes:
-    """Return the bytes that a snapshot names: from the cache, or fetched again where they are missing or rotted.
+    """Return the bytes that a snapshot names: from the cache, or fetched again where they are missing or rotten.
 
     Raises:
-        ObjectMissing: when the store no longer holds these bytes under this key.
+        ObjectMissing: when the store no longer has these bytes under this key.
     """
     data = context.workspace.read_object(sha256)
     if data is None:

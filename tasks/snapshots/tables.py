@@ -1,7 +1,7 @@
-"""Snapshots and their tables: written once, checked against their name whenever they are read, made again when lost.
+"""Snapshots and their tables: written once, checked against their id at every read, made again when lost.
 
-A table lies in the store; a copy of the newest few lies in the cache. Whichever is found must have the content that
-the snapshot's id is the digest of.
+A table is stored in the store, and a copy of the newest few in the cache. Either must have the content that the
+snapshot's id is the digest of.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,9 +19,10 @@ import pyarrow.parquet as pq
 from infra.local.files import write_atomic
 from infra.store.keys import table_key
 from tasks.context import Context
+from tasks.nights import latest_of, undamaged
 from tasks.snapshots.listing import TEXT, batches_of, joined
 from validation.digest import digest_of_list
-from validation.errors import ObjectMissing, RetrainError, StoreUnreachable
+from validation.errors import ObjectMissing
 from validation.records import CLASSES, Snapshot
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ ROWS = pa.schema(
         ("problem", TEXT),
     ]
 )
-# ETags and times are left out of the name: the same images are the same snapshot in any store, on any day.
+# Without ETags and times: the same images are the same snapshot in any store, on any day.
 _NAMED_BY = ["key", "size", "sha256", "label", "patient", "problem"]
 COPIES = 7
 
@@ -48,61 +47,37 @@ COPIES = 7
 def snapshot_id(rows: pa.RecordBatch) -> str:
     """Return the name of a snapshot with these rows, sorted by key."""
     chosen = rows.select(_NAMED_BY)
-
-    def chunks() -> Iterator[list[list[Any]]]:
-        for batch in batches_of(chosen):
-            yield [list(values) for values in zip(*batch.to_pydict().values(), strict=True)]
-
-    return digest_of_list(chunks)
+    return digest_of_list(lambda: (list(zip(*b.to_pydict().values(), strict=True)) for b in batches_of(chosen)))
 
 
 def latest(context: Context) -> Snapshot | None:
-    """Return what the last pull ended with; where the pointer to it is damaged or lost, the newest snapshot."""
-    try:
-        pointed = context.records.latest("snapshot", Snapshot)
-    except StoreUnreachable:
-        raise
-    except RetrainError as error:
-        log.warning("%s; going on from the newest snapshot in the store", error.message)
-        pointed = None
-    if pointed is not None:
-        return pointed
-    stored = (find(context, id_) for id_ in context.records.ids(Snapshot))
-    return max((snapshot for snapshot in stored if snapshot), key=lambda snapshot: snapshot.created_at, default=None)
+    """Return the snapshot of the last pull, or the newest one where the pointer to it is damaged or lost."""
+    return latest_of(context, "snapshot", Snapshot, lambda snapshot: snapshot.created_at)
 
 
 def find(context: Context, id_: str) -> Snapshot | None:
     """Return a stored snapshot; None when there is none, or a damaged one, which is written again."""
-    try:
-        return context.records.find(Snapshot, id_)
-    except StoreUnreachable:
-        raise
-    except RetrainError as error:
-        log.warning("%s", error.message)
-        return None
+    return undamaged(lambda: context.records.find(Snapshot, id_))
 
 
 def rows_of(context: Context, snapshot: Snapshot) -> pa.RecordBatch | None:
-    """Return a snapshot's rows (schema ``ROWS``): from the store, else from the cache, whose copy then mends the store.
+    """Return a snapshot's rows (schema ``ROWS``): from the store, else from the cache's copy, which repairs the store.
 
-    None when neither holds them.
+    None when neither has them.
     """
+    store = context.store
     try:
-        data = context.records.store.get(snapshot.table)
-        why = "holds other rows than it is named after"
+        rows, why = _sound(store.get(snapshot.table), snapshot.id), "has other rows than it is named after"
     except ObjectMissing:
-        data, why = b"", "is gone"
-    if data and (rows := _sound(data, snapshot.id)) is not None:
+        rows, why = None, "is gone"
+    if rows is not None:
         return rows
-    log.warning("the table of snapshot %s in %s %s", snapshot.id, context.store.uri, why)
+    log.warning("the table of snapshot %s in %s %s", snapshot.id, store.uri, why)
     path = _copy(context, snapshot.id)
-    if path.is_file():
-        data = path.read_bytes()
-        if (rows := _sound(data, snapshot.id)) is not None:
-            log.warning("it is written again from the copy %s", path)
-            context.records.store.put(snapshot.table, data)
-            return rows
-    return None
+    if path.is_file() and (rows := _sound(data := path.read_bytes(), snapshot.id)) is not None:
+        log.warning("it is written again from the copy %s", path)
+        store.put(snapshot.table, data)
+    return rows
 
 
 def save(
@@ -135,11 +110,11 @@ def save(
 
 
 def save_table(context: Context, rows: pa.RecordBatch, id_: str) -> None:
-    """Store the rows of a snapshot, and keep a copy of them. Same rows, same bytes."""
+    """Store the rows of a snapshot and keep a copy. Same rows, same bytes."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_batches([rows]), buffer, compression="zstd")
     data = buffer.getvalue()
-    context.records.store.put(table_key(Snapshot.kind, id_, "objects"), data)
+    context.store.put(table_key(Snapshot.kind, id_, "objects"), data)
     path = _copy(context, id_)
     write_atomic(path, data)
     by_age = sorted(path.parent.glob("*.parquet"), key=lambda copy: copy.stat().st_mtime)
@@ -152,7 +127,7 @@ def _copy(context: Context, id_: str) -> Path:
 
 
 def _sound(data: bytes, id_: str) -> pa.RecordBatch | None:
-    """Return the rows in a Parquet file when they are those that ``id_`` names."""
+    """Return the rows of a Parquet file if they are those that ``id_`` names."""
     try:
         table = pq.read_table(io.BytesIO(data), columns=ROWS.names)
         rows = joined(table.cast(ROWS).to_batches(), ROWS)

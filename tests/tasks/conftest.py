@@ -24,7 +24,7 @@ Crown = Callable[..., ChampionRef]
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What the stages log, also after a command of another test has taken their loggers for itself."""
+    """The log lines of the stages, also after a command of another test has reconfigured their loggers."""
     monkeypatch.setattr(logging.getLogger("tasks"), "propagate", True)
     return caplog
 
@@ -38,13 +38,13 @@ def first_evening(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Pr
 
 @pytest.fixture
 def prepared(first_evening: tuple[Context, Prepared]) -> Prepared:
-    """What lies before the trainings of a night over plain cells (tests.builders.plain_cells)."""
+    """The records before the trainings of a night over plain cells (tests.builders.plain_cells)."""
     return first_evening[1]
 
 
 @pytest.fixture
 def context(first_evening: tuple[Context, Prepared], home: Path) -> Context:
-    """The surroundings of that night: a store and a home of the test's own."""
+    """The context of that night, with a store and a home folder for this test alone."""
     before = first_evening[0]
     assert isinstance(before.store, MemoryStore)
     shutil.copytree(before.workspace.home / "cache", home / "cache", copy_function=os.link)
@@ -59,7 +59,7 @@ def registry(home: Path, empty_registry: Path) -> Registry:
 
 @pytest.fixture
 def crown(context: Context, registry: Registry) -> Crown:
-    """Make a candidate champion, as if a night had promoted it long ago."""
+    """Make a candidate champion, as if an earlier night had promoted it."""
 
     def make_champion(candidate: Candidate) -> ChampionRef:
         reference = registry.register(
@@ -73,7 +73,7 @@ def crown(context: Context, registry: Registry) -> Crown:
 
 @pytest.fixture
 def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Model files are tried in this process; that a promotion takes a clean one is for test_reproduce."""
+    """Model files are tried in this process; test_reproduce covers the clean process of a promotion."""
 
     def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str) -> npt.NDArray[np.float32]:
         return ModelFile(model, sha256_expected=sha256_expected).score(images)

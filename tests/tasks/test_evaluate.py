@@ -86,7 +86,7 @@ class TestChallenger:
 
 
 class TestContest:
-    def test_the_first_challenger_has_nobody_to_beat(
+    def test_the_first_challenger_has_no_champion_to_beat(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, worse: Candidate
     ) -> None:
         contest = contest_of(context, prepared, registry, worse, good)
@@ -125,7 +125,7 @@ class TestContest:
         assert not contest_of(context, prepared, registry, again).worth_a_look
         assert looks(context) == []
 
-    def test_a_night_that_was_killed_after_its_promotion_goes_on_against_whom_it_began_with(
+    def test_a_night_killed_after_its_promotion_resumes_against_the_champion_it_started_with(
         self,
         context: Context,
         prepared: Prepared,
@@ -184,7 +184,7 @@ class TestContest:
     @pytest.mark.parametrize(
         ("model", "problem"),
         [
-            (channel_model(centre=float("nan")), "scores are no probabilities"),
+            (channel_model(centre=float("nan")), "scores are not probabilities"),
             (channel_model(input_name="pixels"), "expected images uint8"),
         ],
         ids=["NaN", "another contract"],
@@ -266,7 +266,7 @@ class TestEvaluation:
         assert difference.value == pytest.approx(new.value - old.value)
         assert difference.low <= difference.value <= difference.high
 
-    def test_a_first_champion_is_compared_with_nobody(
+    def test_a_first_champion_is_not_compared(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate
     ) -> None:
         result = evaluate(context, contest_of(context, prepared, registry, good), prepared.split, prepared.pack)
@@ -334,7 +334,7 @@ class TestEvaluation:
         contest = replace(contest, champion=contest.champion.model_copy(  # type: ignore[union-attr]
             update={"model_sha256": sha256(contest.champion_model or b"")}
         ))  # fmt: skip
-        with pytest.raises(ChampionUnusable, match="no probabilities"):
+        with pytest.raises(ChampionUnusable, match="not probabilities"):
             evaluate(context, contest, prepared.split, prepared.pack)
 
     def test_what_was_evaluated_is_not_scored_again(

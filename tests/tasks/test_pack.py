@@ -56,9 +56,7 @@ def test_every_row_is_the_square_that_a_prediction_would_see(context: Context, d
         array[0] = 0
 
 
-def test_what_is_held_at_a_time_changes_no_pixel(
-    context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_slice_size_changes_no_pixel(context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     made = pack(context, divided)
     whole = context.workspace.pack_path(made.id).read_bytes()
     context.workspace.pack_path(made.id).unlink()
@@ -75,7 +73,7 @@ def test_a_pack_that_is_there_is_not_made_again(
     context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pack(context, divided)
-    monkeypatch.setattr("tasks.cells.packing.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("tasks.cells.accepted.decode", lambda *_: pytest.fail("decoded again"))
     assert pack(context, divided) == first
 
 
@@ -111,7 +109,7 @@ def test_missing_cells_are_fetched_again(context: Context, store: CountingStore,
     assert store.fetched == dict.fromkeys(missing, 1)
 
 
-def test_cells_that_are_nowhere_any_more_are_named(context: Context, store: CountingStore, divided: Split) -> None:
+def test_lost_cells_are_named(context: Context, store: CountingStore, divided: Split) -> None:
     key = sorted(CELLS)[0]
     del store.objects[key]
     shutil.rmtree(context.workspace.home / "cache")
@@ -167,7 +165,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(data)
         return decode(data, limits)
 
-    monkeypatch.setattr("tasks.cells.packing.decode", watched)
+    monkeypatch.setattr("tasks.cells.accepted.decode", watched)
     return seen
 
 
@@ -211,7 +209,7 @@ def test_rows_that_are_not_whole_are_made_again(
         assert len(decoded) == expected
 
 
-def test_a_full_disk_is_told(context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(context: Context, divided: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -27,7 +27,7 @@ def context(home: Path) -> Context:
     return context_over(CountingStore(CELLS), home)
 
 
-def test_a_pull_says_how_far_it_is(
+def test_a_pull_logs_its_progress(
     context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Progress, "EVERY_SECONDS", 0.0)
@@ -88,18 +88,18 @@ def test_no_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_prefect_shows_an_artifact_that_grows(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Prefect is told, within a real task run; its server is left out."""
-    told: list[tuple[Any, ...]] = []
+    """The calls to Prefect's API within a real task run, without its server."""
+    calls: list[tuple[Any, ...]] = []
 
     def make(**given: Any) -> str:
-        told.append(("make", given))
+        calls.append(("make", given))
         return "id"
 
     monkeypatch.setattr(stage_module, "create_progress_artifact", make)
-    monkeypatch.setattr(stage_module, "update_progress_artifact", lambda *given, **more: told.append((*given, more)))
+    monkeypatch.setattr(stage_module, "update_progress_artifact", lambda *given, **more: calls.append((*given, more)))
     pages = stage_module.ProgressOnPages()
     pages(Step("pulled", 8, 16, 4.0))
-    assert told == []  # outside a task run there is no page to show it on
+    assert calls == []  # outside a task run there is no page to show it on
 
     class Run:
         class task_run:  # noqa: N801
@@ -109,14 +109,14 @@ def test_prefect_shows_an_artifact_that_grows(context: Context, monkeypatch: pyt
     monkeypatch.setattr("tasks.snapshots.fetching.BATCH", 4)  # of 16 cells
     with watched_by(pages, 0.0):
         pull_task.fn(context)
-    assert told[0][0] == "make"
-    assert told[0][1]["key"] == "pulled-progress"
-    assert told[-1][0] == "id"
-    assert told[-1][1]["progress"] == 100.0
-    assert "16 of 16" in told[-1][1]["description"]
+    assert calls[0][0] == "make"
+    assert calls[0][1]["key"] == "pulled-progress"
+    assert calls[-1][0] == "id"
+    assert calls[-1][1]["progress"] == 100.0
+    assert "16 of 16" in calls[-1][1]["description"]
 
     def refuse(**_: Any) -> None:
         raise ConnectionError("no server")
 
     monkeypatch.setattr(stage_module, "create_progress_artifact", refuse)
-    pages(Step("pulled", 1, 2, 1.0))  # costs the artifact and nothing else
+    pages(Step("pulled", 1, 2, 1.0))  # costs only the artifact

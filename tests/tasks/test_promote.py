@@ -38,8 +38,8 @@ def stored(context: Context, model: bytes, id_: str, **values: Any) -> Candidate
 
 
 def versions(registry: Registry) -> list[str]:
-    found = registry._client.search_model_versions(f"name='{MODEL_NAME}'")
-    return sorted(str(version.version) for version in found)
+    registered = registry._client.search_model_versions(f"name='{MODEL_NAME}'")
+    return sorted(str(version.version) for version in registered)
 
 
 def test_the_first_champion(context: Context, registry: Registry, challenger: Candidate) -> None:

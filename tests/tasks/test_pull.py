@@ -43,7 +43,7 @@ def problems(context: Context, snapshot: Snapshot) -> dict[str, str]:
     return {str(key): problem for key, problem in table["problem"].items() if problem}
 
 
-def test_a_snapshot_holds_what_lies_in_the_store(context: Context) -> None:
+def test_a_snapshot_holds_what_is_in_the_store(context: Context) -> None:
     snapshot = pull(context)
     table = rows(context, snapshot)
     assert list(table.index) == KEYS
@@ -170,7 +170,7 @@ def test_too_large_objects_are_not_fetched(context: Context, store: CountingStor
     assert problems(exact, pull(exact)) == {}
 
 
-def test_what_vanishes_during_the_listing_is_not_in_the_snapshot(context: Context, store: CountingStore) -> None:
+def test_an_object_deleted_during_the_listing_is_not_in_the_snapshot(context: Context, store: CountingStore) -> None:
     store.broken[KEYS[3]] = ObjectMissing("no object")
     snapshot = pull(context)
     assert snapshot.objects == len(CELLS) - 1
@@ -184,10 +184,10 @@ def test_an_unreadable_object_costs_itself_and_is_tried_again(context: Context, 
     assert rows(context, snapshot).loc[KEYS[3], "sha256"] == ""
     store.broken.clear()
     store.fetched.clear()
-    mended = pull(context)
+    repaired = pull(context)
     assert list(store.fetched) == [KEYS[3]]
-    assert problems(context, mended) == {}
-    assert mended.objects == len(CELLS)
+    assert problems(context, repaired) == {}
+    assert repaired.objects == len(CELLS)
 
 
 def test_a_store_that_goes_away_stops_the_night(
@@ -197,17 +197,17 @@ def test_a_store_that_goes_away_stops_the_night(
 
     def check() -> None:
         if next(calls, "gone") == "gone":
-            raise StoreUnreachable("nobody there")
+            raise StoreUnreachable("no route to host")
 
     monkeypatch.setattr(store, "check", check)
-    store.broken = {key: StoreUnreachable("nobody there") for key in KEYS[5:]}
+    store.broken = {key: StoreUnreachable("no route to host") for key in KEYS[5:]}
     with pytest.raises(StoreUnreachable):
         pull(context)
     assert context.records.latest("snapshot", Snapshot) is None
 
 
 @pytest.mark.parametrize("others", [{}, {"retraining/reports/x.html": b"x"}, {"labels/Parasitized/x.png": b"x"}])
-def test_a_store_without_cells_says_what_to_do(others: dict[str, bytes], home: Path) -> None:
+def test_a_store_without_cells_is_an_error_with_a_hint(others: dict[str, bytes], home: Path) -> None:
     context = context_over(CountingStore(others), home)
     with pytest.raises(DataInvalid, match="no cells in memory://counting") as caught:
         pull(context)
@@ -215,7 +215,7 @@ def test_a_store_without_cells_says_what_to_do(others: dict[str, bytes], home: P
     assert "Parasitized and Uninfected" in caught.value.hint
 
 
-def test_a_store_that_is_not_there_is_said_at_once(home: Path) -> None:
+def test_a_missing_store_is_reported_at_once(home: Path) -> None:
     context = context_over(FolderStore(home / "none"), home)
     with pytest.raises(StoreUnreachable, match="no folder at"):
         pull(context)
@@ -225,7 +225,7 @@ class Killed(BaseException):
     """As a SIGKILL: nothing below catches it."""
 
 
-def test_a_killed_pull_goes_on_where_it_was(context: Context, store: CountingStore) -> None:
+def test_a_killed_pull_resumes(context: Context, store: CountingStore) -> None:
     store.broken[KEYS[20]] = Killed()  # type: ignore[assignment]
     with pytest.raises(Killed):
         pull(with_settings(context, wire={"threads": 1}))

@@ -44,7 +44,7 @@ class Place:
         return self.context.records.load_table(snapshot.table).set_index("key")
 
     def assert_exact(self, snapshot: Snapshot) -> None:
-        """Every row says what lies in the store now: size, ETag and SHA-256 of the same bytes."""
+        """Every row has size, ETag and SHA-256 of the bytes that are in the store now."""
         rows = self.rows(snapshot)
         listed = {info.key: info for info in self.store.list("labeled/")}
         assert list(rows.index) == sorted(listed)
@@ -118,12 +118,12 @@ def noted_fetches(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return fetched
 
 
-def test_two_pulls_give_the_same_snapshot_whoever_makes_them(place: Place, tmp_path: Path) -> None:
+def test_two_pulls_give_the_same_snapshot_on_any_machine(place: Place, tmp_path: Path) -> None:
     first = pull(place.context)
     place.assert_exact(first)
     assert pull(place.context) == first
-    elsewhere = context_over(place.store, tmp_path / "another machine")
-    assert pull(elsewhere) == first
+    other_machine = context_over(place.store, tmp_path / "another machine")
+    assert pull(other_machine) == first
 
 
 def test_an_overwritten_object(place: Place) -> None:
@@ -237,8 +237,8 @@ def test_a_damaged_table_without_a_copy_costs_fetching_and_not_the_night(
         folder_place.delete(first.table)
     else:
         folder_place.write(first.table, b"PAR1")
-    elsewhere = context_over(folder_place.store, tmp_path / "another machine")
-    assert pull(elsewhere) == first
+    other_machine = context_over(folder_place.store, tmp_path / "another machine")
+    assert pull(other_machine) == first
     folder_place.assert_exact(first)
 
 

@@ -1,4 +1,4 @@
-"""Pulls from a server that fails, lies and hangs; from one that is gone; pulls that are killed; disks that are full."""
+"""Pulls from a server that fails, sends wrong bytes, hangs or is gone; killed pulls; full disks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def table(context: Context, snapshot: Snapshot) -> pd.DataFrame:
 
 @pytest.mark.server
 @pytest.mark.parametrize("fault", ["500", "503", "hang", "reset", "reset midway", "truncated", "wrong", "empty"])
-def test_what_fails_on_the_way_is_asked_for_again(context: Context, proxy: Proxy, fault: Fault, home: Path) -> None:
+def test_a_failed_request_is_retried(context: Context, proxy: Proxy, fault: Fault, home: Path) -> None:
     if fault == "hang":
         context = over_the_wire(context.store.uri, proxy, home, IMPATIENT)
     proxy.fail(BROKEN, fault, fault)
@@ -85,7 +85,7 @@ def test_what_fails_on_the_way_is_asked_for_again(context: Context, proxy: Proxy
 
 @pytest.mark.server
 @pytest.mark.parametrize("fault", ["500", "503", "403", "reset", "truncated", "wrong", "empty"])
-def test_what_goes_on_failing_is_named_and_costs_itself(
+def test_an_object_that_keeps_failing_is_named_and_costs_only_itself(
     context: Context, proxy: Proxy, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.always(BROKEN, fault)
@@ -94,12 +94,12 @@ def test_what_goes_on_failing_is_named_and_costs_itself(
     rows = table(context, snapshot)
     assert dict(rows.loc[BROKEN, ["sha256", "problem"]]) == {"sha256": "", "problem": "unreadable"}
     assert (rows["problem"] != "").sum() == 1
-    told = [record.getMessage() for record in caplog.records if BROKEN in record.getMessage()]
-    assert len(told) == 1
-    assert {"403": "refused", "wrong": "other bytes", "empty": "other bytes"}.get(fault, "cannot reach") in told[0]
+    lines = [record.getMessage() for record in caplog.records if BROKEN in record.getMessage()]
+    assert len(lines) == 1
+    assert {"403": "refused", "wrong": "other bytes", "empty": "other bytes"}.get(fault, "cannot reach") in lines[0]
     proxy.mend(BROKEN)
-    mended = table(context, pull(context))
-    assert mended.loc[BROKEN, "sha256"] == sha256(CELLS[BROKEN])
+    repaired = table(context, pull(context))
+    assert repaired.loc[BROKEN, "sha256"] == sha256(CELLS[BROKEN])
 
 
 @pytest.mark.server
@@ -110,7 +110,7 @@ def test_a_store_that_lists_and_gives_nothing_ends_the_pull(
     proxy.always("", "503")
     with pytest.raises(StoreUnreachable, match="gave none of the last"):
         pull(context)
-    # Whoever was on the way when it was given up, not all of the bucket, and no snapshot of half of it.
+    # At most what was in flight when the pull gave up, and no snapshot of half of the bucket.
     assert proxy.gets() < len(CELLS) * (FAST["retries"] + 1)
     assert context.records.latest("snapshot", Snapshot) is None
 
@@ -125,7 +125,7 @@ def test_a_store_that_goes_away_in_the_middle_ends_the_pull_soon(context: Contex
 
 
 @pytest.mark.server
-def test_failing_pages_of_the_listing_are_asked_for_again(context: Context, proxy: Proxy) -> None:
+def test_failed_pages_of_the_listing_are_retried(context: Context, proxy: Proxy) -> None:
     proxy.always("list", "500")
     proxy.meanwhile["list"] = lambda: proxy.mend("list")
     assert pull(context).objects == len(CELLS)
@@ -153,7 +153,7 @@ PULL = (
 
 
 @pytest.mark.server
-def test_a_pull_that_is_killed_goes_on_where_it_was(context: Context, proxy: Proxy) -> None:
+def test_a_killed_pull_fetches_only_the_rest(context: Context, proxy: Proxy) -> None:
     proxy.always(KEYS[-1], "hang")
     arguments = [context.store.uri, proxy.url, str(context.workspace.home)]
     with subprocess.Popen([sys.executable, "-c", PULL, *arguments], cwd=ROOT) as child:
@@ -176,7 +176,7 @@ def test_a_pull_that_is_killed_goes_on_where_it_was(context: Context, proxy: Pro
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own that is nearly full."""
+    """A separate disk that is nearly full."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
@@ -187,7 +187,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_clearly_and_harms_nothing(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_harms_nothing(small_disk: Path, tmp_path: Path) -> None:
     source = folder_context(tmp_path / "source", {key: data + os.urandom(9_000) for key, data in CELLS.items()})
     full = Context(source.settings, source.store, source.records, Workspace(small_disk))
     with pytest.raises(RetrainError, match=r"cannot write .*No space left on device") as caught:

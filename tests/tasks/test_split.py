@@ -60,10 +60,10 @@ def test_counts_are_those_of_the_table(context: Context) -> None:
     result = divided(context)
     table = rows(context, result)
     for side, count in zip(SIDES, (result.train, result.validation_side, result.holdout), strict=True):
-        found = table[table["side"] == side]
-        assert count.cells == len(found)
-        assert count.negative == (found["label"] == NEGATIVE).sum()
-        assert count.patients == found["patient"].nunique()
+        side_rows = table[table["side"] == side]
+        assert count.cells == len(side_rows)
+        assert count.negative == (side_rows["label"] == NEGATIVE).sum()
+        assert count.patients == side_rows["patient"].nunique()
     assert 20 <= result.train.patients <= 36
 
 
@@ -103,7 +103,7 @@ def test_the_same_cells_make_the_same_split(context: Context, store: CountingSto
     assert other.store.get(again.table) == store.get(first.table)
 
 
-def test_another_generation_deals_the_patients_out_anew(context: Context) -> None:
+def test_another_generation_assigns_all_patients_again(context: Context) -> None:
     first = divided(context)
     other = with_settings(context, split={"generation": "g2"})
     second = divided(other)

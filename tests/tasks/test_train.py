@@ -40,7 +40,7 @@ from validation.statistics.threshold import choose_threshold
 pytestmark = pytest.mark.usefixtures("no_expectations")
 
 CELLS = plain_cells(30, 2)
-# What stands in for the interpreter: it makes the fake CNN known, and then is the real training process.
+# Runs instead of the interpreter: registers the fake CNN, then runs the real training process.
 PYTHON = """#!/bin/sh
 exec {python} -c "
 import runpy, sys, tasks.models
@@ -130,7 +130,7 @@ class TestSpec:
         assert "fastai, keras" in caught.value.hint
 
 
-def test_a_training_without_memory_goes_on_with_half_the_batch(
+def test_a_training_out_of_memory_resumes_with_half_the_batch(
     context: Context, prepared: Prepared, red_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     candidate = run(context, prepared, spec_of(prepared, red_model, behaviour="large", batch_size=16))
@@ -167,12 +167,12 @@ def test_it_is_fitted_on_the_training_side_and_never_sees_the_holdout(
     given = json.loads(weights)
     assert given["seed"] == 7
 
-    def told(side: SideData) -> list[Any]:
+    def cells_of(side: SideData) -> list[Any]:
         return [list(side.images.shape), int(np.asarray(side.images).sum()), side.labels.astype(float).tolist()]
 
     train_side, valid_side = (load_side(context, prepared.split, prepared.pack, s) for s in train_module.SIDES)
-    assert given["train"] == told(train_side)
-    assert given["validation"] == told(valid_side)
+    assert given["train"] == cells_of(train_side)
+    assert given["validation"] == cells_of(valid_side)
     assert given["patients"] == valid_side.codes.tolist()
     assert len(set(given["patients"])) == valid_side.patients_count > 1
     assert candidate.train_cells == len(train_side.keys)
@@ -180,7 +180,7 @@ def test_it_is_fitted_on_the_training_side_and_never_sees_the_holdout(
     assert candidate.train_patients_digest == digest(sorted(set(train_side.patients)))
 
 
-def test_it_begins_with_the_weights_that_it_is_told_to(context: Context, prepared: Prepared, red_model: Path) -> None:
+def test_it_starts_from_the_given_weights(context: Context, prepared: Prepared, red_model: Path) -> None:
     cold = run(context, prepared, spec_of(prepared, red_model))
     spec = spec_of(prepared, red_model).model_copy(update={"start": cold.id})
     warm = run(context, prepared, spec)
@@ -189,7 +189,7 @@ def test_it_begins_with_the_weights_that_it_is_told_to(context: Context, prepare
     assert started == [None, cold.weights_sha256]
 
 
-def test_it_does_not_begin_with_other_weights_than_were_recorded(
+def test_it_does_not_start_from_other_weights_than_recorded(
     context: Context, prepared: Prepared, red_model: Path
 ) -> None:
     cold = run(context, prepared, spec_of(prepared, red_model))
@@ -278,11 +278,11 @@ def test_a_training_that_cannot_start_is_a_failed_training(context: Context, pre
         (b"no model", "no usable ONNX model"),
         (channel_model(side=32), r"expected uint8 \[n, 32, 32, 3\], found uint8"),
         (channel_model(output_name="y"), "expected images uint8"),
-        (channel_model(centre=float("nan")), "with no number"),
+        (channel_model(centre=float("nan")), "as NaN"),
     ],
     ids=["rubbish", "other side", "other contract", "nan"],
 )
-def test_an_unusable_model_file_is_a_failed_training_and_is_trained_anew(
+def test_an_unusable_model_file_is_a_failed_training_and_is_trained_again(
     model: bytes, why: str, context: Context, prepared: Prepared, red_model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
@@ -309,7 +309,9 @@ def test_a_training_that_ended_when_its_parent_was_killed_is_kept(
 
 
 @pytest.mark.parametrize("harm", ["other model", "no weights", "torn result", "no result"])
-def test_what_is_not_whole_is_not_believed(harm: str, context: Context, prepared: Prepared, red_model: Path) -> None:
+def test_an_incomplete_result_is_trained_again(
+    harm: str, context: Context, prepared: Prepared, red_model: Path
+) -> None:
     spec = spec_of(prepared, red_model)
     folder = leave_finished_training(context, spec, channel_model())
     result = folder / "result.json"
@@ -324,9 +326,7 @@ def test_what_is_not_whole_is_not_believed(harm: str, context: Context, prepared
     assert run(context, prepared, spec).model_sha256 == sha256(red_model.read_bytes())
 
 
-def test_a_side_without_both_classes_is_told_before_anything_is_trained(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_side_without_both_classes_is_refused_before_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = context_over(CountingStore(plain_cells(1, 4)), home)
     prepared = prepare(context)
     monkeypatch.setattr(train_module, "_run_child", no_child)

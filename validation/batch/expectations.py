@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from validation.batch.totals import NO_RATIO, limits
-from validation.findings import CHECKS
+from validation.findings import CHECKS, severity_of
 from validation.records import CLASSES, Check
 from validation.rules import DataRules
 
@@ -54,7 +54,9 @@ def cost(name: str, rules: DataRules) -> Any:
 def _of_images(rules: DataRules) -> dict[str, Any]:
     import great_expectations.expectations as gxe
 
-    low, high = rules.min_pixels, rules.max_pixels
+    # What is accepted with a warning must not stop the night as a batch.
+    low = 1 if severity_of("too small", rules.severities) == "warn" else rules.min_pixels
+    high = rules.max_pixels
     made: dict[str, tuple[Any, dict[str, Any]]] = {
         "labels are known classes": (
             gxe.ExpectColumnValuesToBeInSet,

@@ -16,13 +16,14 @@ import pandas as pd
 from PIL import Image
 
 from infra.scoring.model_file import ModelFile
+from tasks.cells.accepted import decode_accepted
 from tasks.context import Context
 from tasks.reporting.pictures.choose import ROLES, SHOWN, choose, choose_for_heat, choose_new
 from tasks.reporting.pictures.occlusion import draw_heat, occlusion
 from tasks.snapshots.objects import read_object
 from validation.digest import digest
 from validation.errors import ModelFileInvalid, ObjectMissing
-from validation.images.decode import RGB, BadImage, decode, to_square
+from validation.images.decode import RGB, BadImage, to_square
 from validation.records import POSITIVE, Candidate, Decision, Evaluation, Snapshot, ValidationResult
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def _pixels(context: Context, key: str, sha256: str) -> RGB | None:
         return None
     try:
         data = read_object(context, key, sha256)
-        return decode(data, context.settings.data)
+        return decode_accepted(data, context.settings.data.max_pixels)
     except BadImage:
         return _leniently(data, context.settings.data.max_pixels)
     except ObjectMissing as error:  # a store that does not answer raises: the exhibits are stored for good

@@ -11,7 +11,7 @@ from validation.images.facts import ImageFacts
 from validation.images.limits import SafeLimits
 from validation.images.measure import inspect
 
-CRASHES, HANGS, FAILS = b"this image crashes the decoder", b"this image never ends", b"this one shows a bug of ours"
+CRASHES, HANGS, FAILS = b"this image crashes the decoder", b"this image never ends", b"this one triggers a bug"
 
 
 def frail(data: bytes, limits: SafeLimits) -> ImageFacts:

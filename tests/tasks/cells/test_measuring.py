@@ -1,4 +1,4 @@
-"""Measuring: every image has its facts or its finding, is decoded once in its life, and costs nobody but itself."""
+"""Measuring: every image has facts or a finding, is decoded once, and costs only itself."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def frail(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A decoder that crashes and hangs where it is told to."""
+    """A decoder that crashes or hangs on certain images."""
     monkeypatch.setattr(measuring, "WORKER", "tests.tasks.cells.crashing_measurer")
     monkeypatch.setattr(measuring, "SECONDS", 2.0)
     yield
@@ -111,7 +111,7 @@ def test_the_same_bytes_under_many_keys_are_measured_once(context: Context, stor
     assert sum(store.fetched[key] for key in copies) == 1
 
 
-def test_what_was_kept_may_be_lost(context: Context) -> None:
+def test_the_facts_cache_may_be_lost(context: Context) -> None:
     first = measure_all(context, rows(CELLS | BAD))
     for path in (context.workspace.home / "cache").glob("facts-*"):
         path.write_bytes(b"rotten" * 999)
@@ -180,7 +180,7 @@ def test_a_crash_a_hang_and_a_bug_cost_one_image_each(context: Context, store: C
 
 
 @pytest.mark.usefixtures("frail")
-def test_a_crash_is_not_held_against_an_image_for_ever(
+def test_a_crashed_image_is_measured_again_on_the_next_night(
     context: Context, store: CountingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.objects |= {"x.png": CRASHES}

@@ -26,7 +26,7 @@ from validation.errors import RetrainError, SettingsError, Unreachable
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """The address of a local cluster of two workers, each a process of its own."""
+    """The address of a local cluster of two worker processes."""
     pytest.importorskip("prefect_dask", reason="the extra dask is not installed: pip install '.[dask]'")
     from distributed import LocalCluster
 
@@ -39,15 +39,15 @@ def scheduler() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     """Cells, some the same under two keys, and what is no cell."""
-    found = FolderStore(tmp_path_factory.mktemp("engine"))
+    store = FolderStore(tmp_path_factory.mktemp("engine"))
     cells = plain_cells(20, 4)
     key = next(iter(cells))
     cells[f"{LABELED}Parasitized/copy of one.png"] = cells[key]
     cells[f"{LABELED}Parasitized/half.png"] = cells[key][:60]
     cells[f"{LABELED}Uninfected/text.png"] = b"no picture"
     for key, data in cells.items():
-        found.put(key, data)
-    return found
+        store.put(key, data)
+    return store
 
 
 def results(store: FolderStore, prepared: Prepared) -> tuple[str, ...]:
@@ -73,11 +73,11 @@ def test_the_same_digests_with_two_workers_as_with_processes(
     scheduler: str, store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = run(tmp_path / "here", store)
-    for name in ("tasks.cells.measuring", "tasks.pack"):
+    for name in ("tasks.cells.measuring", "tasks.cells.packing"):
         monkeypatch.setattr(f"{name}.WORTH_AN_ENGINE", 1)
         # All of it is the engine's: nothing is decoded in this process or its own.
         monkeypatch.setattr("tasks.cells.measuring._measure_batch", _not_here)
-        monkeypatch.setattr("tasks.cells.packing._square", _not_here)
+        monkeypatch.setattr("tasks.cells.packing.square_of", _not_here)
     monkeypatch.setattr(chunks, "CHUNK", 10)
     assert run(tmp_path / "there", store, engine=f"dask+{scheduler}") == here
 
@@ -90,7 +90,7 @@ def test_few_images_are_not_worth_an_engine(store: FolderStore, tmp_path: Path, 
     assert run(tmp_path / "few", store, engine="dask+tcp://127.0.0.1:1")
 
 
-def test_chunks_are_pure_and_say_what_is_wrong(store: FolderStore, tmp_path: Path) -> None:
+def test_chunks_are_pure_and_name_problems(store: FolderStore, tmp_path: Path) -> None:
     cells = plain_cells(20, 4)
     place = chunks.Place.of(Settings(home=tmp_path, store=store.uri))
     contents: list[Content] = [(sha256(data), (key,)) for key, data in list(cells.items())[:3]]
@@ -139,7 +139,7 @@ def test_workers_with_other_versions_are_refused(scheduler: str, monkeypatch: py
 def test_a_cluster_of_this_machine_leaves_the_trainings_after_it_all_their_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Dask has its workers compute with one thread each, and tells them in our own environment variables."""
+    """Dask limits its workers to one thread each, by environment variables of this process."""
     pytest.importorskip("prefect_dask", reason="the extra dask is not installed: pip install '.[dask]'")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("PYTHONHASHSEED", "7")
@@ -155,7 +155,7 @@ def _threads_and_place() -> tuple[str | None, int]:
     return os.environ.get("OMP_NUM_THREADS"), os.getpid()
 
 
-def test_an_engine_that_is_not_there_is_told_soon(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_engine_is_reported_soon(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dask = pytest.importorskip("dask")
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
@@ -165,7 +165,7 @@ def test_an_engine_that_is_not_there_is_told_soon(scheduler: str, monkeypatch: p
         raise AssertionError("no scheduler is there")
 
 
-def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     with pytest.raises(SettingsError, match="not installed") as caught, open_engine("dask"):
         pass

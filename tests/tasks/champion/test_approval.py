@@ -95,7 +95,7 @@ def test_a_night_whose_challenger_passes_every_gate_ends_waiting(
     assert history(person)[0].checked.endswith("equal to the recorded predictions to the last bit")
 
 
-def test_asking_again_does_not_begin_the_time_anew(context: Context, registry: Registry, waiting: Decision) -> None:
+def test_asking_again_does_not_extend_the_time(context: Context, registry: Registry, waiting: Decision) -> None:
     request = open_request(context, waiting.id)
     assert request is not None
     assert request.expires_at - request.requested_at == timedelta(hours=72)
@@ -149,8 +149,8 @@ def test_of_two_answers_at_once_one_is_given(
     put_if_absent = Registry.put_if_absent
 
     def slower(self: Registry, name: str, text: str) -> str:
-        theirs = ApprovalAnswer(decision=waiting.id, answer="reject", who="bob@lab", why="no", at=datetime.now(UTC))
-        put_if_absent(self, name, theirs.model_dump_json(indent=2))
+        rival = ApprovalAnswer(decision=waiting.id, answer="reject", who="bob@lab", why="no", at=datetime.now(UTC))
+        put_if_absent(self, name, rival.model_dump_json(indent=2))
         return put_if_absent(self, name, text)
 
     monkeypatch.setattr(Registry, "put_if_absent", slower)
@@ -213,7 +213,7 @@ def test_a_waiting_challenger_is_not_promoted_past_its_approval(
     with pytest.raises(UsageError, match="waits for an approval"):
         override(context, registry, waiting, why="w", who=ANN)
     expire(context, waiting)
-    assert override(context, registry, waiting, why="nobody answered", who=ANN) == registry.champion()
+    assert override(context, registry, waiting, why="no answer in time", who=ANN) == registry.champion()
 
 
 def test_a_tampered_challenger_is_not_approved_and_still_waits(

@@ -47,8 +47,8 @@ def test_entries_follow_each_other_and_the_alias_follows_them(context: Context, 
     append_change(context, registry, change(None, first, "d1"))
     append_change(context, registry, change(first, second, "d2", action="override", who="ann@lab"))
     assert registry.champion() == second
-    told = [(e.number, e.action, e.who, e.version_before, e.version_after, e.decision) for e in history(context)]
-    assert told == [(1, "promoted", "somebody", None, "1", "d1"), (2, "override", "ann@lab", "1", "2", "d2")]
+    entries = [(e.number, e.action, e.who, e.version_before, e.version_after, e.decision) for e in history(context)]
+    assert entries == [(1, "promoted", "somebody", None, "1", "d1"), (2, "override", "ann@lab", "1", "2", "d2")]
 
 
 def test_a_clock_that_is_behind_never_makes_the_history_run_backwards(context: Context, registry: Registry) -> None:
@@ -64,14 +64,14 @@ def test_a_clock_that_is_behind_never_makes_the_history_run_backwards(context: C
 
 def test_who_was_decided_first_wins_and_the_other_hears_of_it(context: Context, registry: Registry) -> None:
     first, second = register(registry, "d1"), register(registry, "d2")
-    theirs = entry(1, second.version, decision="d2", who="the other night", at=NOON)
-    registry.put_if_absent(f"{ENTRY}000001", theirs.model_dump_json(indent=2))
+    rival = entry(1, second.version, decision="d2", who="the other night", at=NOON)
+    registry.put_if_absent(f"{ENTRY}000001", rival.model_dump_json(indent=2))
     # The other one was killed just after its entry was decided: neither store nor alias know of it yet.
     assert (history(context), registry.champion()) == ([], None)
     with pytest.raises(ChampionChanged, match=r"has changed .* version 2 \(the other night, 2026-01-02 12:00:00 UTC\)"):
         append_change(context, registry, change(None, first, "d1"))
     assert registry.champion() == second
-    assert history(context) == [theirs]
+    assert history(context) == [rival]
 
 
 def test_an_alias_that_was_moved_by_hand_is_moved_back(
@@ -84,7 +84,7 @@ def test_an_alias_that_was_moved_by_hand_is_moved_back(
         assert describe_champion(context, registry)["version"] == "2"
         assert "the history ends with version 1" in caplog.text
         assert reconcile_champion(context, registry) == first
-    assert "the alias goes from version 2 to 1" in caplog.text
+    assert "the alias `champion` now points to version 1 (before: 2)" in caplog.text
     assert registry.champion() == first
 
 
@@ -136,7 +136,7 @@ def test_a_missing_entry_is_named(context: Context) -> None:
         history(context)
 
 
-def test_the_history_is_told_in_order(context: Context) -> None:
+def test_the_history_is_listed_in_order(context: Context) -> None:
     for number in (2, 11, *range(3, 11), 1):
         context.store.put(history_key(number), entry(number, str(number)).model_dump_json().encode())
     assert [row["number"] for row in describe_history(context)] == list(range(1, 12))

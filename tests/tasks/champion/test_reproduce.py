@@ -21,7 +21,7 @@ from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
 from tasks.promote import promote
 from tests import ROOT
-from tests.builders import NOON, SIDE, Prepared, candidate_of, channel_model, with_settings
+from tests.builders import NOON, SIDE, Prepared, candidate_of, channel_model, prepare, with_settings
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, NotReproduced
 from validation.records import Candidate, Decision, Evaluation, Start, Verdict
@@ -37,6 +37,10 @@ def challenger(context: Context, prepared: Prepared) -> Candidate:
 @pytest.fixture
 def decision(context: Context, prepared: Prepared, challenger: Candidate, registry: Registry) -> Decision:
     """A first champion's promotion, decided by the night's own stages."""
+    return first_decision(context, prepared, challenger, registry)
+
+
+def first_decision(context: Context, prepared: Prepared, challenger: Candidate, registry: Registry) -> Decision:
     start = Start(id="night", champion=None, started_at=NOON)
     contest = prepare_contest(context, [challenger], start, registry, prepared.split, prepared.pack)
     evaluation = evaluate(context, contest, prepared.split, prepared.pack)
@@ -59,7 +63,7 @@ def record_other(context: Context, decision: Decision, cell: int, value: Callabl
     )
 
 
-def test_a_promotion_scores_the_whole_holdout_again_and_says_so(
+def test_a_promotion_scores_the_whole_holdout_again_and_records_it(
     context: Context, registry: Registry, decision: Decision, challenger: Candidate, prepared: Prepared
 ) -> None:
     promote(context, decision, challenger, registry)
@@ -111,6 +115,23 @@ def test_a_night_does_not_promote_what_it_cannot_compare(
     assert registry.champion() is None
 
 
+@pytest.mark.usefixtures("tried_here")
+def test_a_cell_that_was_accepted_with_a_warning_can_be_promoted(
+    context: Context, registry: Registry, challenger: Candidate
+) -> None:
+    """What was accepted and packed under ``data.severities`` is scored again before promotion by the same limits."""
+    lenient = {"min_pixels": 19, "max_aspect": 1.05, "severities": {"too small": "warn", "odd aspect": "warn"}}
+    context = with_settings(context, data=lenient)  # every cell is 18 x 20 pixels
+    prepared = prepare(context)
+    warned = prepared.validation.reasons
+    assert warned["too small"] == warned["odd aspect"] == prepared.validation.accepted > 0
+    candidate = candidate_of(context, prepared, MODEL)
+    promoted = first_decision(context, prepared, candidate, registry)
+    champion = promote(context, promoted, candidate, registry)
+    assert champion == registry.champion()
+    assert "equal to the recorded predictions" in history(context)[0].checked
+
+
 def test_the_process_is_clean() -> None:
     """Nothing but numpy, onnxruntime and this project's own scoring, whatever is imported on the way."""
     code = (
@@ -124,7 +145,7 @@ def test_the_process_is_clean() -> None:
 
 
 def test_a_process_that_is_not_clean_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What somebody's environment may do to every Python process.
+    # An environment may do this to every Python process.
     (tmp_path / "keras.py").write_text("")
     (tmp_path / "sitecustomize.py").write_text("import keras\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")

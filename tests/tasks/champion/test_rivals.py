@@ -45,7 +45,7 @@ KILLS = [
 
 @dataclass
 class Place:
-    """A store and a registry that several machines use; each machine has a home folder, and so a lock, of its own."""
+    """A store and a registry that several machines use; each has its own home folder, and so its own lock."""
 
     folder: Path
     values: dict[str, Any]
@@ -88,8 +88,8 @@ class Place:
         return decision
 
     def versions_of(self, decision: Decision) -> list[str]:
-        found = self.registry._client.search_model_versions(f"name='{MODEL_NAME}'")
-        return [str(version.version) for version in found if version.tags["decision"] == decision.id]
+        versions = self.registry._client.search_model_versions(f"name='{MODEL_NAME}'")
+        return [str(version.version) for version in versions if version.tags["decision"] == decision.id]
 
     def first_champion(self) -> ChampionRef:
         decision, candidate = self.challenge(None)
@@ -153,12 +153,12 @@ def race(place: Place, rounds: int) -> None:
         else:
             decisions = [place.registered(champion) for _ in range(2)]
         jobs = [place.job(machine, decision) for machine, decision in zip("ab", decisions, strict=True)]
-        # In every other round both are held until both are about to write the deciding entry.
+        # In every other round each waits until both are about to write the deciding entry.
         together = number % 2 == 0
         outcomes = place.rivals.run(*jobs, together=together)
         check_one_wins(place, outcomes, before)
         if together:
-            # Only who reached the deciding write and lost it is told by whom.
+            # Only the loser of the deciding write learns who won.
             assert any("(process " in outcome.said for outcome in outcomes), outcomes
 
 
@@ -194,8 +194,8 @@ def kill_everywhere(place: Place, kills: list[tuple[str, str]]) -> None:
 def running(place: Place) -> list[str]:
     """Names of MLflow's runs that look as if they were still going on."""
     client = place.registry._client
-    found = client.search_runs([place.registry._experiment()], "attributes.status = 'RUNNING'")
-    return [run.info.run_name for run in found]
+    runs = client.search_runs([place.registry._experiment()], "attributes.status = 'RUNNING'")
+    return [run.info.run_name for run in runs]
 
 
 def test_of_two_promotions_at_once_one_wins_on_sqlite(sqlite: Place) -> None:

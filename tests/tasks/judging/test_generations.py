@@ -1,4 +1,4 @@
-"""Generations: nobody who was trained, chosen or judged on judges again, whatever arrives on whatever night."""
+"""Generations: no patient that was trained, chosen or judged on judges again, whatever arrives on which night."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_a_cell_that_moves_to_a_patient_of_another_side_is_left_out_by_name(
     second = night(context, cells)
     assert second.crossed == 1
     assert second.crossings
-    told = context.records.load_table(second.crossings)
-    assert told.to_dict("records") == [
+    crossings = context.records.load_table(second.crossings)
+    assert crossings.to_dict("records") == [
         {"key": f"labeled/{POSITIVE}/0{new}.png", "pixels": pixels, "patient": new, "side": after, "before": before}
     ]
     assert pixels not in set(rows(context, second)["pixels"])
@@ -212,7 +212,7 @@ def test_a_new_generation_judges_with_patients_whom_no_model_has_met(context: Co
     assert second.holdout == generation.holdout
     table = rows(context, second)
     assert set(table.loc[table["patient"].isin(worn_out), "side"]) == {"train"}
-    # Looks begin anew, and old cells of known patients never judge, whoever they are said to be from.
+    # Looks start from zero, and old cells of known patients never judge, under any patient's name.
     assert take_look(context, "g1.2", "x", "champion").number == 1
     moved = {**cells, f"labeled/{POSITIVE}/x.png": (old[0], min(judges), POSITIVE)}
     assert night(context, moved).crossed == 1
@@ -388,7 +388,7 @@ class World:
         min_size=8, max_size=20,
     ),
 )  # fmt: skip
-def test_whatever_arrives_nobody_is_on_two_sides(home: Path, seed: int, events: list[str]) -> None:
+def test_whatever_arrives_no_patient_is_on_two_sides(home: Path, seed: int, events: list[str]) -> None:
     context = context_over(MemoryStore(), home, gate={"min_patients": 2, "min_cells_per_class": 1})
     world = World(context, random.Random(seed))
     for _ in range(6):

@@ -61,7 +61,7 @@ def test_when_the_budget_is_spent_no_more_looks_are_taken(context: Context) -> N
         take_look(context, "g1", "c", "champion")
     assert "retrain holdout rotate" in caught.value.hint
     assert len(keys(context)) == 3
-    # What was looked at before may be looked at again, and a new generation begins anew.
+    # An earlier look may be repeated, and a new generation starts from zero.
     assert take_look(context, "g1", "a", "champion").number == 2
     assert take_look(context, "g2", "c", "champion").number == 1
 
@@ -87,7 +87,9 @@ def test_what_looks_cost_counts_and_not_their_number_alone(context: Context) -> 
         take_look(dear, "g1", "u", "champion")
 
 
-def test_a_damaged_look_is_spent_is_told_and_stops_no_night(context: Context, told: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_look_is_spent_and_logged_and_stops_no_night(
+    context: Context, told: pytest.LogCaptureFixture
+) -> None:
     context = with_settings(context, gate={"looks": 3})
     take_look(context, "g1", "a", "champion")
     key = keys(context)[0]
@@ -113,26 +115,24 @@ def test_two_nights_that_take_the_same_number_at_once_lose_no_look(
     def other_night(key: str, data: bytes) -> bool:
         look = Look.model_validate_json(data)
         if look.challenger == "mine":
-            theirs = look.model_copy(update={"challenger": "theirs"})
-            context.store.put(look_key("g1", look.number, "theirs"), theirs.model_dump_json().encode())
+            rival = look.model_copy(update={"challenger": "rival"})
+            context.store.put(look_key("g1", look.number, "rival"), rival.model_dump_json().encode())
         return create(key, data)
 
     monkeypatch.setattr(context.store, "create", other_night)
     assert take_look(context, "g1", "mine", "champion").number == 1
-    assert {json.loads(context.store.get(key))["challenger"] for key in keys(context)} == {"mine", "theirs"}
+    assert {json.loads(context.store.get(key))["challenger"] for key in keys(context)} == {"mine", "rival"}
     with pytest.raises(LedgerSpent, match="looked at 2 times"):
         take_look(context, "g1", "third", "champion")
 
 
-def test_of_two_that_take_the_last_look_at_once_not_both_look(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_nights_at_the_last_look_at_most_one_takes_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     context = with_settings(context, gate={"looks": 1})
     create = context.store.create
 
     def other_night(key: str, data: bytes) -> bool:
-        theirs = Look.model_validate_json(data).model_copy(update={"challenger": "theirs"})
-        context.store.put(look_key("g1", 1, "theirs"), theirs.model_dump_json().encode())
+        rival = Look.model_validate_json(data).model_copy(update={"challenger": "rival"})
+        context.store.put(look_key("g1", 1, "rival"), rival.model_dump_json().encode())
         return create(key, data)
 
     monkeypatch.setattr(context.store, "create", other_night)
@@ -183,7 +183,7 @@ module.evaluate(context, contest, records.load(Split, split), records.load(Pack,
 
 @pytest.mark.usefixtures("no_expectations")
 def test_a_night_killed_between_look_and_verdict_does_not_look_twice(home: Path) -> None:
-    """SIGKILL, in a process of its own, after the look and before any score."""
+    """SIGKILL of a separate process, after the look and before any score."""
     context = folder_context(home, plain_cells())
     prepared = prepare(context)
     good = candidate_of(context, prepared, channel_model(), name="fastai")
