@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infra.local.files import sync_folder, sync_tree
+from infra.local.files import sync
 from validation.errors import RegistryUnreachable
 from validation.redaction import mask
 
@@ -68,9 +68,9 @@ def create_if_missing(create: Callable[[], object]) -> bool:
 
 
 def flush_files(client: Any, model: str, artifacts: str | None) -> None:
-    """Let a logged model's files, where they lie on this machine, outlive a power cut.
+    """Flush a logged model's files to disk, where they are on this machine.
 
-    MLflow flushes its database and none of the files that it copies: the version would be there, and nothing behind it.
+    MLflow flushes its database but not the files that it copies: after a power cut the version could lack its files.
     """
     from mlflow.utils.file_utils import local_file_uri_to_path
 
@@ -78,10 +78,8 @@ def flush_files(client: Any, model: str, artifacts: str | None) -> None:
     if artifacts is None or not artifacts.startswith("file:") or not location.startswith("file:"):
         return
     path, root = Path(local_file_uri_to_path(location)), Path(local_file_uri_to_path(artifacts))
-    sync_tree(path)
-    for folder in path.parents:
-        if folder.is_relative_to(root):
-            sync_folder(folder)
+    for place in (*path.rglob("*"), path, *(folder for folder in path.parents if folder.is_relative_to(root))):
+        sync(place)
 
 
 def is_database(uri: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 __all__ = ["ImportProgress", "Ticker", "download", "shown_url"]
 
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from typing import Literal
 
 import httpx
 
-from infra.local.files import write_atomic
+from infra.local.files import acquire_lock, write_atomic
 from validation.digest import digest
 from validation.errors import RetrainError, Unreachable, UsageError
 
@@ -144,14 +143,12 @@ class _Fetch:
         """Keep other processes off this file: two writers of one part would ruin it unnoticed."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self.target.with_suffix(".lock").open("w")
         except OSError as error:
             raise self._disk_error(error) from error
+        lock = acquire_lock(self.target.with_suffix(".lock"))
+        if lock is None:
+            raise RetrainError(f"another process is downloading {self.shown}", "wait for it to end")
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RetrainError(f"another process is downloading {self.shown}", "wait for it to end") from error
             yield
 
     def is_kept(self, client: httpx.Client) -> bool:

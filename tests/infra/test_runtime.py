@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from infra import runtime
+from infra import prefect_server as server_module
 from infra.local.up_lock import machine_lock, machine_url
 from infra.prefect_server import prefect_server
 from infra.runtime import prepare_environment
@@ -134,7 +134,7 @@ def test_a_temporary_server_answers_and_is_gone_afterwards(settings: Settings) -
 
 NIGHT = """
 import subprocess, sys, time
-from infra import runtime
+from infra import prefect_server as server_module
 from infra.settings.settings import load_settings
 started = []
 class Popen(subprocess.Popen):
