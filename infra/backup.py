@@ -97,7 +97,7 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
     moved = [name for name, path in manifest["saved"].items() if str(here.get(name)) != path]
     if moved:
         raise UsageError(
-            f"the settings in force put {', '.join(moved)} in another place than the backup: {manifest['saved'][moved[0]]}",
+            f"the settings in force put {', '.join(moved)} elsewhere than the backup: {manifest['saved'][moved[0]]}",
             f"set RETRAIN_HOME={manifest['home']} (and RETRAIN_STORE, RETRAIN_REGISTRY) as they were",
         )
     taken = [path for path in manifest["saved"].values() if any(Path(path).glob("*")) or Path(path).is_file()]

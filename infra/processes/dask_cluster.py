@@ -91,8 +91,8 @@ def open_engine(name: str) -> Iterator[Engine]:
     # Dask's web page: loopback only, on any free port, since two nights may run side by side.
     own = {"n_workers": len(os.sched_getaffinity(0)), "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=own)
-    # A local cluster limits its workers to one thread each (OMP_NUM_THREADS and the like) in this process's environment:
-    # a later training would use one core, and give another model than a night without the engine.
+    # A local cluster limits its workers to one thread each (OMP_NUM_THREADS and the like) in this process's
+    # environment: a later training would use one core, and give another model than a night without the engine.
     with environment_kept(), ExitStack() as opened:
         try:
             client = opened.enter_context(runner).client
