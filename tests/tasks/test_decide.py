@@ -84,7 +84,11 @@ def evidence(prepared: Prepared) -> Evidence:
         ({"contest": contest(None), "evaluation": evaluation(0.7)}, Verdict.KEPT, "fails a floor: AUC is 0.7000"),
         ({"contest": contest(None), "evaluation": evaluation(patients=2)}, Verdict.UNDECIDED, "Too little holdout"),
         ({"evaluation": evaluation(differences=difference(0.03, 0.01))}, Verdict.PROMOTED, "better than the champion"),
-        ({"evaluation": evaluation(differences=difference(0.03, 0.04))}, Verdict.UNDECIDED, "not surely so; about"),
+        (
+            {"evaluation": evaluation(differences=difference(0.03, 0.04))},
+            Verdict.UNDECIDED,
+            "without the confidence required; about",
+        ),
         ({"evaluation": evaluation(differences=difference(-0.03, 0.01))}, Verdict.KEPT, "The champion stays"),
         ({"evaluation": evaluation(0.7, difference(0.03, 0.01))}, Verdict.KEPT, "AUC is 0.7000"),
         ({"evaluation": evaluation(0.95, difference(0.03, 0.01), patients=2)}, Verdict.UNDECIDED, "Too little"),

@@ -24,7 +24,7 @@ from validation.errors import RegistryUnreachable
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-FILE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())
+FILE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "deploy" / "compose.yaml").read_text())
 VALUES = {"MLFLOW_USER": "operator", "MLFLOW_PASSWORD": "a-password-for-tests", "MLFLOW_SECRET_KEY": "x" * 32}
 
 

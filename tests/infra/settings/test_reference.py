@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.settings.reference import reference
+from docs.settings import reference
 from infra.settings.settings import Settings
 from tests import ROOT
 from validation.rules import Rules
@@ -10,7 +10,7 @@ from validation.rules import Rules
 
 def test_the_page_is_current() -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
-    assert page == reference(), "python -m infra.settings.reference > docs/settings.md"
+    assert page == reference(), "python -m docs.settings > docs/settings.md"
 
 
 def test_every_setting_is_described_with_its_variable() -> None:

@@ -1,4 +1,4 @@
-"""Prints docs/settings.md, from the descriptions of the settings: ``python -m infra.settings.reference``."""
+"""Prints docs/settings.md, from the descriptions of the settings: ``python -m docs.settings > docs/settings.md``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INTRODUCTION = """\
 # Settings
 
 This page is generated from the fields in `infra/settings/` and `validation/rules.py`: change a description there, then
-run `python -m infra.settings.reference > docs/settings.md`. Each setting is taken from the first of these that has it:
+run `python -m docs.settings > docs/settings.md`. Each setting is taken from the first of these that has it:
 
 1. the environment: `RETRAIN_STORE`, nested ones with two underscores: `RETRAIN_GATE__SENSITIVITY_MARGIN=0.005`
 2. a TOML file: `RETRAIN_CONFIG`, or `<home>/retrain.toml`: `[gate]` `sensitivity_margin = 0.005`
