@@ -4,9 +4,9 @@
 # make quick               the tests of rules, words and stages: no server, no browser, no framework
 # make test-all            make test, then what takes longest: real CNNs killed, the soak, trainings on several devices
 # make check               linter and types
-# make deploy              bring the server that PREFECT_API_URL names in line: deployments, schedules, alerts
-# make audit               ask a public database whether a locked package has a known weakness
-# make sbom                write sbom.json, what this is made of (CycloneDX)
+# make deploy              update the server that PREFECT_API_URL names: deployments, schedules, alerts
+# make audit               ask PyPI's vulnerability database about every locked package (needs uv)
+# make sbom                write sbom.json, the bill of materials (CycloneDX; needs uv)
 # make lock                resolve all versions again (needs uv)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -57,13 +57,14 @@ check: install
 deploy: install
 	MALARIA_CODE="$${MALARIA_CODE:-$(CURDIR)}" $(BIN)/python -m flows.unattended.deploy
 
-audit: install
-	@$(BIN)/python -m infra.deploy.audit
+# --strict: a package that the database does not know, as on a mirror, is a failure and not good news.
+audit:
+	uvx pip-audit==2.10.1 --strict --disable-pip --require-hashes --progress-spinner off -r requirements.txt
 
-sbom: install
-	@$(BIN)/python -m infra.deploy.sbom > sbom.json
-	@echo "sbom.json"
+sbom:
+	uvx --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --sv 1.6 --output-reproducible \
+	  --pyproject pyproject.toml --output-file sbom.json requirements.txt
 
 lock:
 	uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
-	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.txt
+	  --no-emit-index-url --annotation-style line --custom-compile-command "make lock" --quiet -o requirements.txt

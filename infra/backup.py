@@ -1,7 +1,7 @@
-"""Back up and restore what one machine holds: the folder store, MLflow's and Prefect's SQLite files, the settings file.
+"""Backs up and restores one machine: the folder store, MLflow's and Prefect's SQLite files, the settings file.
 
-What lies on servers (a bucket, PostgreSQL) has means of its own, and is named, not copied. Databases are copied by
-SQLite's own backup, so a night may be running meanwhile; the caches are left out, since they are made again.
+Servers (a bucket, PostgreSQL) have their own backups: they are named, not copied. Databases are copied by SQLite's
+backup, so a night may run meanwhile. Caches are left out: they are rebuilt.
 """
 
 from __future__ import annotations
@@ -31,66 +31,67 @@ DATABASES = ("registry", "prefect")
 
 
 def places(settings: Settings) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return what of this machine can be backed up, by name, and what lies elsewhere and how to save it."""
-    here = {"settings": settings.home / "retrain.toml"}
-    elsewhere = {}
+    """Return this machine's parts of a backup, by name, and how to back up those on servers."""
+    here, remote = {"settings": settings.home / "retrain.toml"}, {}
     if (store := _folder(settings.store)) is not None:
         here["store"] = store
     else:
-        elsewhere["store"] = f"{mask(settings.store)}: let the bucket keep versions, or copy it with the bucket's tools"
+        remote["store"] = f"{mask(settings.store)}: enable versioning in the bucket, or copy it with the bucket's tools"
     registry, database = settings.registry.get_secret_value(), settings.up.database.get_secret_value()
     if registry.startswith("sqlite:///"):
         here["registry"] = Path(registry.removeprefix("sqlite:///"))
         if (artifacts := _folder(settings.registry_artifacts or "")) is not None:
             here["artifacts"] = artifacts
     else:
-        elsewhere["registry"] = f"{mask(registry)}: pg_dump of MLflow's database, and its artifacts' bucket"
+        remote["registry"] = f"{mask(registry)}: pg_dump of MLflow's database, and its artifacts' bucket"
     if not database:
         here["prefect"] = settings.home / "prefect" / "prefect.db"
     else:
-        elsewhere["prefect"] = f"{mask(database)}: pg_dump of Prefect's database"
-    return here, elsewhere
+        remote["prefect"] = f"{mask(database)}: pg_dump of Prefect's database"
+    return here, remote
 
 
 def back_up(settings: Settings, target: Path) -> dict[str, Any]:
-    """Copy what this machine holds into a new folder; return its manifest.
+    """Copy this machine's parts into a new folder; return its manifest.
 
     Raises:
-        UsageError: when the folder is there already and not empty.
+        UsageError: when the folder exists and is not empty.
     """
     if target.exists() and any(target.iterdir()):
         raise UsageError(f"{target} is not empty", "name a new folder for each backup")
-    # Prefect's database holds its secrets together with their key, and the settings' file may hold some.
+    # Prefect's database contains its secrets with their key; the settings file may contain some.
     make_private(target)
-    here, elsewhere = places(settings)
+    here, remote = places(settings)
     saved = {name: str(path) for name, path in here.items() if path.exists()}
     for name, path in saved.items():
         _copy(name, Path(path), target / name)
-    for name, hint in elsewhere.items():
+    for name, hint in remote.items():
         log.warning("not in this backup: %s, %s", name, hint)
     manifest = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "home": str(settings.home),
         "saved": saved,
-        "elsewhere": elsewhere,
+        "elsewhere": remote,
         "files": _digests(target),
     }
-    # Last: a backup without it was not finished.
+    # Last: a backup without a manifest is unfinished.
     write_atomic(target / MANIFEST, json.dumps(manifest, indent=2).encode())
     return manifest
 
 
 def restore(settings: Settings, source: Path) -> dict[str, Any]:
-    """Put a backup back where its parts came from; return its manifest. What is there must be moved away first.
+    """Copy a backup's parts back to where they came from, which must be empty; return its manifest.
 
     Raises:
-        UsageError: when it is no whole backup, or something would be overwritten.
+        UsageError: when the backup is unfinished, or something would be overwritten.
         RetrainError: when a file is not as it was saved.
     """
     try:
         manifest: dict[str, Any] = json.loads((source / MANIFEST).read_text())
     except (FileNotFoundError, ValueError):
-        raise UsageError(f"{source} is no finished backup: it has no {MANIFEST}", "name the backup's folder") from None
+        raise UsageError(
+            f"{source} is not a finished backup: it has no {MANIFEST}", "name the backup's folder"
+        ) from None
     here, _ = places(settings)
     # MLflow's database names its files by their full path.
     moved = [name for name, path in manifest["saved"].items() if str(here.get(name)) != path]
@@ -99,13 +100,13 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
             f"the settings in force put {', '.join(moved)} elsewhere than the backup: {manifest['saved'][moved[0]]}",
             f"set RETRAIN_HOME={manifest['home']} (and RETRAIN_STORE, RETRAIN_REGISTRY) as they were",
         )
-    taken = [path for path in manifest["saved"].values() if _occupied(Path(path))]
+    taken = [path for path in manifest["saved"].values() if any(Path(path).glob("*")) or Path(path).is_file()]
     if taken:
         raise UsageError(f"{', '.join(taken)} would be overwritten", "stop `retrain up` and move them away first")
-    damaged = [name for name, found in _digests(source).items() if manifest["files"].get(name, found) != found]
-    missing = sorted(manifest["files"].keys() - _digests(source).keys())
-    if damaged or missing:
-        raise RetrainError(f"the backup is damaged: {', '.join([*damaged, *missing][:5])}", "use another one")
+    files = _digests(source)
+    damaged = sorted(name for name, digest in manifest["files"].items() if files.get(name) != digest)
+    if damaged:
+        raise RetrainError(f"the backup is damaged: {', '.join(damaged[:5])}", "use another one")
     for name, path in manifest["saved"].items():
         _copy(name, source / name, Path(path))
     return manifest
@@ -121,19 +122,17 @@ def _copy(name: str, source: Path, target: Path) -> None:
                 old.backup(new)
         else:
             shutil.copyfile(source, target)
-        if target.is_file():  # a database or the settings: what may hold a secret is for nobody else
+        if target.is_file():  # a database or the settings, which may contain secrets
             target.chmod(0o600)
     except (OSError, shutil.Error, sqlite3.Error) as error:
-        raise RetrainError(f"cannot copy {source} to {target}: {error}", "is there space, and may we write?") from error
+        raise RetrainError(
+            f"cannot copy {source} to {target}: {error}", "check the free space and the permission to write"
+        ) from error
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
-    return {os.fsencode(path.relative_to(folder)).hex(): sha256(path.read_bytes()) for path in found}
-
-
-def _occupied(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
+    return {os.fsencode(path.relative_to(folder)).hex(): sha256(path.read_bytes()) for path in files}
 
 
 def _folder(uri: str) -> Path | None:

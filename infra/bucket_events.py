@@ -1,4 +1,4 @@
-"""What a bucket tells about new objects, by way of an SQS queue (S3 -> SQS, directly or through EventBridge or SNS)."""
+"""Notifications of new objects in a bucket, from an SQS queue (S3 -> SQS, directly or through EventBridge or SNS)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from validation.errors import Unreachable
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 10  # what SQS gives in one answer
+MOST_AT_ONCE = 10  # SQS's own limit
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one look at the queue brought."""
+    """The messages of one poll."""
 
     receipts: tuple[str, ...]
     new_cells: int
 
 
 class Queue:
-    """An SQS queue that is told of new objects.
-
-    Every method raises Unreachable when the queue does not answer or refuses us.
-    """
+    """An SQS queue of notifications. Every method raises Unreachable when it does not answer or refuses access."""
 
     def __init__(self, settings: EventSettings) -> None:
         import boto3
@@ -38,7 +35,7 @@ class Queue:
         from botocore.exceptions import BotoCoreError
 
         self._url = settings.queue
-        # A long poll is silent for up to 20 s.
+        # A long poll takes up to 20 s to answer.
         config = Config(connect_timeout=5, read_timeout=40, retries={"total_max_attempts": 3, "mode": "standard"})
         try:
             self._client = boto3.client(
@@ -48,13 +45,13 @@ class Queue:
             raise Unreachable(f"cannot sign in to {self._url}: {error}", "see RETRAIN_EVENTS__QUEUE_REGION") from error
 
     def receive(self, wait_seconds: int) -> Batch:
-        """Wait for messages up to ``wait_seconds``; return those that are there, hidden from others for a while."""
+        """Wait up to ``wait_seconds`` for messages; return them, invisible to other readers for two minutes."""
         answer = self._call(
             "receive_message", MaxNumberOfMessages=MOST_AT_ONCE, WaitTimeSeconds=wait_seconds, VisibilityTimeout=120
         )
         messages = answer.get("Messages", [])
         keys = [key for message in messages for key in created_keys(message["Body"])]
-        # The prefix of the store within its bucket is before it, so it is looked for anywhere.
+        # The store's prefix within its bucket comes first, if it has one.
         cells = sum(1 for key in keys if key.startswith(LABELED) or f"/{LABELED}" in key)
         return Batch(tuple(message["ReceiptHandle"] for message in messages), cells)
 
@@ -64,7 +61,7 @@ class Queue:
             entries = [{"Id": str(n), "ReceiptHandle": receipt} for n, receipt in enumerate(batch.receipts)]
             answer = self._call("delete_message_batch", Entries=entries)
             for failed in answer.get("Failed", []):
-                log.warning("a message was not deleted and will come again: %s", failed.get("Message"))
+                log.warning("a message was not deleted and will be delivered again: %s", failed.get("Message"))
 
     def _call(self, name: str, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -78,25 +75,24 @@ class Queue:
 
 
 def created_keys(body: str) -> Iterator[str]:
-    """Yield the keys of objects that a message says were created; nothing for anything else, whatever it is."""
+    """Yield the keys of the created objects that a message names; nothing for any other message."""
     try:
-        told = json.loads(body)
-        if isinstance(told, dict) and isinstance(told.get("Message"), str):
-            told = json.loads(told["Message"])  # by way of SNS
+        message = json.loads(body)
+        if isinstance(message, dict) and isinstance(message.get("Message"), str):
+            message = json.loads(message["Message"])  # through SNS
     except ValueError:
-        log.warning("a message that is no JSON was left out: %.80r", body)
+        log.warning("ignored a message that is not valid JSON: %.80r", body)
         return
-    if not isinstance(told, dict):
+    if not isinstance(message, dict):
         return
-    if isinstance(detail := told.get("detail"), dict):  # by way of EventBridge; its keys are not encoded
-        if told.get("detail-type") == "Object Created" and isinstance(
-            key := (detail.get("object") or {}).get("key"), str
-        ):
+    if isinstance(detail := message.get("detail"), dict):  # through EventBridge; its keys are not encoded
+        key = (detail.get("object") or {}).get("key")
+        if message.get("detail-type") == "Object Created" and isinstance(key, str):
             yield key
         return
-    for record in told.get("Records") or []:
+    for record in message.get("Records") or []:
         try:
             if record["eventName"].startswith("ObjectCreated:"):
                 yield unquote_plus(record["s3"]["object"]["key"])
         except (KeyError, TypeError, AttributeError):
-            log.warning("a record of a message was left out: %.80r", record)
+            log.warning("ignored a record of a message: %.80r", record)

@@ -1,5 +1,5 @@
-"""Where this code lies, and this process's environment variables: those of other systems that we read, and putting back
-what others changed (everything that this process starts inherits them).
+"""The folder of this code, and this process's environment variables: those of other systems that are read here, and
+restoring those that a library changes (every child process inherits them).
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# The folder that holds the four packages; of a checkout, its root.
+# The folder that contains the four packages; in a checkout, its root.
 CODE_ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
 def environment_kept(names: Collection[str] | None = None) -> Iterator[None]:
-    """Put back the environment variables that are changed within: those of ``names``, or all."""
+    """Restore environment variables afterwards: those of ``names``, or all."""
     before = dict(os.environ)
     try:
         yield
     finally:
-        for name in set(names if names is not None else os.environ.keys() | before.keys()):
+        for name in names if names is not None else {*os.environ, *before}:
             if name in before:
                 os.environ[name] = before[name]
             else:
@@ -28,15 +28,15 @@ def environment_kept(names: Collection[str] | None = None) -> Iterator[None]:
 
 
 def prefect_api_url() -> str | None:
-    """Return the Prefect server that the environment names, if any; Prefect's own setting, not one of ours."""
+    """Return the Prefect server that the environment names, if any; this is Prefect's own setting."""
     return os.environ.get("PREFECT_API_URL") or None
 
 
 def prefect_api_auth() -> str | None:
-    """Return ``user:password`` for a Prefect server that asks for them, if the environment names them."""
+    """Return ``user:password`` for a Prefect server that requires them, if the environment names them."""
     return os.environ.get("PREFECT_API_AUTH_STRING") or None
 
 
 def visible_gpus() -> str | None:
-    """Return which GPUs this process may use, as CUDA is told; None when nothing is said."""
+    """Return CUDA's list of the GPUs that this process may use; None when it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

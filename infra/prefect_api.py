@@ -1,4 +1,4 @@
-"""Prefect's server, asked over its own HTTP interface: pools, deployments, runs. Needs no Prefect in this process."""
+"""A client of the Prefect server's HTTP API: pools, deployments, runs. It does not import Prefect."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 ALIVE = ("PENDING", "RUNNING", "CANCELLING")
-# A server on SQLite says "unavailable" while somebody else is writing.
+# Waits between retries: a server on SQLite answers "unavailable" while another client is writing.
 _BUSY = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-# What a run is called that ended because its machine was stopped: the night is started again.
+# State name of a run that ended because its machine was stopped: the night is restarted.
 INTERRUPTED = "Interrupted"
 
 
 class PrefectServer:
-    """One Prefect server.
-
-    Every method raises Unreachable when it does not answer, and RetrainError when it refuses.
-    """
+    """One Prefect server. Every method raises Unreachable when it does not answer, and RetrainError when it refuses."""
 
     def __init__(self, url: str, *, auth: str | None = None) -> None:
         import httpx
@@ -35,28 +32,25 @@ class PrefectServer:
         self.url = url.rstrip("/")
         auth = auth or prefect_api_auth()
         user, _, password = (auth or "").partition(":")
-        # No connection is kept: a server that was started again, and the end of a process, find none open.
-        # trust_env: a proxy of the surroundings has no business on loopback, and others are Prefect's to configure.
+        # No keep-alive: none is left open when a server restarts or a process ends. trust_env: no proxy on loopback.
         self._client = httpx.Client(
             base_url=self.url,
-            # Longer than a server on SQLite waits for whoever is writing (60 s): then it answers, if only "busy".
-            timeout=90,
+            timeout=90,  # a server on SQLite waits up to 60 s for a writer before it answers "busy"
             auth=(user, password) if auth else None,
             trust_env="127.0.0.1" not in self.url,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     def ask(self, method: str, path: str, body: Any = None, *, missing: Any = ...) -> Any:
-        """Return the JSON answer to one request; ``missing``, where given, in place of a 404."""
+        """Return the JSON response to one request; ``missing``, where given, for a 404."""
         import httpx
 
         try:
-            answer = self._client.request(method, path, json=body)
-            for wait in _BUSY:
+            for wait in (*_BUSY, 0.0):
+                answer = self._client.request(method, path, json=body)
                 if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     break
                 time.sleep(wait)
-                answer = self._client.request(method, path, json=body)
         except httpx.TransportError as error:
             raise Unreachable(
                 f"the Prefect server at {self.url} does not answer: {error}",
@@ -79,11 +73,11 @@ class PrefectServer:
             return False
 
     def ensure_pool(self, name: str, limit: int | None) -> None:
-        """Let there be a work pool of processes, with room for ``limit`` runs at once (None: any number)."""
+        """Create or update a process work pool that runs ``limit`` runs at once (None: any number)."""
         pool = self.ask("GET", f"/work_pools/{name}", missing=None)
         if pool is None:
-            known = self.ask("GET", "/collections/views/aggregate-worker-metadata")
-            template = known["prefect"]["process"]["default_base_job_configuration"]
+            workers = self.ask("GET", "/collections/views/aggregate-worker-metadata")
+            template = workers["prefect"]["process"]["default_base_job_configuration"]
             body = {"name": name, "type": "process", "base_job_template": template, "concurrency_limit": limit}
             self.ask("POST", "/work_pools/", body)
         elif pool["concurrency_limit"] != limit:
@@ -97,14 +91,14 @@ class PrefectServer:
     def deployments(self) -> dict[str, Json]:
         """Return all deployments by their full name, ``flow/deployment``."""
         flows = {flow["id"]: flow["name"] for flow in self._pages("/flows/filter")}
-        return {f"{flows[found['flow_id']]}/{found['name']}": found for found in self._pages("/deployments/filter")}
+        return {f"{flows[each['flow_id']]}/{each['name']}": each for each in self._pages("/deployments/filter")}
 
     def deployment(self, name: str) -> Json:
         """Return the deployment called ``flow/deployment``."""
-        found = self.ask("GET", f"/deployments/name/{name}", missing=None)
-        if found is None:
+        deployment = self.ask("GET", f"/deployments/name/{name}", missing=None)
+        if deployment is None:
             raise RetrainError(f"{self.url} has no deployment {name}", "`retrain up` or `make deploy` registers it")
-        return dict(found)
+        return dict(deployment)
 
     def create_run(
         self,
@@ -115,7 +109,7 @@ class PrefectServer:
         at: datetime | None = None,
         tags: Iterable[str] = (),
     ) -> Json:
-        """Return a new run of a deployment, or the one that was created with the same ``key``."""
+        """Create a run of a deployment and return it, or the one that was created with the same ``key``."""
         state: Json = {"type": "SCHEDULED", "name": "Scheduled"}
         if at is not None:
             state["state_details"] = {"scheduled_time": at.isoformat()}
@@ -135,49 +129,42 @@ class PrefectServer:
         key: str | None = None,
         limit: int = 200,
     ) -> list[Json]:
-        """Return runs, the newest first, that are all of what is given."""
-        wanted: Json = {}
+        """Return the runs that match all given conditions, newest first."""
+        where: Json = {}
         if states := list(states):
-            wanted["state"] = {"type": {"any_": states}}
+            where["state"] = {"type": {"any_": states}}
         if tags := list(tags):
-            wanted["tags"] = {"all_": tags}
+            where["tags"] = {"all_": tags}
         if key is not None:
-            wanted["idempotency_key"] = {"any_": [key]}
-        body: Json = {"flow_runs": wanted, "sort": "EXPECTED_START_TIME_DESC", "limit": limit}
+            where["idempotency_key"] = {"any_": [key]}
         if deployment is not None:
-            wanted["deployment_id"] = {"any_": [self.deployment(deployment)["id"]]}
+            where["deployment_id"] = {"any_": [self.deployment(deployment)["id"]]}
+        body = {"flow_runs": where, "sort": "EXPECTED_START_TIME_DESC", "limit": limit}
         return list(self.ask("POST", "/flow_runs/filter", body))
 
     def set_state(self, run: str, type_: str, name: str, message: str, *, force: bool = False) -> str:
-        """Bring a run into a state, ``force`` even out of a final one; return the state that it has then."""
+        """Set a run's state, with ``force`` even after a final one; return the type of the state it has then."""
         state = {"type": type_, "name": name, "message": message}
         answer = self.ask("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": force})
         return str((answer.get("state") or {}).get("type"))
 
     def interrupt_runs(self, pools: Iterable[str], why: str) -> list[Json]:
-        """Mark all runs of the pools that still count as alive as crashed; only where nothing can be running."""
+        """Mark all live runs of the pools as crashed; only for use where none can really be running."""
         body = {"flow_runs": {"state": {"type": {"any_": list(ALIVE)}}}, "work_pools": {"name": {"any_": list(pools)}}}
-        found = list(self.ask("POST", "/flow_runs/filter", body))
-        for run in found:
+        runs = list(self.ask("POST", "/flow_runs/filter", body))
+        for run in runs:
             self.set_state(run["id"], "CRASHED", INTERRUPTED, why, force=True)
             log.info("run %s was interrupted: %s", run["name"], why)
-        return found
+        return runs
 
     def emit(self, event: str, resource: Json, payload: Json | None = None, *, at: datetime | None = None) -> None:
-        """Tell the server that something happened, now or at another moment."""
-        told = {
-            "id": str(uuid.uuid4()),
-            "occurred": (at or datetime.now(UTC)).isoformat(),
-            "event": event,
-            "resource": resource,
-            "payload": payload or {},
-        }
-        self.ask("POST", "/events", [told])
+        """Send the server an event that occurred now, or at another time."""
+        occurred = (at or datetime.now(UTC)).isoformat()
+        body = {"id": str(uuid.uuid4()), "occurred": occurred, "event": event, "resource": resource}
+        self.ask("POST", "/events", [{**body, "payload": payload or {}}])
 
     def _pages(self, path: str) -> list[Json]:
-        found: list[Json] = []
-        while True:
-            page = self.ask("POST", path, {"limit": 200, "offset": len(found)})
-            found.extend(page)
-            if len(page) < 200:
-                return found
+        items: list[Json] = []
+        while len(page := self.ask("POST", path, {"limit": 200, "offset": len(items)})) == 200:
+            items += page
+        return [*items, *page]

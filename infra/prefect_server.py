@@ -1,4 +1,4 @@
-"""A Prefect server for a run: the one that is named, the one of ``retrain up``, or a temporary one on loopback."""
+"""The Prefect server of a run: the configured one, the one of ``retrain up``, or a temporary one on loopback."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from infra.environment import prefect_api_url
+from infra.environment import environment_kept, prefect_api_url
 from infra.local.up_lock import machine_url
 from infra.settings.settings import Settings, secret_value
 from validation.errors import RetrainError
 
 log = logging.getLogger(__name__)
 
-# Loading Prefect's server takes about 5 s here, 10 s at its first start; a loaded machine takes several times that.
+# Loading Prefect's server takes about 5 s, 10 s at its first start, and several times that on a loaded machine.
 SERVER_START_SECONDS = 180.0
 
 
 @contextmanager
 def prefect_server(settings: Settings) -> Iterator[str]:
-    """Give Prefect a server and yield its address.
+    """Point Prefect to a server and yield its address.
 
     It is the one that PREFECT_API_URL names, the one of ``retrain up`` where that runs on this home folder, or a
-    temporary one on loopback.
-
-    Prefect would start one by itself, but leaves it behind when its parent is killed; this one dies with us.
+    temporary one. Prefect could start that itself, but leaves it running when its parent is killed.
 
     Raises:
         RetrainError: when the temporary server does not start.
@@ -39,16 +37,11 @@ def prefect_server(settings: Settings) -> Iterator[str]:
         yield url
         return
     if (url := machine_url(settings)) is not None:
-        told = {"PREFECT_API_URL": url}
+        variables = {"PREFECT_API_URL": url}
         if (auth := secret_value(settings.up.auth)) is not None:
-            told["PREFECT_API_AUTH_STRING"] = auth
-        os.environ.update(told)
-        try:
+            variables["PREFECT_API_AUTH_STRING"] = auth
+        with _prefect_pointed_to(variables):
             yield url
-        finally:
-            _send_what_is_queued()
-            for name in told:
-                del os.environ[name]
         return
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
@@ -56,17 +49,15 @@ def prefect_server(settings: Settings) -> Iterator[str]:
     log_path = settings.home / "prefect-server.log"
     log.info("starting a temporary Prefect server (its log: %s)", log_path)
     with log_path.open("wb") as output:
-        # A session of its own: Ctrl-C is for the night, which still has to tell the server how it ended.
+        # In its own session: Ctrl-C is for the night, which still has to report to the server how it ended.
         server = subprocess.Popen(
             _server_command(port), stdout=output, stderr=output, env=_server_environment(), start_new_session=True
         )
-    os.environ["PREFECT_API_URL"] = url
     try:
-        _wait_until_healthy(server, url, str(log_path))
-        yield url
+        with _prefect_pointed_to({"PREFECT_API_URL": url}):
+            _wait_until_healthy(server, url, str(log_path))
+            yield url
     finally:
-        _send_what_is_queued()
-        del os.environ["PREFECT_API_URL"]
         server.terminate()
         try:
             server.wait(timeout=10)
@@ -75,25 +66,42 @@ def prefect_server(settings: Settings) -> Iterator[str]:
             server.wait()
 
 
-def _send_what_is_queued() -> None:
-    """Let Prefect send its last log lines and events while there is a server: later it would try for a minute."""
-    if "prefect" not in sys.modules:
-        return
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
+@contextmanager
+def _prefect_pointed_to(variables: dict[str, str]) -> Iterator[None]:
+    with environment_kept(variables):
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            if "prefect" in sys.modules:  # send its last log lines and events now: later it would try for a minute
+                from prefect.events.worker import EventsWorker
+                from prefect.logging.handlers import APILogWorker
 
-    for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=10)
+                for worker in (APILogWorker, EventsWorker):
+                    worker.drain_all(timeout=10)
 
 
 def _server_command(port: int) -> list[str]:
-    tied = [sys.executable, "-m", "infra.processes.parent", str(os.getpid())]
     uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    return [*tied, *uvicorn, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    return [
+        sys.executable,
+        "-m",
+        "infra.processes.parent",
+        str(os.getpid()),
+        *uvicorn,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+        "--lifespan",
+        "on",
+    ]
 
 
 def _server_environment() -> dict[str, str]:
-    # What Prefect's own temporary server is told: no pages, and nothing that belongs to a permanent one.
+    # As Prefect's own temporary server: no pages, and no services of a permanent one.
     return {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
@@ -102,11 +110,9 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log_path: str
 
     until = time.monotonic() + SERVER_START_SECONDS
     while time.monotonic() < until and server.poll() is None:
-        try:
+        with suppress(httpx.TransportError):
             if httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK:
                 return
-        except httpx.TransportError:
-            pass
         time.sleep(0.1)
     raise RetrainError(
         "the temporary Prefect server did not start", f"see {log_path}, or set PREFECT_API_URL to a server of yours"
@@ -114,19 +120,16 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log_path: str
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free now; chosen at random, so that two who ask at once seldom meet.
+    """Return a free port of loopback, chosen at random, so that two callers at once rarely get the same.
 
-    It lies below those that systems give to whoever connects, or one of these could take it before it is used.
+    It is below the ephemeral ports, which an outgoing connection could take before the port is used.
 
     Raises:
         RetrainError: when none is found.
     """
     for _ in range(50):
         port = 16_384 + secrets.randbelow(16_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
     raise RetrainError("no free port on loopback for a temporary Prefect server", "set PREFECT_API_URL")

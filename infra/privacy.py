@@ -1,4 +1,4 @@
-"""What a process of ours keeps to itself: its files from others on this machine, its secrets from every log."""
+"""Privacy of this process: its files are closed to other users, its secrets are masked in every log."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from validation.redaction import mask
 
 log = logging.getLogger(__name__)
 
-# Cells come from patients, so nothing is for everybody. What the group may do is for the person's own umask to say.
+# Cells come from patients, so other users have no access. The group's access is left to the person's own umask.
 NOT_FOR_OTHERS = 0o007
 ONLY_OURS = 0o700
 
 
 def keep_files_private() -> None:
-    """Let all files that this process and its children make be out of the reach of others, whatever the umask was."""
+    """Deny other users access to all files that this process and its children create."""
     os.umask(os.umask(NOT_FOR_OTHERS) | NOT_FOR_OTHERS)
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that is ours alone; one that is there is left as it is, and named when others may write to it.
+    """Create a folder with mode 0700; an existing one keeps its mode, with a warning when others may write to it.
 
     Raises:
-        RetrainError: when it cannot be made.
+        RetrainError: when it cannot be created.
     """
     try:
         if folder.is_dir():
@@ -39,16 +39,15 @@ def make_private(folder: Path) -> None:
                 log.warning("others may write to %s: chmod o-w %s", folder, folder)
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Two at once may both have found it missing.
         folder.mkdir(mode=ONLY_OURS, exist_ok=True)
     except OSError as error:
         raise RetrainError(
-            f"cannot make the folder {folder}: {error.strerror or error}", "choose another RETRAIN_HOME"
+            f"cannot create the folder {folder}: {error.strerror or error}", "choose another RETRAIN_HOME"
         ) from error
 
 
 def keep_secrets_out_of_logs() -> None:
-    """Mask every record of Python's logging, of every library and wherever it goes."""
+    """Mask secrets in every log record of every library, for all handlers."""
     plain = logging.getLogRecordFactory()
     if getattr(plain, "masks", False):
         return
@@ -58,13 +57,13 @@ def keep_secrets_out_of_logs() -> None:
         try:
             text = record.getMessage()
         except (TypeError, ValueError):
-            return record  # a mistake in the call, for logging to tell of in its way
+            return record  # a mistake in the call, which logging reports itself
         if (hidden := mask(text)) != text:
             record.msg, record.args = hidden, ()
         if record.exc_info and record.exc_info[0] is not None:
-            told = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-            if (hidden := mask(told)) != told:
-                # A formatter that finds the text takes it and does not look at the error again.
+            trace = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            if (hidden := mask(trace)) != trace:
+                # A formatter uses this text instead of formatting the exception again.
                 record.exc_text, record.exc_info = hidden, None
         return record
 
@@ -74,17 +73,17 @@ def keep_secrets_out_of_logs() -> None:
 
 @contextmanager
 def redact_exceptions() -> Iterator[None]:
-    """Let an error that nobody foresaw, and that holds a secret, go on as one that does not.
+    """Replace an unexpected exception whose text contains a secret by one without it.
 
-    Around the whole of a flow: Prefect keeps the text of what ended one.
+    Wraps a whole flow: Prefect stores the text of the exception that ends one.
     """
     try:
         yield
     except RetrainError:
-        raise  # its text was masked when it was made
+        raise  # its text was masked when it was created
     except Exception as error:
-        told = "".join(traceback.format_exception(error))
-        if mask(told) == told:
+        trace = "".join(traceback.format_exception(error))
+        if mask(trace) == trace:
             raise
-        log.error("%s", told)
+        log.error("%s", trace)
         raise RetrainError(f"unexpected {type(error).__name__}: {error}", "see the log") from None

@@ -1,4 +1,4 @@
-"""A small web server on loopback for the reports: reads only, serves only pages, and only to this machine."""
+"""A small web server for the reports: read-only, pages only, loopback only."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ from validation.errors import RetrainError, UsageError
 
 HOST = "127.0.0.1"
 START = "/reports/index.html"
-# What a report or a validation's own pages may consist of: no record, no table, no model file.
+# The files of a report or of Data Docs: no record, no table, no model file.
 SUFFIXES = (".html", ".css", ".js", ".png", ".svg", ".ico", ".woff2")
+
+TEXT = "text/plain; charset=utf-8"
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 Read = Callable[[str], bytes | None]
 
 
 @contextmanager
 def local_site(read: Read, port: int) -> Iterator[ThreadingHTTPServer]:
-    """Yield a server on loopback, not yet serving; ``read`` returns the bytes of a key under ``retraining/``, or None.
+    """Yield a server on loopback that does not serve yet; port 0 is any free one.
 
-    Port 0 is any free one.
+    ``read`` returns the bytes of a key under ``retraining/``, or None.
 
     Raises:
-        UsageError: when the port is taken, or not ours to take.
+        UsageError: when the port is taken or not permitted.
     """
     try:
         server = ThreadingHTTPServer((HOST, port), _handler(read))
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"cannot serve on port {port} of {HOST}: {getattr(error, 'strerror', None) or error}",
-            "choose another one with --port, or 0 for any that is free",
+            "choose another one with --port, or 0 for any free one",
         ) from None
     server.daemon_threads = True
     try:
@@ -48,59 +51,39 @@ def _handler(read: Read) -> type[BaseHTTPRequestHandler]:
         server_version, sys_version = "retrain", ""
 
         def do_GET(self) -> None:
-            self._answer(with_body=True)
+            self.wfile.write(self._send_headers())
 
         def do_HEAD(self) -> None:
-            self._answer(with_body=False)
+            self._send_headers()
 
-        def _answer(self, *, with_body: bool) -> None:
-            path = unquote(urlsplit(self.path).path)
-            if not self._is_for_us():
-                self._send(HTTPStatus.FORBIDDEN, b"This server is for this machine only.\n", with_body=with_body)
-            elif path in ("/", "/index.html", "/reports", "/reports/"):
-                self.send_response(HTTPStatus.FOUND)
-                self.send_header("Location", START)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-            else:
-                self._send_page(path, with_body=with_body)
+        def _send_headers(self) -> bytes:
+            """Send status and headers, and return the body."""
+            status, kind, body = self._page(unquote(urlsplit(self.path).path))
+            self.send_response(status)
+            headers = {"Content-Type": kind, "Content-Length": str(len(body)), **HEADERS}
+            for name, value in ({**headers, "Location": START} if status == HTTPStatus.FOUND else headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            return body
 
-        def _send_page(self, path: str, *, with_body: bool) -> None:
+        def _page(self, path: str) -> tuple[HTTPStatus, str, bytes]:
+            # Another Host is a page of another site, whose name resolves to 127.0.0.1.
+            if (self.headers.get("Host") or "").rsplit(":", 1)[0] not in (HOST, "localhost"):
+                return HTTPStatus.FORBIDDEN, TEXT, b"This server is for this machine only.\n"
+            if path in ("/", "/index.html", "/reports", "/reports/"):
+                return HTTPStatus.FOUND, TEXT, b""
             key = OURS + path.removeprefix("/")
             try:
                 data = None if is_odd(key) or not key.endswith(SUFFIXES) else read(key)
             except RetrainError as error:
-                self._send(HTTPStatus.BAD_GATEWAY, f"{error.message}\n".encode(), with_body=with_body)
-                return
+                return HTTPStatus.BAD_GATEWAY, TEXT, f"{error.message}\n".encode()
             if data is None:
-                self._send(HTTPStatus.NOT_FOUND, b"There is no such page.\n", with_body=with_body)
-                return
+                return HTTPStatus.NOT_FOUND, TEXT, b"There is no such page.\n"
             kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
-            text = kind.startswith("text/") or kind.endswith("javascript")
-            self._send(HTTPStatus.OK, data, f"{kind}; charset=utf-8" if text else kind, with_body=with_body)
-
-        def _is_for_us(self) -> bool:
-            """Whether the browser meant this server: another name for 127.0.0.1 is somebody else's page asking."""
-            host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
-            return host in ("127.0.0.1", "localhost")
-
-        def _send(
-            self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8", *, with_body: bool
-        ) -> None:
-            self.send_response(status)
-            for name, value in (
-                ("Content-Type", kind),
-                ("Content-Length", str(len(body))),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Cache-Control", "no-store"),
-                ("Referrer-Policy", "no-referrer"),
-            ):
-                self.send_header(name, value)
-            self.end_headers()
-            if with_body:
-                self.wfile.write(body)
+            is_text = kind.startswith("text/") or kind.endswith("javascript")
+            return HTTPStatus.OK, f"{kind}; charset=utf-8" if is_text else kind, data
 
         def log_message(self, *_: object) -> None:
-            """Stay quiet: a page that was read is no news."""
+            """Log no requests."""
 
     return Handler

@@ -1,6 +1,6 @@
-"""The surroundings of a run: libraries told to keep to the home folder and to call nobody, and a server for Prefect.
+"""The environment of a run: libraries keep their files under the home folder and send no telemetry.
 
-Must be called before Prefect, MLflow or Great Expectations are imported, since they read these names at import.
+Must be called before Prefect, MLflow or Great Expectations are imported, since they read these variables at import.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def prepare_environment(settings: Settings) -> None:
-    """Keep the libraries' files under the home folder, switch their telemetry off, and quieten them.
+    """Keep the libraries' files under the home folder, switch off their telemetry, and reduce their logging.
 
-    What is set already is left as it is: a deployment knows better than a default. From here on files are not for
-    others on this machine, and no secret is logged.
+    Variables that are set already are kept. From here on, new files are closed to other users and secrets are masked
+    in logs.
     """
     keep_files_private()
     keep_secrets_out_of_logs()
@@ -29,9 +29,9 @@ def prepare_environment(settings: Settings) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # Everything below the flows uses plain logging; this carries it to Prefect's pages.
+        # The packages use plain logging; this sends it to Prefect's pages.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,infra,validation",
-        # Prefect alone would keep every run for ever.
+        # By default Prefect keeps every run for ever.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(int(settings.prune.runs_days * 86_400)),
         "MPLCONFIGDIR": str(settings.home / "cache" / "matplotlib"),
@@ -39,17 +39,17 @@ def prepare_environment(settings: Settings) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    for floor in ("flows", "tasks", "infra", "validation"):
-        logging.getLogger(floor).setLevel(logging.INFO)
-    # It logs whole addresses, and a presigned one is a key to what it names.
+    for package in ("flows", "tasks", "infra", "validation"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    # It logs whole addresses, which may contain a signature or a webhook's secret.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    _outlive_the_reader()
+    _survive_a_closed_output()
 
 
-def _outlive_the_reader() -> None:
-    """Go on in silence when whoever read this process's output is gone: a worker that was killed, a closed terminal.
+def _survive_a_closed_output() -> None:
+    """Continue silently when the reader of this process's output is gone: a killed worker, a closed terminal.
 
-    Prefect writes its log through rich, which ends the process then (exit code 1, a night that is Crashed).
+    Prefect logs through rich, which would end the process (exit code 1, the night Crashed).
     """
     from rich.console import Console
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from infra.deploy.kubernetes.make import template
 from tests import ROOT
 from tests.test_house import sources
 
@@ -106,8 +107,7 @@ def test_no_value_reaches_a_shell_in_the_compose_file(name: str) -> None:
 
 @pytest.mark.parametrize("pool", ["cpu", "gpu"])
 def test_no_value_reaches_a_shell_in_a_job_template(pool: str) -> None:
-    kept = json.loads((ROOT / "infra" / "deploy" / "kubernetes" / f"{pool}.json").read_text())
-    text = json.dumps(kept["job_configuration"])
+    text = json.dumps(template(pool)["job_configuration"])
     assert '"sh"' not in text
     assert "/bin/sh" not in text
 

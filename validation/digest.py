@@ -18,16 +18,16 @@ def sha256(data: bytes) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN.
+    """Return the canonical JSON of ``value``: sorted keys, no spaces.
 
     Raises:
-        ValueError: for NaN or infinity, which JSON cannot say.
+        ValueError: for NaN or infinity, which JSON cannot represent.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 def digest(*parts: Any) -> str:
-    """Return the 24-digit name of whatever was made from ``parts`` (JSON values, or bytes taken whole)."""
+    """Return the 24-digit digest of ``parts``: JSON values, or bytes."""
     whole = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else canonical_json(part)
@@ -37,7 +37,7 @@ def digest(*parts: Any) -> str:
 
 
 def digest_of_list(chunks: Callable[[], Iterable[list[Any]]]) -> str:
-    """Return ``digest`` of one long list that is given in pieces, twice: as text it need not fit into memory."""
+    """Return ``digest`` of one list in chunks, which are read twice: its JSON need not fit into memory."""
     length = 2 + max(0, sum(len(canonical_json(chunk)) - 1 for chunk in chunks() if chunk) - 1)
     whole = hashlib.sha256(str(length).encode() + b":[")
     comma = b""

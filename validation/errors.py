@@ -1,16 +1,16 @@
 """Every error that this project raises on purpose, drawn as one tree.
 
-    RetrainError                 exit 1   anything that the person in charge has to know
+    RetrainError                 exit 1   any error for the person in charge
     ├── UsageError               exit 2   a wrong argument or setting
-    │   └── SettingsError                 an unknown or impossible setting, refused by name
+    │   └── SettingsError                 an unknown or invalid setting, refused by name
     ├── DataInvalid              exit 3   tonight's data must not be trained on
     ├── Unreachable              exit 4   an outside service does not answer, or refuses us
     │   ├── StoreUnreachable              the object store
     │   └── RegistryUnreachable           the model registry
-    ├── ObjectMissing            exit 1   an object that a record names is gone from the store
+    ├── ObjectMissing            exit 1   an object that a record names is not in the store
     ├── ModelFileInvalid         exit 1   a model file that is damaged or breaks its contract
     ├── TrainingFailed           exit 1   a training ended without a model
-    ├── NightRunning             exit 1   another night holds the lock
+    ├── NightRunning             exit 1   another night is running on the home folder
     ├── ChampionChanged          exit 1   the champion is not the one that was evaluated
     ├── NotReproduced            exit 1   a registered model file does not give the predictions it was judged by
     ├── ApprovalClosed           exit 1   an approval that has been answered, or has expired
@@ -48,7 +48,7 @@ __all__ = [
 
 
 class RetrainError(Exception):
-    """Base of all errors that are meant for a person: one clear message, no traceback.
+    """Base of all errors for a person: one clear message, no traceback.
 
     Args:
         message: what was expected, what was found, and where.
@@ -58,9 +58,9 @@ class RetrainError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        # Here, since a message also reaches Prefect's records and the logs of others by ways that are not ours.
+        # Masked here, since messages also reach Prefect's records and the logs of libraries.
         message, hint = mask(message), mask(hint)
-        # Both go to args, so that the error survives pickling between processes whole.
+        # Both in args, so that the error survives pickling between processes.
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -70,13 +70,13 @@ class RetrainError(Exception):
 
 
 class UsageError(RetrainError):
-    """An argument of the command line that cannot be meant."""
+    """An invalid argument of the command line."""
 
     exit_code = 2
 
 
 class SettingsError(UsageError):
-    """An unknown or impossible setting."""
+    """An unknown or invalid setting."""
 
 
 class DataInvalid(RetrainError):
@@ -132,8 +132,8 @@ class LedgerSpent(RetrainError):
 
 
 class ChampionUnusable(RetrainError):
-    """The champion no longer loads or scores, so nobody can be compared with it."""
+    """The champion no longer loads or scores, so no challenger can be compared with it."""
 
 
 class RotationRefused(RetrainError):
-    """There are too few patients that no model was trained, chosen or judged on."""
+    """There are too few patients on whom no model was trained, chosen or judged."""

@@ -1,8 +1,7 @@
-"""The records that stages hand to each other: frozen, small, JSON, named by what they were made from.
+"""The records that stages pass to each other: frozen, small, JSON, with the digest of their inputs as id.
 
-A record holds numbers and names; arrays, tables and model files stay in the store and are named by key.
-``id`` is the digest of the inputs, never of the clock, so a stage that finds its record already stored has
-nothing to do. Times and durations are in a record for people to read and never enter an id.
+A record contains numbers and names; arrays, tables and model files are in the store, named by key. Times are for
+people and never part of an id, so a stage that finds its record in the store has nothing to do.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ POSITIVE = "Parasitized"
 NEGATIVE = "Uninfected"
 CLASSES = (POSITIVE, NEGATIVE)
 
-# The metrics that have an interval, in the order in which people are shown them.
+# The metrics that have an interval, in the order of display.
 METRIC_NAMES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
 
 SideName = Literal["train", "validation", "holdout"]
 
-# What a finding costs: the image, nothing but a line in the report, or the whole night.
+# The cost of a finding: the image, a line in the report, or the whole night.
 Severity = Literal["reject", "warn", "stop"]
 
 
@@ -35,7 +34,7 @@ class Record(BaseModel):
 
 
 class Finding(Record):
-    """One thing that was found wrong with one object, in machine-readable form."""
+    """One problem of one object, in machine-readable form."""
 
     reason: str
     key: str
@@ -44,11 +43,11 @@ class Finding(Record):
 
 
 class Snapshot(Record):
-    """What lay in the store at one moment. ``id`` is the digest of its rows (key, SHA-256, size, label, patient).
+    """The content of the store at one moment. ``id`` is the digest of its rows (key, SHA-256, size, label, patient).
 
-    The table ``table`` (Parquet) has one row an object under ``labeled/``: key, size, etag, sha256 (empty when
-    the object was not fetched), label (empty for an unknown class), patient (empty for none), first_seen
-    (ISO time) and problem (why it could not be fetched or named, as a finding's reason; mostly empty).
+    ``table`` (Parquet) has one row per object under ``labeled/``: key, size, etag, sha256 (empty when not fetched),
+    label (empty for an unknown class), patient (empty for none), first_seen (ISO time) and problem (the reason why it
+    could not be fetched or named; mostly empty).
     """
 
     kind: ClassVar[str] = "snapshots"
@@ -61,13 +60,13 @@ class Snapshot(Record):
     by_class: dict[str, int]
     patients: int = Field(ge=0)
     without_patient: int = Field(ge=0)
-    new: int = Field(ge=0, description="objects that the parent snapshot did not hold in this form")
-    gone: int = Field(ge=0, description="objects of the parent that are no longer there")
+    new: int = Field(ge=0, description="objects that are not in the parent snapshot in this form")
+    gone: int = Field(ge=0, description="objects of the parent that no longer exist")
     created_at: datetime
 
 
 class Check(Record):
-    """One expectation over the whole batch: what was expected, what was seen."""
+    """One check of the whole batch."""
 
     name: str
     expected: str
@@ -77,7 +76,7 @@ class Check(Record):
 
 
 class ValidationResult(Record):
-    """What validation made of a snapshot. Table ``facts``: one row an accepted image (see tasks/validate.py)."""
+    """The result of validating a snapshot. Table ``facts``: one row per accepted image (see tasks/validate.py)."""
 
     kind: ClassVar[str] = "validations"
 
@@ -92,16 +91,14 @@ class ValidationResult(Record):
     patients: int = Field(ge=0)
     without_patient: int = Field(ge=0)
     reasons: dict[str, int] = Field(description="number of findings by reason")
-    new_reasons: dict[str, int] = Field(
-        default_factory=dict, description="the same, of objects that the parent snapshot did not hold"
-    )
+    new_reasons: dict[str, int] = Field(default_factory=dict, description="the same, of objects not in the parent")
     examples: tuple[Finding, ...] = Field(description="the first ten findings of each reason")
     checks: tuple[Check, ...]
     bounds: dict[str, tuple[float, float]] = Field(
-        default_factory=dict, description="fact -> lowest and highest value that is not told as unusual"
+        default_factory=dict, description="fact -> lowest and highest usual value"
     )
-    reference: str = Field("", description="whose images the bounds and the drift were measured against")
-    new: int = Field(0, ge=0, description="accepted images that the parent snapshot did not hold")
+    reference: str = Field("", description="origin of the images behind the bounds and the drift")
+    new: int = Field(0, ge=0, description="accepted images that are not in the parent snapshot")
     data_docs: str | None = Field(None, description="key of the Data Docs' first page in the store")
 
     @property
@@ -111,7 +108,7 @@ class ValidationResult(Record):
 
 
 class SideCount(Record):
-    """How much lies on one side of a split."""
+    """Patients and cells on one side of a split."""
 
     patients: int = Field(ge=0)
     positive: int = Field(ge=0)
@@ -124,16 +121,16 @@ class SideCount(Record):
 
 
 class Generation(Record):
-    """A generation of the holdout that was begun by a rotation; the first one is named by the settings alone.
+    """A generation of the holdout that a rotation began; the settings name the first one.
 
-    Table ``sides``: patient, side, for every patient known then; later ones are dealt by hash, ``name`` as salt.
-    Table ``pixels``: pixels, patient, side, for all cells that were ever used: they never come into its holdout.
+    Table ``sides``: patient, side, for every patient known then; later ones are assigned by hash, ``name`` as salt.
+    Table ``pixels``: pixels, patient, side, for all cells that were ever used: they never enter its holdout.
     """
 
     kind: ClassVar[str] = "generations"
 
     name: str
-    first: str = Field(description="the generation that the settings name, from which this one descends")
+    first: str = Field(description="the generation in the settings, from which this one descends")
     number: int = Field(ge=2)
     previous: str
     since: datetime
@@ -147,8 +144,8 @@ class Generation(Record):
 class Split(Record):
     """Patient -> side, by hash. Table ``table``: key, sha256, label, patient, side, sorted by (side, sha256).
 
-    Table ``crossings``: key, pixels, patient, side, before: images whose pixels were on another side of this
-    generation before, under another patient; they are left out.
+    Table ``crossings``: key, pixels, patient, side, before: images left out, since their pixels were on another
+    side of this generation before, under another patient.
     """
 
     kind: ClassVar[str] = "splits"
@@ -168,8 +165,8 @@ class Split(Record):
 class Pack(Record):
     """All cells of a split as one uint8 array [n, side, side, 3] in the rows' order of the split's table.
 
-    The array is a file on this machine (``infra.local.files.Workspace.pack_path``), made again wherever it is missing:
-    same bytes in, same bytes out, which ``pixels`` (SHA-256 of the array) lets anyone check.
+    The array is a file on this machine (``infra.local.files.Workspace.pack_path``), rebuilt wherever it is missing.
+    ``pixels``, its SHA-256, proves that the rebuilt bytes are the same.
     """
 
     kind: ClassVar[str] = "packs"
@@ -182,7 +179,7 @@ class Pack(Record):
 
 
 class TrainSpec(Record):
-    """All that decides what a training makes: data, architecture, recipe, seed."""
+    """Everything that determines the result of a training: data, architecture, recipe, seed."""
 
     model: str
     split: str
@@ -190,18 +187,18 @@ class TrainSpec(Record):
     seed: int = Field(ge=0)
     recipe: dict[str, Any]
     recipe_version: int
-    # The threshold's aim on the validation patients; without one, the best balanced accuracy.
-    target_sensitivity: float | None = Field(default=None, gt=0, le=1)
-    # The candidate whose weights it begins with; without one, all are drawn by chance.
-    start: str | None = None
+    target_sensitivity: float | None = Field(
+        None, gt=0, le=1, description="of the threshold on the validation patients; None: best balanced accuracy"
+    )
+    start: str | None = Field(None, description="candidate whose weights it starts from; None: random weights")
 
 
 class EpochRecord(Record):
-    """One epoch as the framework's own callbacks saw it. Losses are means of binary cross-entropy (nats).
+    """One epoch, as reported by the framework's callbacks. Losses are means of binary cross-entropy (nats).
 
     With a ``temperature``, ``valid_loss`` is that of the calibrated probabilities (statistics.calibration), and
-    ``train_loss`` is against smoothed labels, where the recipe smooths them. ``is_kept``: whether its weights were
-    kept, until those of a later epoch were.
+    ``train_loss`` is against smoothed labels, where the recipe smooths them. ``is_kept``: whether its weights were the
+    best so far.
     """
 
     epoch: int = Field(ge=1)
@@ -225,7 +222,7 @@ class Interval(Record):
 
 
 class Metrics(Record):
-    """How one model does on one set of cells at one frozen threshold. An undefined metric is None."""
+    """Performance of one model on one set of cells at one frozen threshold. An undefined metric is None."""
 
     cells: int
     patients: int
@@ -242,12 +239,12 @@ class Metrics(Record):
     log_loss: float | None
 
     def intervals(self) -> dict[str, Interval | None]:
-        """Every metric that has an interval, by name."""
+        """Return every metric that has an interval, by name."""
         return {name: getattr(self, name) for name in METRIC_NAMES}
 
 
 class Candidate(Record):
-    """A trained CNN: its one model file, its frozen threshold, and how it came about. ``id`` = digest of the spec."""
+    """A trained CNN: its model file, its frozen threshold, and its training. ``id`` is the digest of the spec."""
 
     kind: ClassVar[str] = "candidates"
 
@@ -270,13 +267,13 @@ class Candidate(Record):
     device: str
     seconds: float
     peak_memory_mb: float
-    batch_key: str | None = Field(None, description="image of the first training batch as the CNN saw it")
+    batch_key: str | None = Field(None, description="image of the first training batch as the CNN's input")
     created_at: datetime
-    batch_size: int | None = Field(None, description="what it was fitted with; smaller than asked for: out of memory")
+    batch_size: int | None = Field(None, description="as fitted; smaller than configured when memory ran out")
 
 
 class ChampionRef(Record):
-    """The champion as the registry names it."""
+    """A registered version, such as the champion."""
 
     version: str
     candidate: str
@@ -287,7 +284,7 @@ class ChampionRef(Record):
 
 
 class Look(Record):
-    """One consultation of the holdout, recorded before its result is known."""
+    """One evaluation of a challenger on the holdout, recorded before its result is known."""
 
     kind: ClassVar[str] = "looks"
 
@@ -300,14 +297,14 @@ class Look(Record):
 
 
 class Spread(Record):
-    """How sure a difference between two models is, patients as the unit."""
+    """Precision of a difference between two models, patients as the unit."""
 
     error: float = Field(ge=0, description="standard error")
-    effective_patients: float = Field(ge=0, description="patients of equal size that would know as much")
+    effective_patients: float = Field(ge=0, description="patients of equal size with as much information")
 
 
 class Evaluation(Record):
-    """Challenger and champion on the same holdout bytes. Table ``predictions``: one row a cell."""
+    """Challenger and champion on the same holdout bytes. Table ``predictions``: one row per cell."""
 
     kind: ClassVar[str] = "evaluations"
 
@@ -321,10 +318,10 @@ class Evaluation(Record):
     champion_metrics: Metrics | None
     differences: dict[str, Interval] = Field(description="challenger minus champion, paired by patient")
     spreads: dict[str, Spread] = Field(default_factory=dict, description="of the differences that are shares of cells")
-    other: str | None = Field(None, description="the candidate that did not challenge; scored for the report alone")
+    other: str | None = Field(None, description="the candidate that is not the challenger; scored for the report only")
     other_metrics: Metrics | None = None
     milliseconds: dict[str, float] = Field(
-        default_factory=dict, description="scoring time an image on this machine, by challenger, champion, other"
+        default_factory=dict, description="scoring time per image on this machine, by challenger, champion, other"
     )
 
 
@@ -354,7 +351,7 @@ class Verdict(StrEnum):
 
 
 class Decision(Record):
-    """What was decided and why. ``id`` is the digest of the evidence and the gate's settings."""
+    """A verdict and its reasons. ``id`` is the digest of the evidence and the gate's settings."""
 
     kind: ClassVar[str] = "decisions"
 
@@ -371,10 +368,9 @@ class Decision(Record):
     champion_on_validation: Metrics | None
     evaluation: str | None
     gates: tuple[Gate, ...]
-    further_patients: int | None = Field(description="for undecided: about how many more would settle it")
+    further_patients: int | None = Field(description="for undecided: estimate of how many more would decide it")
     detectable_difference: float | None = Field(
-        None,
-        description="smallest true difference in balanced accuracy that tonight's holdout would probably have shown",
+        None, description="smallest true difference in balanced accuracy that tonight's holdout detects with 80% power"
     )
     champion_problem: str | None = Field(None, description="why the champion could not be loaded or scored")
     synthetic: bool
@@ -394,7 +390,7 @@ class Promotion(Record):
     version_before: str | None
     version_after: str
     why: str
-    checked: str = Field("", description="how the model file was tried before it became champion")
+    checked: str = Field("", description="how the model file was reproduced before it became champion")
     at: datetime
 
 
@@ -412,7 +408,7 @@ class ApprovalRequest(Record):
 
 
 class ApprovalAnswer(Record):
-    """What a person answered to an approval request; there is one answer to a request. Named by its decision."""
+    """A person's answer to an approval request, one per request. Named by its decision."""
 
     kind: ClassVar[str] = "answers"
 
@@ -424,7 +420,7 @@ class ApprovalAnswer(Record):
 
 
 class Start(Record):
-    """The beginning of a night: who was champion then. A night that is killed goes on against the same champion."""
+    """The start of a night, with its champion: a killed night resumes against the same one."""
 
     kind: ClassVar[str] = "starts"
 
@@ -434,7 +430,7 @@ class Start(Record):
 
 
 class Night(Record):
-    """One night from trigger to verdict: what ``retrain run --json`` ends with."""
+    """One night from trigger to verdict; ``retrain run --json`` prints it."""
 
     kind: ClassVar[str] = "nights"
 
@@ -462,7 +458,7 @@ class Night(Record):
 
 
 class PastNight(Record):
-    """How the model that was champion after a night did on its holdout: a point of the champion's history."""
+    """The holdout metrics of the champion after a night: a point of the trend."""
 
     decision: str
     at: datetime
@@ -475,18 +471,18 @@ class PastNight(Record):
 
 
 class Exhibits(Record):
-    """What was gathered for the report on the decision ``id``.
+    """The material of the report on the decision ``id``.
 
-    Table ``cells`` (Parquet): gallery, key, sha256, patient, label (1 = Parasitized, -1 not known), challenger,
-    champion, other (probabilities; NaN where there is none), note, side (pixels) and image (WebP, re-encoded from
-    pixels; empty where none could be decoded), in the order in which they are shown.
+    Table ``cells`` (Parquet), in the order of display: gallery, key, sha256, patient, label (1 = Parasitized, -1
+    unknown), challenger, champion, other (probabilities; NaN for none), note, side (pixels) and image (WebP, re-encoded
+    from pixels; empty when none could be decoded).
     """
 
     kind: ClassVar[str] = "reports"
 
     id: str
     cells: str
-    counts: dict[str, int] = Field(description="how many there are of what a gallery shows a part of")
+    counts: dict[str, int] = Field(description="total number of the cells of which a gallery shows a part")
     ledger: tuple[Look, ...]
     looks: int = Field(description="looks at the holdout that share the error budget")
     error_budget: float
@@ -498,8 +494,8 @@ class Exhibits(Record):
 class Retired(Record):
     """A decision whose report, pictures and tables were removed by the retention policy. Named by the decision.
 
-    The decision, its night, its evaluation and its candidates stay as records; this one is written before anything
-    is removed, so that nothing half-removed is believed.
+    The decision, its night, its evaluation and its candidates stay as records. This one is written before anything is
+    removed, so that nothing half-removed is used.
     """
 
     kind: ClassVar[str] = "retired"

@@ -1,6 +1,6 @@
-"""Text without secrets: no password of an address, and no secret that this process was given, wherever it turns up.
+"""Masks secrets in text: passwords in addresses, and the values of all secrets that this process was given.
 
-What libraries put into their messages cannot be foreseen, so the secrets themselves are remembered and looked for.
+Libraries may put any secret into their messages, so the secrets themselves are registered and searched for.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import base64
 import re
 from urllib.parse import quote, unquote, urlsplit
 
-# A shorter one would be found in innocent words, and hide them.
+# A shorter one would match ordinary words.
 SHORTEST = 8
 HIDDEN = "***"
 
-# Up to the last @ of the word: who forgets to escape one in a password must not see half of it printed.
+# Up to the last @ of the word, since a password may contain an unescaped one.
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)\S+@")
 _PASSWORD_ARGUMENT = re.compile(r"(?i)\b((?:\w*password|passwd|pwd|secret|token|signature|sig)=)[^&;\s'\"]+")
 
 
 class _Known:
-    """The secrets that this process was given, and the pattern that finds any of them."""
+    """The registered secrets, and the pattern that matches any of them."""
 
     def __init__(self) -> None:
         self.secrets: set[str] = set()
@@ -29,7 +29,7 @@ class _Known:
         if forms <= self.secrets:
             return
         self.secrets |= forms
-        # The longest first: one may hold another.
+        # The longest first: one may contain another.
         words = sorted(self.secrets, key=lambda word: (-len(word), word))
         self.pattern = re.compile("|".join(map(re.escape, words)))
 
@@ -38,7 +38,7 @@ _known = _Known()
 
 
 def register_secret(secret: str | None) -> None:
-    """Hide ``secret`` from now on, as it is and as addresses and headers spell it; too short ones are let be."""
+    """Mask ``secret`` from now on, also as encoded in addresses and headers; under 8 characters it is ignored."""
     if secret is None or len(secret) < SHORTEST:
         return
     spelt = base64.b64encode(secret.encode("utf-8", "surrogateescape")).decode()
@@ -46,29 +46,26 @@ def register_secret(secret: str | None) -> None:
 
 
 def register_login(login: str | None) -> None:
-    """Hide the password of ``user:password``, and the whole as a header spells it."""
+    """Mask the password of ``user:password``, and the whole as a header encodes it."""
     if login:
         register_secret(login)
         register_secret(login.partition(":")[2])
 
 
 def register_address(address: str | None) -> None:
-    """Hide the password of an address wherever it turns up without the address."""
+    """Mask the password of an address wherever it appears without the address."""
     if address and "@" in address:
         login = urlsplit(address).netloc.rpartition("@")[0]
         register_secret(unquote(login.partition(":")[2]))
 
 
 def holds_password(address: str) -> bool:
-    """Return whether an address holds a password, however badly it is written."""
+    """Return whether an address contains a password, even a badly formed one."""
     return _PASSWORD.search(address) is not None
 
 
 def mask(text: str) -> str:
-    """Return ``text`` with passwords in addresses, and every secret that is remembered, replaced by ``***``."""
+    """Return ``text`` with passwords in addresses and all registered secrets replaced by ``***``."""
     if _known.pattern is not None:
         text = _known.pattern.sub(HIDDEN, text)
     return _PASSWORD_ARGUMENT.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1{HIDDEN}@", text))
-
-
-__all__ = ["HIDDEN", "SHORTEST", "holds_password", "mask", "register_address", "register_login", "register_secret"]

@@ -1,4 +1,4 @@
-"""The rules that judgement goes by, each with its default and its meaning. ``infra.settings`` fills them in."""
+"""The rules of judgement, each with its default and meaning. ``infra.settings`` fills them in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _compiles(pattern: str) -> str:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from error
+        raise ValueError(f"not a valid regular expression: {error}") from error
     if groups != 1:
         raise ValueError(f"must have exactly one group, the patient; it has {groups}")
     return pattern
@@ -33,30 +33,45 @@ class DataRules(Rules):
     """What an image and a batch must be like to be trained on."""
 
     patient_pattern: Annotated[str, AfterValidator(_compiles)] = Field(
-        DEFAULT_PATIENT_PATTERN, description="matched at the start of an image's name; its one group is the patient"
+        DEFAULT_PATIENT_PATTERN,
+        description="regular expression, matched at the start of an image's name; its one group is the patient",
     )
     max_bytes: int = Field(20_000_000, gt=0, description="larger objects are not fetched")
     min_pixels: int = Field(16, gt=0, description="an image's width and height at least")
     max_pixels: int = Field(4_096, gt=0, validate_default=True, description="an image's width and height at most")
-    max_aspect: float = Field(4.0, ge=1, description="an image's longer side over its shorter one at most")
-    min_cell_share: float = Field(0.02, ge=0, le=1, description="less of a picture that is not black: no cell")
-    min_contrast: float = Field(1.0, ge=0, description="standard deviation of a cell's grey values; less: blank")
+    max_aspect: float = Field(
+        4.0, ge=1, description="an image's longer side over its shorter one at most; above it: odd aspect"
+    )
+    min_cell_share: float = Field(
+        0.02, ge=0, le=1, description="share of the picture that is not black; below it: no cell"
+    )
+    min_contrast: float = Field(1.0, ge=0, description="standard deviation of a cell's grey values; below it: blank")
     max_edge_clipping: float = Field(
-        0.7, gt=0, description="cell along one edge of the picture, over the cell's side; more: cell cut off"
+        0.7,
+        gt=0,
+        description="cell along one edge of the picture, over the side of a square of its area; above it: cell cut off",
     )
     min_cells_per_class: int = Field(50, ge=1, description="fewer accepted cells of a class: invalid data")
     min_patients_per_class: int = Field(5, ge=1, description="cells of a class from fewer patients: invalid data")
-    max_class_ratio: float = Field(20.0, ge=1, description="larger class over smaller class at most")
-    warn_class_ratio: float = Field(3.0, ge=1, description="above it the report warns")
-    max_rejected_share: float = Field(0.25, gt=0, le=1, description="more rejected images than this: invalid data")
-    warn_rejected_share: float = Field(0.02, ge=0, le=1, description="above it the report warns")
-    night_images: int = Field(50, ge=1, description="new images from which on a night is judged on its own as well")
-    warn_patient_share: float = Field(0.5, gt=0, le=1, description="one patient's share of a night's new images")
+    max_class_ratio: float = Field(20.0, ge=1, description="larger class over smaller class; above it: invalid data")
+    warn_class_ratio: float = Field(3.0, ge=1, description="larger class over smaller class; above it: a warning")
+    max_rejected_share: float = Field(0.25, gt=0, le=1, description="share of rejected images; above it: invalid data")
+    warn_rejected_share: float = Field(0.02, ge=0, le=1, description="share of rejected images; above it: a warning")
+    night_images: int = Field(50, ge=1, description="new images from which a night is also checked on its own")
+    warn_patient_share: float = Field(
+        0.5, gt=0, le=1, description="one patient's share of a night's new images; above it: a warning"
+    )
     warn_drift: float = Field(
-        0.8, gt=0, description="standard deviations between patients by which a night may surely differ"
+        0.8,
+        gt=0,
+        description="standard deviations between patients by which a night may differ, with 95% confidence, from the "
+        "champion's training images; above it: a warning",
     )
     severities: dict[str, Severity] = Field(
-        default_factory=dict, description="what a finding or a failed check costs, by its name: reject, warn or stop"
+        default_factory=dict,
+        description="what a finding or failed check costs, by name: `reject` the image, `warn`, or `stop` the night; "
+        'JSON in the environment; in TOML `[data.severities]`, `"out of focus" = "reject"`. `retrain quarantine '
+        "--reasons` lists the names",
     )
 
     @field_validator("severities")
@@ -64,7 +79,9 @@ class DataRules(Rules):
     def _are_known(cls, severities: dict[str, Severity]) -> dict[str, Severity]:
         for name, severity in severities.items():
             if name not in REASONS and name not in CHECKS:
-                raise ValueError(f"{name!r} is no reason and no check; known are {', '.join([*REASONS, *CHECKS])}")
+                raise ValueError(
+                    f"{name!r} is neither a reason nor a check; known are {', '.join([*REASONS, *CHECKS])}"
+                )
             if severity == "warn" and name in REASONS and REASONS[name].unusable:
                 raise ValueError(f"{name!r} leaves nothing to train on: it can reject or stop, not warn")
             if name in CHECKS and severity == "reject":
@@ -80,17 +97,26 @@ class DataRules(Rules):
 
 
 class SplitRules(Rules):
-    """How patients are assigned.
+    """Which patient is on which side.
 
-    Another generation is another split: nothing of the old one may be compared. Other shares are for patients that
-    arrive later; whoever has a side keeps it.
+    Another generation is another split: its results cannot be compared with those of the old one. New shares apply to
+    patients that arrive later; a patient never changes sides within a generation.
     """
 
-    generation: str = Field("g1", min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="salt of the patient hash")
+    generation: str = Field(
+        "g1",
+        min_length=1,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="the first generation: salt of the patient hash; later ones begin with `retrain holdout rotate`",
+    )
     train: float = Field(0.70, gt=0, lt=1, description="share of patients in training")
-    # The default is checked too: a larger ``train`` alone could leave no holdout.
+    # The default is validated too: a larger ``train`` alone could leave no holdout.
     validation: float = Field(
-        0.15, gt=0, lt=1, validate_default=True, description="share of patients in validation; the rest is holdout"
+        0.15,
+        gt=0,
+        lt=1,
+        validate_default=True,
+        description="share of patients in validation; the rest, at least 0.05, is holdout",
     )
 
     @field_validator("validation")
@@ -107,23 +133,27 @@ class GateRules(Rules):
 
     error_budget: float = Field(0.05, gt=0, lt=0.5, description="chance of any false promotion in a generation")
     looks: int = Field(24, ge=1, description="looks at the holdout that share the budget")
-    sensitivity_margin: float = Field(0.01, ge=0, lt=1, description="sensitivity may not be worse by more than this")
-    specificity_margin: float = Field(0.01, ge=0, lt=1, description="specificity may not be worse by more than this")
-    min_auc: float = Field(0.90, ge=0, le=1, description="floor")
-    min_sensitivity: float = Field(0.80, ge=0, le=1, description="floor")
-    min_specificity: float = Field(0.80, ge=0, le=1, description="floor")
+    sensitivity_margin: float = Field(0.01, ge=0, lt=1, description="largest accepted loss of sensitivity")
+    specificity_margin: float = Field(0.01, ge=0, lt=1, description="largest accepted loss of specificity")
+    min_auc: float = Field(0.90, ge=0, le=1, description="floor of the AUC")
+    min_sensitivity: float = Field(0.80, ge=0, le=1, description="floor of the sensitivity")
+    min_specificity: float = Field(0.80, ge=0, le=1, description="floor of the specificity")
     min_patients: int = Field(8, ge=2, description="holdout patients; fewer: undecided")
     min_cells_per_class: int = Field(25, ge=1, description="holdout cells of each class; fewer: undecided")
-    resamples: int = Field(10_000, ge=1_000, description="patients are resampled this often for every interval")
+    resamples: int = Field(10_000, ge=1_000, description="draws of patients for every interval")
 
 
 class PromotionRules(Rules):
     """How a decision to promote is carried out."""
 
     approval: Literal["automatic", "person"] = Field(
-        "automatic", description="'person': a challenger that passes every gate waits until a person approves it"
+        "automatic",
+        description="`person`: a challenger that passes every gate waits for approval ([registry.md](registry.md))",
     )
-    approval_hours: float = Field(72.0, gt=0, description="an approval that nobody answers expires after this")
+    approval_hours: float = Field(72.0, gt=0, description="an unanswered approval request expires after this")
     tolerance: float = Field(
-        0.0, ge=0, le=0.01, description="how far a probability may be off when a new champion is tried again"
+        0.0,
+        ge=0,
+        le=0.01,
+        description="how far a probability may be off when a new champion is reproduced; 0: not by one bit",
     )

@@ -1,8 +1,8 @@
-"""Rows of equal size kept by digest in two files that only grow: cells that were packed once are not packed again.
+"""A cache of packed cells: rows of equal size by digest, in two files that only grow.
 
-``rows.bin`` holds the rows one after another, ``index.bin`` an entry for each: SHA-256 of what the row was made from
-and a checksum of the row. An entry is written after its row, and a row is believed only if it fits its checksum: so a
-torn write, a truncated file or a rotted byte costs the rows it hit, which are made again.
+``rows.bin`` contains the rows, ``index.bin`` an entry for each: the SHA-256 of the row's source and a checksum of the
+row. An entry is written after its row, and a row is used only if its checksum fits: a torn write, a truncated file or a
+damaged byte costs only the rows it hit, which are packed again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import threading
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from types import TracebackType
 
+from infra.local.files import WRITE_HINT
 from validation.errors import RetrainError
 
 _ENTRY = struct.Struct(">32sI")
@@ -39,12 +39,11 @@ class PackedCellCache:
         self._path = path
 
     def find(self, digests: Collection[str]) -> dict[str, tuple[int, int]]:
-        """Return place and checksum of those ``digests`` that are there; the newest where there are several."""
+        """Return place and checksum of the rows of ``digests`` that are cached, the newest of each."""
         wanted = {bytes.fromhex(digest): digest for digest in digests}
         found: dict[str, tuple[int, int]] = {}
-        entries = self._entries()
-        for start in range(0, entries, _READ_AT_ONCE):
-            size = min(_READ_AT_ONCE, entries - start) * _ENTRY.size
+        for start in range(0, self.rows, _READ_AT_ONCE):
+            size = min(_READ_AT_ONCE, self.rows - start) * _ENTRY.size
             block = os.pread(self._index, size, start * _ENTRY.size)
             for place, (digest, crc) in enumerate(_ENTRY.iter_unpack(block), start):
                 if digest in wanted:
@@ -52,13 +51,13 @@ class PackedCellCache:
         return found
 
     def read(self, where: tuple[int, int]) -> bytes | None:
-        """Return a row that ``find`` named, or None when it is not whole."""
+        """Return a row that ``find`` named, or None when it is damaged."""
         place, crc = where
         row = os.pread(self._rows, self._row_bytes, place * self._row_bytes)
         return row if len(row) == self._row_bytes and zlib.crc32(row) == crc else None
 
     def append(self, rows: Sequence[tuple[str, bytes]]) -> None:
-        """Keep rows by digest.
+        """Cache rows by digest.
 
         Raises:
             RetrainError: when the disk is full or the folder cannot be written.
@@ -68,9 +67,9 @@ class PackedCellCache:
         with self._lock:
             try:
                 fcntl.flock(self._index, fcntl.LOCK_EX)
-                place = self._entries()
+                place = self.rows
                 _write(self._rows, data, place * self._row_bytes)
-                # What is left of an entry that was torn is written over.
+                # Overwrites the rest of a torn entry.
                 _write(self._index, entries, place * _ENTRY.size)
             except OSError as error:
                 raise _cannot_write(self._path, error) from error
@@ -79,33 +78,30 @@ class PackedCellCache:
 
     @property
     def rows(self) -> int:
-        """How many rows there are, older copies counted."""
-        return self._entries()
+        """Number of rows, older copies included."""
+        return os.fstat(self._index).st_size // _ENTRY.size
 
     def stale(self, living: Collection[str]) -> int:
-        """Return how many rows are of no digest in ``living``, or are another's older copy."""
-        return self._entries() - len(self.find(living))
+        """Return the number of rows that are not in ``living``, or are older copies."""
+        return self.rows - len(self.find(living))
 
     def move_to(self, target: PackedCellCache, living: Collection[str]) -> None:
-        """Append the rows of ``living`` that are whole to another shelf."""
+        """Append the undamaged rows of ``living`` to another cache."""
         places = sorted(self.find(living).items(), key=lambda item: item[1])
         for start in range(0, len(places), _MOVED_AT_ONCE):
-            some = ((digest, self.read(where)) for digest, where in places[start : start + _MOVED_AT_ONCE])
-            target.append([(digest, row) for digest, row in some if row is not None])
+            batch = ((digest, self.read(where)) for digest, where in places[start : start + _MOVED_AT_ONCE])
+            target.append([(digest, row) for digest, row in batch if row is not None])
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         os.close(self._rows)
         os.close(self._index)
 
     def __enter__(self) -> PackedCellCache:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _entries(self) -> int:
-        return os.fstat(self._index).st_size // _ENTRY.size
 
 
 def _write(file: int, data: bytes, at: int) -> None:
@@ -116,25 +112,22 @@ def _write(file: int, data: bytes, at: int) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> RetrainError:
-    return RetrainError(
-        f"cannot write to {path}: {error.strerror or error}",
-        "free some space, check the owner and mode of the folder, or choose another RETRAIN_HOME",
-    )
+    return RetrainError(f"cannot write to {path}: {error.strerror or error}", WRITE_HINT)
 
 
 def clear_shelf(path: Path, row_bytes: int, living: Collection[str]) -> None:
-    """Write a shelf anew with the rows of ``living`` alone. Killed half-way it is there as it was, or not at all.
+    """Rewrite a cache with the rows of ``living`` alone; if killed half-way, it is unchanged or absent.
 
-    Nobody else may have it open.
+    No other process may have it open.
 
     Raises:
-        RetrainError: when the disk is full; the shelf is as it was.
+        RetrainError: when the disk is full; the cache is unchanged.
     """
     new = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     old = path.with_name(f".tmp-{os.getpid()}-{path.name}-old")
     try:
-        with PackedCellCache(path, row_bytes) as shelf, PackedCellCache(new, row_bytes) as target:
-            shelf.move_to(target, living)
+        with PackedCellCache(path, row_bytes) as cache, PackedCellCache(new, row_bytes) as target:
+            cache.move_to(target, living)
         path.replace(old)
         new.replace(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whether ``retrain up`` runs on a home folder: there is one at most, and commands use its Prefect server."""
+"""Whether ``retrain up`` runs on a home folder: at most one does, and commands use its Prefect server."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infra.local.files import acquire_lock
 from infra.settings.settings import Settings
 from validation.errors import UsageError
+
+LOCK = "up.lock"
 
 
 @contextmanager
 def machine_lock(home: Path) -> Iterator[None]:
-    """Let there be one ``retrain up`` for a home folder. The kernel lets go of the lock when the process dies.
+    """Lock a home folder for ``retrain up``.
 
     Raises:
-        UsageError: when there is another.
+        UsageError: when another ``retrain up`` runs on it.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    with _lock(home).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"`retrain up` is running on {home} already", "stop it, or use another RETRAIN_HOME"
-            ) from None
+    lock = acquire_lock(home / LOCK)
+    if lock is None:
+        raise UsageError(f"`retrain up` is running on {home} already", "stop it, or use another RETRAIN_HOME")
+    with lock:
         yield
 
 
@@ -35,14 +34,11 @@ def machine_url(settings: Settings) -> str | None:
     A second server on the same database would get in its way.
     """
     try:
-        with _lock(settings.home).open("r") as file:
+        # Shared, unlike any lock of filelock's: two commands that look at once must not see each other.
+        with (settings.home / LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return settings.up.url
     except OSError:
-        pass  # there has never been one
+        pass  # `retrain up` has never run here
     return None
-
-
-def _lock(home: Path) -> Path:
-    return home / "up.lock"

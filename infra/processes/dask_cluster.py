@@ -1,7 +1,7 @@
-"""An engine that spreads the data stages over several machines: Dask, by Prefect's own task runner for it.
+"""An engine that spreads the data stages over several machines: Dask, through Prefect's task runner for it.
 
-What is spread are chunks of work, each a pure function of a module that the workers have too; what comes back is small.
-The engine is an extra (``pip install malaria-retraining[dask]``), imported only where it is set.
+Each chunk of work is a call of a pure function in a module that the workers have too, with a small result. The engine
+is an extra (``pip install malaria-retraining[dask]``), imported only where it is set.
 """
 
 from __future__ import annotations
@@ -20,40 +20,35 @@ log = logging.getLogger(__name__)
 
 LOCAL = "local"
 DASK = "dask"
-# How long a cluster that scales by itself may take for its first worker.
+# How long an autoscaling cluster may take for its first worker.
 WORKER_SECONDS = 300.0
-# Chunks under way for each worker: one it works at, one that waits, so that results never fill a memory.
+# Chunks per worker under way: one running, one waiting, so that results never fill the memory.
 AHEAD = 2
 
 
 class Engine:
-    """Workers that take chunks."""
+    """The workers of a cluster."""
 
     def __init__(self, client: Any, workers: int) -> None:
         self._client = client
         self._ahead = AHEAD * workers
 
     def map(self, function: Callable[..., Any], chunks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """Yield ``function(*chunk)`` for each chunk, in the order in which they are done.
+        """Yield ``function(*chunk)`` for each chunk, as they are completed.
 
-        A chunk whose worker dies goes to another one; functions are pure, so it may be done twice.
+        A chunk whose worker dies goes to another one; it may run twice, since functions are pure.
 
         Raises:
-            RetrainError: the function's own; or when a chunk ends one worker after the other.
+            RetrainError: raised by the function; or when a chunk kills one worker after the other.
             Unreachable: when the engine is gone.
         """
         from distributed import as_completed
 
-        waiting = iter(chunks)
-        first = [self._send(function, chunk) for chunk in islice(waiting, self._ahead)]
-        flying = as_completed(first, loop=self._client.loop)
-        for future in flying:
+        futures = (self._client.submit(function, *chunk, pure=False) for chunk in chunks)
+        running = as_completed(islice(futures, self._ahead), loop=self._client.loop)
+        for future in running:
             yield self._result(future)
-            for chunk in islice(waiting, 1):
-                flying.add(self._send(function, chunk))
-
-    def _send(self, function: Callable[..., Any], chunk: tuple[Any, ...]) -> Any:
-        return self._client.submit(function, *chunk, pure=False)
+            running.update(islice(futures, 1))
 
     @staticmethod
     def _result(future: Any) -> Any:
@@ -64,7 +59,7 @@ class Engine:
         except KilledWorker as error:
             raise RetrainError(
                 f"a chunk of work ended one worker of the engine after the other: {error}",
-                "is there memory enough on the workers? RETRAIN_ENGINE=local works without them",
+                "do the workers have enough memory? RETRAIN_ENGINE=local works without them",
             ) from None
         except (CancelledError, OSError, TimeoutError) as error:
             raise _gone(error) from error
@@ -74,9 +69,10 @@ class Engine:
 
 @contextmanager
 def open_engine(name: str) -> Iterator[Engine]:
-    """Yield the engine that the setting ``engine`` names: ``dask``, or ``dask+tcp://HOST:PORT``, a scheduler's address.
+    """Yield the engine that the setting ``engine`` names.
 
-    ``dask`` alone is a cluster of this machine, on loopback, that ends with the ``with``.
+    ``dask`` is a cluster on this machine's loopback that ends with the ``with``; ``dask+tcp://HOST:PORT`` is a
+    scheduler's address.
 
     Raises:
         SettingsError: when the extra is not installed.
@@ -89,15 +85,14 @@ def open_engine(name: str) -> Iterator[Engine]:
             f"the engine {name!r} needs packages that are not installed: {error}",
             "install the extra: pip install 'malaria-retraining[dask]'; or leave RETRAIN_ENGINE at local",
         ) from None
-    # It tells of every connection.
+    # It logs every connection.
     logging.getLogger("distributed").setLevel(logging.WARNING)
     address = name.removeprefix(f"{DASK}+") if name != DASK else None
-    # Dask's web page is for this machine alone, on any free port: two nights may run side by side.
+    # Dask's web page: loopback only, on any free port, since two nights may run side by side.
     own = {"n_workers": len(os.sched_getaffinity(0)), "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=own)
-    # A cluster of this machine tells its workers to compute with one thread each (OMP_NUM_THREADS and the like), and
-    # does so in our own environment: a training that is started later would have one core of many, and make another
-    # model than a night without the engine.
+    # A local cluster limits its workers to one thread each (OMP_NUM_THREADS and the like) in this process's
+    # environment: a later training would use one core, and give another model than a night without the engine.
     with environment_kept(), ExitStack() as opened:
         try:
             client = opened.enter_context(runner).client
@@ -112,5 +107,5 @@ def open_engine(name: str) -> Iterator[Engine]:
 def _gone(error: BaseException) -> Unreachable:
     return Unreachable(
         f"the engine cannot be used: {error or type(error).__name__}",
-        "is the scheduler there, does it have workers? see RETRAIN_ENGINE; local works without it",
+        "is the scheduler running, does it have workers? see RETRAIN_ENGINE; local works without it",
     )

@@ -1,4 +1,4 @@
-"""Services of this machine: long-running child processes with a log each, started again when they end by themselves."""
+"""Services of this machine: long-running child processes with a log each, restarted when they end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra.environment import CODE_ROOT
@@ -18,7 +18,7 @@ from validation.errors import RetrainError
 
 log = logging.getLogger(__name__)
 
-# A service that lived so long was well: its next end is its first.
+# A service that ran this long was healthy: its failures are counted from zero again.
 WELL_AFTER_SECONDS = 300.0
 LONGEST_WAIT_SECONDS = 60.0
 LARGEST_LOG = 20_000_000
@@ -35,17 +35,17 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
-    again_at: float = field(default=0.0)
+    again_at: float = 0.0
 
 
 class Supervisor:
-    """All services of one parent process. They, and all that they start, end with it, however it ends."""
+    """All services of one parent process. They and all their descendants end with it, however it ends."""
 
     def __init__(self, logs: Path) -> None:
         self.mark = make_tag(os.getpid())
         self._logs = logs
         self._services: list[Service] = []
-        # In a session of its own and without the mark: it must outlive us, if only for a moment.
+        # In its own session and without the tag: it must outlive this process for a moment.
         self._reaper = subprocess.Popen(
             [sys.executable, "-m", "infra.processes.parent", "kill-orphans", self.mark],
             cwd=CODE_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -74,21 +74,21 @@ class Supervisor:
         raise RetrainError(f"{service.name} did not start: {last_line(service.log)}", f"its log: {service.log}")
 
     def supervise_once(self) -> None:
-        """Start again what has ended, the later the more often it ended; keep logs from filling the disk."""
+        """Restart services that have ended, with growing delays; keep logs from filling the disk."""
         now = time.monotonic()
         for service in self._services:
             _cut(service.log)
             code = service.process.poll() if service.process else None
-            if service.process is not None and code is not None:
+            if code is not None:
                 service.failures = 1 if now - service.started > WELL_AFTER_SECONDS else service.failures + 1
                 wait = min(2.0 ** (service.failures - 1), LONGEST_WAIT_SECONDS)
                 service.process, service.again_at = None, now + wait
-                log.error("%s ended (code %s), again in %.0f s; its log: %s", service.name, code, wait, service.log)
+                log.error("%s ended (code %s), restart in %.0f s; its log: %s", service.name, code, wait, service.log)
             if service.process is None and now >= service.again_at:
                 self._spawn(service)
 
     def stop(self, names: Sequence[str], *, grace: float) -> None:
-        """End services: ask, wait ``grace`` seconds in all, then insist."""
+        """End services: terminate, wait ``grace`` seconds in all, then kill."""
         chosen = [service for service in self._services if service.name in names]
         self._services = [service for service in self._services if service.name not in names]
         running = [service.process for service in chosen if service.process is not None]
@@ -103,14 +103,13 @@ class Supervisor:
                 process.wait()
 
     def end_all(self, *, but: Sequence[str] = ()) -> None:
-        """End all that is left of what the services started, except the services named."""
+        """Kill all remaining descendants of the services, except the services named."""
         kept = {service.process.pid for service in self._services if service.name in but and service.process}
-        left = kill_tagged(self.mark, but=kept)
-        if left:
+        if left := kill_tagged(self.mark, but=kept):
             log.error("these processes could not be ended: %s", ", ".join(map(str, left)))
 
     def close(self) -> None:
-        """End everything that is left."""
+        """End all services and what they started."""
         self.stop([service.name for service in self._services], grace=0.0)
         self.end_all()
         self._reaper.kill()
@@ -118,7 +117,7 @@ class Supervisor:
 
     def _spawn(self, service: Service) -> None:
         with service.log.open("ab") as output:
-            # A session of its own: Ctrl-C is for the parent, which ends its services in order.
+            # In its own session: Ctrl-C is for the parent, which ends its services in order.
             service.process = subprocess.Popen(
                 [sys.executable, "-m", "infra.processes.parent", str(os.getpid()), *service.arguments],
                 cwd=CODE_ROOT, env=service.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -137,7 +136,7 @@ def last_line(path: Path) -> str:
 
 
 def _cut(path: Path) -> None:
-    """Keep one older part of a log that has grown large. It is written to by appending, so it may be emptied."""
+    """Rotate a log that has grown large, keeping one older part. Its writer appends, so it may be emptied in place."""
     try:
         if path.stat().st_size > LARGEST_LOG:
             shutil.copyfile(path, path.with_suffix(".log.1"))

@@ -1,4 +1,4 @@
-"""Worker processes that answer one JSON line an item: isolated, watched by a timeout, replaced when they die."""
+"""Worker processes that answer each item with a line of JSON: isolated, with a timeout, replaced when they die."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from typing import IO, Any
 from infra.environment import CODE_ROOT
 from validation.errors import RetrainError
 
-# Importing OpenCV takes 0.1 s here; a loaded machine with a cold disk takes many times that.
+# Importing OpenCV takes 0.1 s, and many times that on a loaded machine with a cold disk.
 START_SECONDS = 120.0
 _SPARE_SECONDS = 10.0
-_AT_MOST_IN_A_ROW = 20
+_MOST_DEATHS_IN_A_ROW = 20
 
 
 class WorkerDied(Exception):
-    """A worker ended, or had to be ended, before it answered."""
+    """A worker ended, or was killed, before it answered."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
@@ -33,53 +33,46 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """One process of ``module``, tied to this one (processes.parent), that says "ready" and then answers requests."""
+    """A process of ``module``, tied to this one (processes.parent), that prints a first line when it is ready."""
 
     def __init__(self, module: str) -> None:
         self.module = module
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        command = [sys.executable, "-m", "infra.processes.parent", str(os.getpid()), module]
+        # CODE_ROOT comes first on the child's path; in its own session, since Ctrl-C is for the parent, which ends it.
         self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            bufsize=0,
-            # The code that we are, wherever the parent was started: the folder goes first on the child's path.
-            cwd=CODE_ROOT,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends us
-        )
+            [sys.executable, "-m", "infra.processes.parent", str(os.getpid()), module],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0,
+            cwd=CODE_ROOT, start_new_session=True,
+        )  # fmt: skip
         self._buffer = b""
         try:
             self._line(START_SECONDS)
         except WorkerDied as died:
-            said = self._last_words()
+            output = self._last_errors()
             self.close()
-            raise RetrainError(f"a worker process ({module}) does not start: {died.how}\n{said}") from None
+            raise RetrainError(f"a worker process ({module}) does not start: {died.how}\n{output}") from None
 
     def ask(self, request: Any, answers: int, *, seconds: float) -> Iterator[Any]:
         """Send one request and yield its answers, each of which may take ``seconds``.
 
         Raises:
-            WorkerDied: the process crashed or took too long; it is gone. Answers given before that were yielded.
+            WorkerDied: the process crashed or took too long, and is closed. Its answers until then were yielded.
         """
+        assert self._process.stdin is not None  # noqa: S101
         try:
-            assert self._process.stdin is not None  # noqa: S101
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        except BrokenPipeError:
-            self.close()
-            raise WorkerDied(self._how_it_ended()) from None
-        for _ in range(answers):
             try:
-                line = self._line(seconds)
-            except WorkerDied:
-                self.close()
-                raise
-            yield json.loads(line)
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            except BrokenPipeError:
+                raise WorkerDied(self._how_it_ended()) from None
+            for _ in range(answers):
+                yield json.loads(self._line(seconds))
+        except WorkerDied:
+            self.close()
+            raise
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def close(self) -> None:
@@ -97,9 +90,9 @@ class Worker:
         pipe, until = self._process.stdout.fileno(), time.monotonic() + seconds
         while b"\n" not in self._buffer:
             # poll, not select: a night may have more than 1,024 files open.
-            waiting = select.poll()
-            waiting.register(pipe, select.POLLIN)
-            if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+            poll = select.poll()
+            poll.register(pipe, select.POLLIN)
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
                 raise WorkerDied(f"gave no answer within {seconds:g} s")
             read = os.read(pipe, 1 << 16)
             if not read:
@@ -112,14 +105,14 @@ class Worker:
         code = self._process.wait()
         return f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
-    def _last_words(self) -> str:
+    def _last_errors(self) -> str:
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - 2_000))
         return self._errors.read().decode(errors="replace").strip()
 
 
 class SpareWorkers:
-    """Keeps one idle worker for a few seconds, so that a row of small batches starts a single process."""
+    """Keeps one idle worker for a few seconds, so that a series of small batches starts a single process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -128,7 +121,7 @@ class SpareWorkers:
         atexit.register(self.close)
 
     def take(self, module: str) -> Worker:
-        """Return the spare worker if it is one of ``module``, else a new one."""
+        """Return the spare worker if it runs ``module``, else a new one."""
         with self._lock:
             spare, self._spare = self._spare, None
             if self._timer is not None:
@@ -140,15 +133,15 @@ class SpareWorkers:
         return Worker(module)
 
     def give_back(self, worker: Worker) -> None:
-        """Keep an idle worker, unless one is kept already."""
+        """Keep an idle worker, or close it when there is one already."""
         with self._lock:
             if self._spare is None and worker.alive:
-                self._spare, worker = worker, None  # type: ignore[assignment]
+                self._spare = worker
                 self._timer = threading.Timer(_SPARE_SECONDS, self.close)
                 self._timer.daemon = True
                 self._timer.start()
-        if worker is not None:
-            worker.close()
+                return
+        worker.close()
 
     def close(self) -> None:
         """End the spare worker."""
@@ -162,13 +155,11 @@ SPARE = SpareWorkers()
 
 
 class WorkerPool:
-    """Some workers that answer batches side by side; a batch's item that kills its worker is blamed, not the batch."""
+    """Workers that answer batches concurrently; an item that kills its worker fails alone, not its batch."""
 
     def __init__(self, module: str, size: int, *, seconds: float) -> None:
-        self.module, self.seconds = module, seconds
-        self._free: list[Worker] = []
-        self._lock = threading.Lock()
-        self.size = size
+        self.module, self.size, self.seconds = module, size, seconds
+        self._free: list[Worker] = []  # its append and pop are atomic
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -181,13 +172,13 @@ class WorkerPool:
     def answer(self, setting: Any, items: Sequence[Any]) -> list[Any]:
         """Return the answer to each item, or the WorkerDied that it caused.
 
-        A request is [setting, careful, items]; a careful one is to be answered item by item, at once. After a death
-        what is unanswered is asked carefully, so the next death tells its item; that item is asked once more, alone,
-        in a fresh process, and blamed if that one dies too: nobody is blamed for what the machine did.
-        Called from several threads at once, each has a worker of its own.
+        A request is [setting, careful, items]; a careful one is answered item by item, each at once. After a death the
+        unanswered items are sent as a careful request, so that the next death shows which item caused it. That item is
+        sent once more, alone, to a new process, and fails if that dies too, so that no item fails for what the machine
+        did. Each thread that calls this has its own worker.
 
         Raises:
-            RetrainError: so many items in a row ended their workers that it cannot be the items' fault.
+            RetrainError: when so many items in a row ended their workers that the items cannot be the cause.
         """
         answered: list[Any] = []
         careful = suspect = False
@@ -209,20 +200,19 @@ class WorkerPool:
                 worker.close()
                 raise
             if worker.alive:
-                with self._lock:
-                    self._free.append(worker)
+                self._free.append(worker)
         return answered
 
     def _check(self, answered: list[Any]) -> None:
-        last = answered[-_AT_MOST_IN_A_ROW:]
-        if len(last) == _AT_MOST_IN_A_ROW and all(isinstance(answer, WorkerDied) for answer in last):
+        last = answered[-_MOST_DEATHS_IN_A_ROW:]
+        if len(last) == _MOST_DEATHS_IN_A_ROW and all(isinstance(answer, WorkerDied) for answer in last):
             raise RetrainError(
                 f"{len(last)} items in a row ended their worker process ({self.module}): the last {last[-1].how}",
-                "is the installation whole, and is there memory enough? the items themselves may be good",
+                "is the installation complete, and is there enough memory? the items themselves may be good",
             )
 
     def _take(self) -> Worker:
-        with self._lock:
-            if self._free:
-                return self._free.pop()
-        return SPARE.take(self.module)
+        try:
+            return self._free.pop()
+        except IndexError:
+            return SPARE.take(self.module)

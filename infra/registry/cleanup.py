@@ -1,4 +1,4 @@
-"""What MLflow keeps that nobody needs: runs of registrations that were killed, pages of nights that were retired.
+"""Removes unneeded MLflow runs and pages: of killed registrations and of retired nights.
 
 Used by ``infra.registry.registry`` alone. Registered versions, their runs and the run of the history are never touched.
 """
@@ -6,15 +6,17 @@ Used by ``infra.registry.registry`` alone. Registered versions, their runs and t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
+from infra.registry.mlflow_client import all_pages
 from infra.registry.nights import REPORT
 
 PAGE_SIZE = 500
 
 
 def abandoned_runs(client: Any, experiment: str, versions: Collection[Any], keep: str | None) -> Iterator[str]:
-    """Yield the runs that no version came from: their registration was killed, and begun anew since, or never was."""
+    """Yield the runs of registrations that were killed: no version has them as its source."""
     needed = {version.run_id for version in versions} | {keep}
     for run in _runs(client, experiment, ""):
         if run.info.run_id not in needed and "decision" in run.data.tags:
@@ -22,13 +24,13 @@ def abandoned_runs(client: Any, experiment: str, versions: Collection[Any], keep
 
 
 def unfinished_nights(client: Any, experiment: str) -> Iterator[str]:
-    """Yield the runs of nights that were killed while they were being written."""
+    """Yield the runs of nights whose writing was killed."""
     for run in _runs(client, experiment, "attributes.status != 'FINISHED'"):
         yield run.info.run_id
 
 
 def nights_of(client: Any, experiment: str, decision: str) -> list[str]:
-    """Return the runs of the nights that came to a decision."""
+    """Return the runs of the nights with a decision."""
     return [run.info.run_id for run in _runs(client, experiment, f"tags.decision = '{decision}'")]
 
 
@@ -39,31 +41,23 @@ def remove_run(client: Any, uri: str, run_id: str) -> None:
         _delete_files(model.artifact_location, uri, None)
         client.delete_logged_model(model.model_id)
     _delete_files(run.info.artifact_uri, uri, None)
-    # Last: a run that is still there is found again.
+    # Last: a run that still exists is found again.
     client.delete_run(run_id)
 
 
 def remove_page(client: Any, uri: str, run_id: str) -> None:
-    """Delete the report from the run of a night; its figures and its record stay."""
+    """Delete the report from the run of a night; its metrics and its record stay."""
     run = client.get_run(run_id)
     if any(file.path == REPORT for file in client.list_artifacts(run_id)):
         _delete_files(run.info.artifact_uri, uri, REPORT)
 
 
 def _runs(client: Any, experiment: str, wanted: str) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_runs([experiment], wanted, max_results=PAGE_SIZE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return all_pages(client.search_runs, [experiment], wanted, max_results=PAGE_SIZE)
 
 
 def _delete_files(location: str, uri: str, path: str | None) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    try:
+    with suppress(FileNotFoundError):  # it never had any
         get_artifact_repository(location, tracking_uri=uri).delete_artifacts(path)
-    except FileNotFoundError:
-        return  # it never had any

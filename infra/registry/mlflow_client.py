@@ -1,39 +1,45 @@
-"""How MLflow is asked: its errors become ours, what passes by itself is asked again, its chatter is switched off."""
+"""Calls to MLflow: its errors are translated, temporary ones retried, its output silenced."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infra.local.files import sync_folder, sync_tree
+from infra.local.files import sync
 from validation.errors import RegistryUnreachable
 from validation.redaction import mask
 
 T = TypeVar("T")
 
 TRIES = 8
-# What passes by itself: SQLite lets one process write at a time and tells the others so at once; and where two set an
-# alias for the first time at once, MLflow inserts it twice and passes on what the database says to the second.
-PASSING = ("database is locked", "UniqueViolation", "UNIQUE constraint failed", "Duplicate entry", "deadlock detected")
+# Temporary errors: SQLite lets one process write at a time and fails for others at once; and when two processes set an
+# alias for the first time at once, MLflow inserts it twice and reports the database's error to the second.
+TEMPORARY = (
+    "database is locked",
+    "UniqueViolation",
+    "UNIQUE constraint failed",
+    "Duplicate entry",
+    "deadlock detected",
+)
 
 
 def call_mlflow(uri: str, call: Callable[[], T]) -> T:
-    """Return what ``call`` asks MLflow for; raises RegistryUnreachable when it does not answer or refuses."""
+    """Return ``call()``, with retries; raises RegistryUnreachable when MLflow does not answer or refuses."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    for left in reversed(range(TRIES)):
+    for retries_left in reversed(range(TRIES)):
         try:
             return call()
         except (MlflowException, SQLAlchemyError, OSError, ModuleNotFoundError) as error:
-            if left and any(words in str(error) for words in PASSING):
+            if retries_left and any(words in str(error) for words in TEMPORARY):
                 time.sleep(0.5)
                 continue
-            # Masked before it is cut, or the cut could hide where a password ends.
+            # Masked before it is shortened, which could hide the end of a password.
             first_line = (mask(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
             raise RegistryUnreachable(
                 f"the registry {mask(uri)} cannot be used: {first_line}",
@@ -43,7 +49,7 @@ def call_mlflow(uri: str, call: Callable[[], T]) -> T:
 
 
 def none_if_missing(call: Callable[[], T]) -> T | None:
-    """Return what ``call`` finds, or None when MLflow knows of no such thing."""
+    """Return ``call()``, or None when MLflow answers that it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -54,8 +60,17 @@ def none_if_missing(call: Callable[[], T]) -> T | None:
         raise
 
 
+def all_pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """Yield the results of all pages of one of MLflow's searches."""
+    token: str | None = ""
+    while token is not None:
+        page = search(*arguments, **options, page_token=token or None)
+        yield from page
+        token = page.token or None
+
+
 def create_if_missing(create: Callable[[], object]) -> bool:
-    """Create something by name; False when somebody else just did."""
+    """Call ``create``; return False when it exists already."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -68,9 +83,9 @@ def create_if_missing(create: Callable[[], object]) -> bool:
 
 
 def flush_files(client: Any, model: str, artifacts: str | None) -> None:
-    """Let a logged model's files, where they lie on this machine, outlive a power cut.
+    """Flush a logged model's files to disk, where they are on this machine.
 
-    MLflow flushes its database and none of the files that it copies: the version would be there, and nothing behind it.
+    MLflow flushes its database but not the files that it copies: after a power cut the version could lack its files.
     """
     from mlflow.utils.file_utils import local_file_uri_to_path
 
@@ -78,25 +93,23 @@ def flush_files(client: Any, model: str, artifacts: str | None) -> None:
     if artifacts is None or not artifacts.startswith("file:") or not location.startswith("file:"):
         return
     path, root = Path(local_file_uri_to_path(location)), Path(local_file_uri_to_path(artifacts))
-    sync_tree(path)
-    for folder in path.parents:
-        if folder.is_relative_to(root):
-            sync_folder(folder)
+    for place in (*path.rglob("*"), path, *(folder for folder in path.parents if folder.is_relative_to(root))):
+        sync(place)
 
 
 def is_database(uri: str) -> bool:
-    """Whether ``uri`` names a database that MLflow opens itself, and not a server."""
+    """Return whether ``uri`` names a database, which MLflow opens itself, and not a server."""
     from mlflow.store.db.db_types import DATABASE_ENGINES
 
     return uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
 
 
 def check_database(uri: str) -> None:
-    """Ask a database once for its tables. MLflow asks ten times in 100 s before it believes that one cannot be used."""
+    """Connect to a database once. MLflow would try ten times in 100 s before it gives up."""
     import sqlalchemy
 
     if not is_database(uri):
-        return  # a server, which MLflow's own client asks
+        return  # a server, which MLflow's client asks
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
@@ -105,15 +118,19 @@ def check_database(uri: str) -> None:
 
 
 def silence_mlflow() -> None:
-    """Keep MLflow from telling of its database migrations, from calling home and from retrying for minutes."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Standard output is for what a command says.
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    """Turn off MLflow's telemetry, migration logs and output, and retries that take minutes."""
+    defaults = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # Standard output is for the command's own results.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It prints the traceback of every error that it raises as well.
+    # It also logs the traceback of every error that it raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -1,6 +1,6 @@
-"""A night as MLflow shows it: one run with the verdict as tags, the challenger's figures, and the report itself.
+"""A night in MLflow: one run with the verdict as tags, the challenger's metrics, and the report.
 
-Used by the registry alone. Every night that came to a decision has one, also those that registered no version.
+Used by the registry alone. Every night with a decision has one, also those that registered no version.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ REPORT = "report.html"
 
 
 def log_night(client: Any, experiment: str, night: Night, page: bytes) -> None:
-    """Write a night into its run, unless one of that night is complete already."""
-    found = client.search_runs([experiment], f"tags.night = '{night.id}' and attributes.status = 'FINISHED'")
-    if any(run.data.tags.get("decision", "") == (night.decision or "") for run in found):
+    """Log a night in a run of its own, unless a complete one exists."""
+    runs = client.search_runs([experiment], f"tags.night = '{night.id}' and attributes.status = 'FINISHED'")
+    if any(run.data.tags.get("decision", "") == (night.decision or "") for run in runs):
         return
     run = client.create_run(experiment, run_name=f"night {night.verdict.value}", tags=_tags(night)).info.run_id
     client.log_batch(run, metrics=_metrics(night))
     client.log_text(run, page.decode(), REPORT)
     client.log_text(run, night.model_dump_json(indent=2), "night.json")
-    # Last: a run that was killed before is not FINISHED, and is written anew.
+    # Last: a run that was killed before is not FINISHED, and is logged again.
     client.set_terminated(run)
 
 
@@ -45,9 +45,9 @@ def _metrics(night: Night) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1_000)
-    known = {name: value for name, value in night.metrics.items() if value is not None}
     return [
         Metric(f"holdout.{name}{end}", number, now, 0)
-        for name, value in known.items()
-        for end, number in (("", value.value), (".low", value.low), (".high", value.high))
+        for name, interval in night.metrics.items()
+        if interval is not None
+        for end, number in (("", interval.value), (".low", interval.low), (".high", interval.high))
     ]

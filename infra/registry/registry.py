@@ -1,8 +1,8 @@
 """The model registry: MLflow, so that anyone can load ``models:/malaria-cell@champion`` with MLflow's own client.
 
-Each version holds the one model file and where it came from (infra/registry/versions.py). The champion is the version
-under the alias ``champion``; what it was when, and why, is the append-only history (tasks/champion/history.py), whose
-entries are decided here: ``put_if_absent`` is the one operation of which exactly one of two at once can win.
+Each version contains its one model file and its origin (infra/registry/versions.py). The champion is the version with
+the alias ``champion``. Past champions are in an append-only history (tasks/champion/history.py), which rests on
+``put_if_absent``: of any number of concurrent calls exactly one wins.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from infra.environment import environment_kept
 from infra.local.temporary import temporary_folder
 from infra.registry.cleanup import abandoned_runs, nights_of, remove_page, remove_run, unfinished_nights
 from infra.registry.mlflow_client import (
+    all_pages,
     call_mlflow,
     check_database,
     create_if_missing,
@@ -38,12 +39,12 @@ from validation.redaction import mask
 T = TypeVar("T")
 
 EXPERIMENT = "nightly"
-# One run a night with its verdict; apart from the runs that versions come from.
+# One run per night with its verdict; separate from the runs that versions come from.
 VERDICTS = "verdicts"
-# The run whose parameters are what ``put_if_absent`` wrote; the registered model's tag names it.
+# The run whose parameters ``put_if_absent`` writes; a tag of the registered model names it.
 LEDGER = "champion history"
 LEDGER_TAG = "history_run"
-# MLflow cuts longer parameters off without a word.
+# MLflow silently truncates longer parameters.
 LONGEST_TEXT = 6_000
 _SELECTING = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
@@ -55,11 +56,11 @@ class Registry:
     """
 
     def __init__(self, settings: Settings) -> None:
-        # SQLAlchemy means a driver by this that is not among our packages; psycopg2 is.
+        # SQLAlchemy would load another driver than psycopg2, which is the installed one.
         self.uri = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", settings.registry.get_secret_value())
         self._store = settings.store
         silence_mlflow()
-        # A server keeps files where it was told to (--artifacts-destination) and hands them on; a database cannot.
+        # A server has its own place for files (--artifacts-destination); a database has none.
         self._artifacts = settings.registry_artifacts if is_database(self.uri) else None
         if self._artifacts and self._artifacts.startswith("s3:") and settings.store_endpoint:
             os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", settings.store_endpoint)
@@ -70,53 +71,47 @@ class Registry:
 
         check_database(self.uri)
         client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        # A first question now, so that a registry that is away is noticed before anything is trained.
+        # A first request, so that an unreachable registry is noticed before anything is trained.
         client.search_registered_models(max_results=1)
         return client
 
     def champion(self) -> ChampionRef | None:
-        """Return the version under the alias, or None when there has never been one."""
-        version = self._call(
-            lambda: none_if_missing(lambda: self._client.get_model_version_by_alias(MODEL_NAME, CHAMPION_ALIAS))
-        )
+        """Return the version with the alias, or None when there has never been one."""
+        version = self._find(lambda: self._client.get_model_version_by_alias(MODEL_NAME, CHAMPION_ALIAS))
         return None if version is None else _reference(version)
 
     def version(self, number: str) -> ChampionRef:
         """Return a registered version.
 
         Raises:
-            UsageError: when there is none of that number.
+            UsageError: when there is none with that number.
         """
-        found = self._call(lambda: none_if_missing(lambda: self._client.get_model_version(MODEL_NAME, number)))
-        if found is None:
+        version = self._find(lambda: self._client.get_model_version(MODEL_NAME, number))
+        if version is None:
             raise UsageError(
-                f"no version {number} of {MODEL_NAME} in {mask(self.uri)}", "`retrain history` shows who was champion"
+                f"no version {number} of {MODEL_NAME} in {mask(self.uri)}", "`retrain history` lists the champions"
             )
-        return _reference(found)
+        return _reference(version)
 
     def decision_of(self, version: str) -> str | None:
-        """Return the decision that a version was registered by."""
+        """Return the decision that registered a version."""
         tags = self._call(lambda: self._client.get_model_version(MODEL_NAME, version).tags)
         return str(tags["decision"]) if "decision" in tags else None
 
     def model_bytes(self, reference: ChampionRef) -> bytes:
-        """Return a version's model file, downloaded anew, as registered.
+        """Download a version's model file.
 
         Raises:
             ModelFileInvalid: when its bytes are not those that were registered.
         """
-        mlflow = self._selected()
+        download, uri = self._selected().artifacts.download_artifacts, f"models:/{MODEL_NAME}/{reference.version}"
         with temporary_folder("version") as folder:
-            path = self._call(
-                lambda: mlflow.artifacts.download_artifacts(
-                    f"models:/{MODEL_NAME}/{reference.version}", dst_path=str(folder)
-                )
-            )
+            path = self._call(lambda: download(uri, dst_path=str(folder)))
             files = list(Path(path).rglob("*.onnx"))
             data = files[0].read_bytes() if files else b""
         if sha256(data) != reference.model_sha256:
             raise ModelFileInvalid(
-                f"version {reference.version} of {MODEL_NAME} holds a model file with SHA-256 {sha256(data)}, "
+                f"version {reference.version} of {MODEL_NAME} has a model file with SHA-256 {sha256(data)}, "
                 f"registered was {reference.model_sha256}",
                 "it was damaged or tampered with: roll back to another version (`retrain rollback --why ...`)",
             )
@@ -125,9 +120,9 @@ class Registry:
     def register(
         self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None = None
     ) -> ChampionRef:
-        """Register a candidate's model file and return its version; the champion stays who it is.
+        """Register a candidate's model file and return its version; the champion is not changed.
 
-        The same decision registers once: a night that was killed here finds its version again.
+        A decision registers once: a night that was killed here finds its version again.
 
         Raises:
             ModelFileInvalid: when ``model`` is not the file that the candidate's record names.
@@ -138,17 +133,18 @@ class Registry:
                 f"its candidate's record says {candidate.model_sha256}",
                 "it was damaged or tampered with: nothing was registered; retrain",
             )
-        found = self._call(lambda: self._of_decision(decision.id))
-        if found is None:
-            found = self._call(lambda: self._new_version(candidate, model, decision, evaluation))
-        return _reference(found)
+        versions = self._call(self._versions)
+        version = next((version for version in versions if version.tags.get("decision") == decision.id), None)
+        if version is None:
+            version = self._call(lambda: self._new_version(candidate, model, decision, evaluation))
+        return _reference(version)
 
     def set_champion(self, version: str) -> None:
-        """Let the alias point to ``version``."""
+        """Point the alias to ``version``."""
         self._call(lambda: self._client.set_registered_model_alias(MODEL_NAME, CHAMPION_ALIAS, version))
 
     def note_night(self, night: Night, page: bytes) -> None:
-        """Show a night on MLflow's pages, once: its verdict as tags, its figures, its report ``page`` (HTML)."""
+        """Log a night in MLflow, once: its verdict as tags, its metrics, its report ``page`` (HTML)."""
         self._call(lambda: log_night(self._client, self._experiment(VERDICTS), night, page))
 
     def version_sources(self) -> list[tuple[str, str]]:
@@ -157,36 +153,34 @@ class Registry:
         return [(tag.get("candidate", ""), tag.get("decision", "")) for tag in tags]
 
     def abandoned_runs(self) -> list[str]:
-        """Return the runs of registrations and of nights that were killed; no version came from them."""
+        """Return the runs of registrations and of nights that were killed."""
 
         def find() -> list[str]:
-            model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
-            ledger = model.tags.get(LEDGER_TAG) if model else None
             return [
-                *abandoned_runs(self._client, self._experiment(), self._versions(), ledger),
+                *abandoned_runs(self._client, self._experiment(), self._versions(), self._existing_ledger()),
                 *unfinished_nights(self._client, self._experiment(VERDICTS)),
             ]
 
         return self._call(find)
 
     def remove_run(self, run: str) -> None:
-        """Delete a run that ``abandoned`` named, with its files."""
+        """Delete a run that ``abandoned_runs`` named, with its files."""
         self._call(lambda: remove_run(self._client, self.uri, run))
 
     def delete_report_page(self, decision: str) -> None:
-        """Delete the report on a decision from MLflow's pages; the night's figures stay there."""
+        """Delete the report on a decision from MLflow; the night's metrics stay."""
 
-        def forget() -> None:
+        def delete() -> None:
             for run in nights_of(self._client, self._experiment(VERDICTS), decision):
                 remove_page(self._client, self.uri, run)
 
-        self._call(forget)
+        self._call(delete)
 
     def put_if_absent(self, name: str, text: str) -> str:
-        """Write ``text`` under ``name`` unless something stands there, and return what stands there afterwards.
+        """Write ``text`` under ``name`` unless that is taken, and return the text that is stored there afterwards.
 
-        Exactly one of any number of writers at once wins, in whatever process or machine, and what it wrote stays:
-        MLflow's parameters cannot be changed, which the primary key of their table (run, name) enforces.
+        Exactly one of any number of concurrent writers wins, on any machine, and its text is never replaced: MLflow's
+        parameters are immutable, which the primary key of their table (run, name) enforces.
         """
         if len(text) > LONGEST_TEXT:
             raise RetrainError(f"{name} would be {len(text):,} characters, {LONGEST_TEXT:,} fit", "give a shorter why")
@@ -205,65 +199,49 @@ class Registry:
         return self._call(write)
 
     def entries_with_prefix(self, prefix: str) -> dict[str, str]:
-        """Return all that ``put_if_absent`` wrote under names that begin with ``prefix``; the prefix is cut off."""
+        """Return the texts that ``put_if_absent`` stored under names with ``prefix``, by the rest of the name."""
 
         def read() -> dict[str, str]:
-            model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
-            if model is None or LEDGER_TAG not in model.tags:
-                return {}
-            params = self._client.get_run(model.tags[LEDGER_TAG]).data.params
+            run = self._existing_ledger()
+            params = self._client.get_run(run).data.params if run else {}
             return {name.removeprefix(prefix): params[name] for name in sorted(params) if name.startswith(prefix)}
 
         return self._call(read)
 
-    def _ledger_run(self) -> str:
-        """Return the run that ``put_if_absent`` writes to, made with the registered model: both or neither."""
+    def _existing_ledger(self) -> str | None:
         model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
-        if model is None or LEDGER_TAG not in model.tags:
-            run = self._client.create_run(self._experiment(), run_name=LEDGER).info.run_id
-            self._client.set_terminated(run)
-            if model is None and self._create_model(run):
-                return str(run)
-            # Somebody else was first and named their run; or the model is older than this tag.
-            model = self._client.get_registered_model(MODEL_NAME)
-            if LEDGER_TAG not in model.tags:
-                self._client.set_registered_model_tag(MODEL_NAME, LEDGER_TAG, run)
-                model = self._client.get_registered_model(MODEL_NAME)
-        return str(model.tags[LEDGER_TAG])
+        return model.tags.get(LEDGER_TAG) if model else None
 
-    def _create_model(self, run: str) -> bool:
-        return create_if_missing(
-            lambda: self._client.create_registered_model(
-                MODEL_NAME,
-                tags={LEDGER_TAG: run},
-                description="Malaria cell classifier: uint8 RGB cells in, probability of Parasitized out",
-            )
-        )
+    def _ledger_run(self) -> str:
+        """Return the run that ``put_if_absent`` writes to, created together with the registered model."""
+        if (existing := self._existing_ledger()) is not None:
+            return existing
+        run = self._client.create_run(self._experiment(), run_name=LEDGER).info.run_id
+        self._client.set_terminated(run)
+        description = "Malaria cell classifier: uint8 RGB cells in, probability of Parasitized out"
+        tags = {LEDGER_TAG: run}
+        create_if_missing(lambda: self._client.create_registered_model(MODEL_NAME, tags, description))
+        if self._existing_ledger() is None:  # the model is older than this tag
+            self._client.set_registered_model_tag(MODEL_NAME, LEDGER_TAG, run)
+        return str(self._existing_ledger())  # the run of another process, if that was first
 
     def _versions(self) -> list[Any]:
-        found = []
-        token: str | None = None
-        while token is None or token:
-            page = self._client.search_model_versions(f"name='{MODEL_NAME}'", page_token=token)
-            found += page
-            token = page.token or ""
-        return found
-
-    def _of_decision(self, decision: str) -> Any | None:
-        return next((version for version in self._versions() if version.tags.get("decision") == decision), None)
+        return list(all_pages(self._client.search_model_versions, f"name='{MODEL_NAME}'"))
 
     def _new_version(
         self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None
     ) -> Any:
         self._ledger_run()
         experiment = self._experiment()
-        self._close_abandoned(experiment, decision.id)
+        for run in self._client.search_runs([experiment], f"tags.decision = '{decision.id}'"):
+            # Of a registration that was killed: MLflow would show it as running, or as finished.
+            self._client.set_terminated(run.info.run_id, "KILLED")
         name = f"{candidate.spec.model}-{candidate.id[:8]}"
         mlflow = self._selected()
         with mlflow.start_run(experiment_id=experiment, run_name=name, tags={"decision": decision.id}):
             logged = log_version(mlflow, model, candidate, decision, evaluation)
         flush_files(self._client, logged.model_id, self._artifacts)
-        # Last, when the run has ended: a version is there with all that it carries, or not at all.
+        # Last, when the run has ended: a version exists with everything it refers to, or not at all.
         return self._client.create_model_version(
             MODEL_NAME,
             source=logged.model_uri,
@@ -273,30 +251,28 @@ class Registry:
             description=decision.sentence,
         )
 
-    def _close_abandoned(self, experiment: str, decision: str) -> None:
-        """Mark the runs of a registration that was killed: MLflow would show them as running, or as finished."""
-        for run in self._client.search_runs([experiment], f"tags.decision = '{decision}'"):
-            self._client.set_terminated(run.info.run_id, "KILLED")
-
     def _selected(self) -> Any:
-        """Return MLflow set to this registry: parts of it know no other way to be told which one is meant."""
+        """Return MLflow with this registry set globally, which parts of it require."""
         import mlflow
 
-        # MLflow tells it to all processes that are started from here on; what they are to use is not ours to say.
+        # MLflow also sets environment variables for this, which later child processes must not inherit.
         with environment_kept(_SELECTING):
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
         return mlflow
 
     def _experiment(self, name: str = EXPERIMENT) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             create_if_missing(lambda: self._client.create_experiment(name, artifact_location=self._artifacts))
-            found = self._client.get_experiment_by_name(name)
-        return str(found.experiment_id)
+            experiment = self._client.get_experiment_by_name(name)
+        return str(experiment.experiment_id)
 
     def _call(self, call: Callable[[], T]) -> T:
         return call_mlflow(self.uri, call)
+
+    def _find(self, call: Callable[[], T]) -> T | None:
+        return self._call(lambda: none_if_missing(call))
 
 
 def _reference(version: Any) -> ChampionRef:

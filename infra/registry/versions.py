@@ -1,4 +1,4 @@
-"""What a registered version carries besides its model file: where it came from, what it was judged by, how to call it.
+"""What a registered version contains besides its model file: its origin, its evidence, and its signature.
 
 Used by ``infra.registry.registry`` alone.
 """
@@ -6,6 +6,7 @@ Used by ``infra.registry.registry`` alone.
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ EVIDENCE = "evidence"
 
 
 def log_version(mlflow: Any, model: bytes, candidate: Candidate, decision: Decision, judged: Evaluation | None) -> Any:
-    """Write the model file and its evidence into MLflow's active run; return what MLflow says of the logged model."""
+    """Log the model file and its evidence in MLflow's active run; return MLflow's ``ModelInfo``."""
     import onnx
 
-    # All at once: a call for each would be a commit for each, and MLflow makes dozens of its own.
+    # In one call: each call is a commit of the database.
     mlflow.MlflowClient().log_batch(
         mlflow.active_run().info.run_id, metrics=_metrics(candidate, judged), params=_params(candidate)
     )
@@ -35,16 +36,16 @@ def log_version(mlflow: Any, model: bytes, candidate: Candidate, decision: Decis
         name="model",
         signature=_signature(candidate.spec.side),
         input_example=_example(candidate.spec.side),
-        # As our own scoring does it: MLflow's default, a GPU where there is one, gives other last bits.
+        # As in infra/scoring: MLflow's default, a GPU where there is one, gives other last bits.
         onnx_execution_providers=["CPUExecutionProvider"],
-        # One file, as the contract says; and stated, since MLflow would load the model to guess them.
+        # One file, as the contract says. Requirements are given, since MLflow would load the model to guess them.
         save_as_external_data=False,
-        pip_requirements=[f"onnxruntime=={installed('onnxruntime')}", f"numpy=={installed('numpy')}"],
+        pip_requirements=[f"{name}=={version(name)}" for name in ("onnxruntime", "numpy")],
     )
 
 
 def tags_of(candidate: Candidate, decision: Decision, store: str) -> dict[str, str]:
-    """Return a version's tags: all that finding out where it came from begins with."""
+    """Return a version's tags, from which its origin can be followed."""
     revision = code_revision()
     return {
         "candidate": candidate.id,
@@ -54,7 +55,7 @@ def tags_of(candidate: Candidate, decision: Decision, store: str) -> dict[str, s
         "spec": candidate.spec.model_dump_json(),
         "model": candidate.spec.model,
         "model_sha256": candidate.model_sha256,
-        # repr gives back the very same float.
+        # repr is exact.
         "threshold": repr(candidate.threshold),
         "train_patients_digest": candidate.train_patients_digest,
         "train_patients": str(candidate.train_patients),
@@ -62,16 +63,9 @@ def tags_of(candidate: Candidate, decision: Decision, store: str) -> dict[str, s
         "report": f"{mask(store).rstrip('/')}/{report_key(decision.id)}",
         "code_revision": revision.commit,
         "code_changed": revision.dirty,
-        **{f"version.{name}": installed(name) for name in ("mlflow", "numpy", "onnxruntime")},
-        **{f"version.{name}": version for name, version in candidate.versions.items()},
+        **{f"version.{name}": version(name) for name in ("mlflow", "numpy", "onnxruntime")},
+        **{f"version.{name}": number for name, number in candidate.versions.items()},
     }
-
-
-def installed(package: str) -> str:
-    """Return the installed version of a package."""
-    from importlib.metadata import version
-
-    return version(package)
 
 
 def _params(candidate: Candidate) -> list[Any]:
@@ -113,6 +107,6 @@ def _signature(side: int) -> Any:
 
 
 def _example(side: int) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Return a made-up input, one image [1, side, side, 3]: no cell of a patient goes into the registry."""
+    """Return an artificial input, one image [1, side, side, 3]: no patient's cell goes into the registry."""
     ramp = np.linspace(0, 255, side, dtype=np.uint8)
     return {INPUT: np.broadcast_to(ramp[None, :, None, None], (1, side, side, 3)).copy()}

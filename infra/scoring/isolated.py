@@ -1,8 +1,8 @@
-"""Scores images with a model file in a clean process: numpy, onnxruntime and this project's own scoring, nothing else.
+"""Scores images with a model file in a clean process: numpy, onnxruntime and this project's scoring, nothing else.
 
-As a program, ``python -m infra.scoring.isolated FOLDER SHA256`` reads ``model.onnx`` and ``images.npy`` there, writes
-``scores.npy``, and prints the outcome as one line of JSON. It imports no framework, no Prefect and no MLflow, and
-unpickles nothing: what a model does here, it does for anybody who has the file alone.
+``python -m infra.scoring.isolated FOLDER SHA256`` reads ``model.onnx`` and ``images.npy`` there, writes ``scores.npy``,
+and prints the outcome as a line of JSON. It imports no framework, no Prefect and no MLflow, and unpickles nothing: a
+model that works here works for anyone who has only the file.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from infra.local.temporary import temporary_folder
 from infra.scoring.model_file import ModelFile
 from validation.errors import ModelFileInvalid
 
-# None of these may be there when a model file is tried.
+# None of these may be loaded when a model file is tried.
 FRAMEWORKS = ("torch", "fastai", "tensorflow", "keras", "sklearn", "prefect", "mlflow", "pandas")
 # A full holdout of the public archive takes seconds.
 LIMIT_SECONDS = 900.0
 
 
 def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str) -> npt.NDArray[np.float32]:
-    """Return the probabilities, float32 [n], that a new process gives for images uint8 [n, side, side, 3].
+    """Return the probabilities, float32 [n], of images uint8 [n, side, side, 3], computed in a new process.
 
     Raises:
         ModelFileInvalid: when the file is not the expected one, cannot be loaded, or cannot score the images.
@@ -35,7 +35,7 @@ def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str
     with temporary_folder("rescore") as folder:
         (folder / "model.onnx").write_bytes(model)
         np.save(folder / "images.npy", np.ascontiguousarray(images), allow_pickle=False)
-        # Tied to this process, so that one that was killed leaves no child behind.
+        # Tied to this process: it must not outlive it.
         command = ["infra.processes.parent", str(os.getpid()), "infra.scoring.isolated", str(folder), sha256_expected]
         try:
             done = subprocess.run(
@@ -45,7 +45,7 @@ def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str
             raise ModelFileInvalid(f"scoring {len(images):,} images took over {LIMIT_SECONDS:.0f} s") from None
         answer = _answer(done)
         if "error" in answer:
-            raise ModelFileInvalid(f"in a process of its own: {answer['error']}", str(answer.get("hint", "")))
+            raise ModelFileInvalid(f"in its own process: {answer['error']}", str(answer.get("hint", "")))
         scores: npt.NDArray[np.float32] = np.load(folder / "scores.npy", allow_pickle=False)
     return scores
 
@@ -54,7 +54,7 @@ def _answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     try:
         answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1][:300]
         return {"error": f"it ended with code {done.returncode}: {last}"}
     return answer
 
@@ -66,7 +66,7 @@ def _score(folder: Path, expected: str) -> dict[str, object]:
     except ModelFileInvalid as error:
         return {"error": error.message, "hint": error.hint}
     except Exception as error:
-        # onnxruntime's own words, for a model that loads and cannot run.
+        # onnxruntime's errors, for a model that loads and cannot run.
         return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     np.save(folder / "scores.npy", scores, allow_pickle=False)
     unclean = sorted(name for name in FRAMEWORKS if name in sys.modules)

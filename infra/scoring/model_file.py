@@ -26,16 +26,15 @@ class ModelFile:
     Contract: one input ``images`` uint8 [n, side, side, 3] RGB, one output ``probability`` float32 [n].
 
     Raises:
-        ModelFileInvalid: when the bytes are not those that were recorded, are no ONNX model, or break the contract.
+        ModelFileInvalid: when the bytes are not the recorded ones, not an ONNX model, or break the contract.
     """
 
     def __init__(self, data: bytes, *, sha256_expected: str | None = None, threads: int = 0) -> None:
         import onnxruntime
 
-        found = sha256(data)
-        if sha256_expected is not None and found != sha256_expected:
+        if sha256_expected is not None and sha256(data) != sha256_expected:
             raise ModelFileInvalid(
-                f"the model file has SHA-256 {found}, recorded is {sha256_expected}",
+                f"the model file has SHA-256 {sha256(data)}, recorded is {sha256_expected}",
                 "it was damaged or tampered with: roll back to another version",
             )
         options = onnxruntime.SessionOptions()
@@ -44,7 +43,7 @@ class ModelFile:
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ModelFileInvalid(f"no usable ONNX model: {str(error)[:200]}", "retrain, or roll back") from error
+            raise ModelFileInvalid(f"not a usable ONNX model: {str(error)[:200]}", "retrain, or roll back") from error
         self.side = self._checked_side()
 
     @classmethod
@@ -57,7 +56,7 @@ class ModelFile:
         if images.ndim != 4 or images.shape[1:] != (self.side, self.side, 3) or images.dtype != np.uint8:
             raise ModelFileInvalid(
                 f"expected uint8 [n, {self.side}, {self.side}, 3], found {images.dtype} {list(images.shape)}",
-                "make the model's input with validation.images.decode.to_square",
+                "create the model's input with validation.images.decode.to_square",
             )
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         scores = [self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(batch)})[0] for batch in batches]

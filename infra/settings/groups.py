@@ -1,16 +1,14 @@
-"""Settings of what runs unattended: the one machine, the alerts, and what starts a night besides the clock."""
+"""The groups of settings that are not rules of judgement (those are in validation/rules.py)."""
 
 from __future__ import annotations
 
 import ipaddress
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from infra.settings.secrets import (
-    SecretAddress,
-)
+from infra.settings.secrets import SecretAddress
 from validation.redaction import holds_password
 from validation.rules import Rules
 
@@ -18,7 +16,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``."""
+    """Return whether only this machine can reach ``host``."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -26,26 +24,29 @@ def is_loopback(host: str) -> bool:
 
 
 def without_password(value: str | None) -> str | None:
-    """Return an address that is shown wherever it is used, and therefore may hold no password."""
+    """Return an address, which must not contain a password, since it is shown wherever it is used."""
     if value and holds_password(value):
-        raise ValueError("a password has no place in this address: it would be shown")
+        raise ValueError("this address must not contain a password: it would be shown")
     return value
 
 
 class UpSettings(Rules):
     """What ``retrain up`` starts on this machine."""
 
-    host: str = Field(LOOPBACK, min_length=1, description="address that Prefect's server and page are reached by")
+    host: str = Field(
+        LOOPBACK, min_length=1, description="IP address of Prefect's server and page; any but loopback needs `auth`"
+    )
     port: int = Field(4200, ge=1, le=65_535, description="port of Prefect's server and page")
-    auth: SecretStr | None = Field(
-        None, description="user:password of Prefect's server and page; a must where others reach it"
-    )
+    auth: SecretStr | None = Field(None, description="`user:password` of Prefect's server and page")
     database: SecretAddress = Field(
-        SecretAddress(""), description="Prefect's database; default: SQLite under the home folder"
+        SecretAddress(""),
+        description="Prefect's database, of this machine alone: `postgresql://user:password@host/prefect`; "
+        "default: SQLite under the home folder",
     )
-    gpu_slots: int = Field(0, ge=0, description="trainings at the same time; 0: as many as the GPUs allow, at least 1")
-
-    train_on_workers: bool = Field(True, description="send trainings to the pool gpu, whatever training.where says")
+    gpu_slots: int = Field(
+        0, ge=0, description="concurrent trainings; 0: as many as the GPUs allow (`training.devices` each), at least 1"
+    )
+    train_on_workers: bool = Field(True, description="send trainings to the pool `gpu`, whatever `training.where` is")
 
     @field_validator("host")
     @classmethod
@@ -68,7 +69,7 @@ class UpSettings(Rules):
     @field_validator("database")
     @classmethod
     def _asynchronous(cls, value: SecretAddress) -> SecretAddress:
-        # What people have at hand is the plain address; Prefect wants the driver named.
+        # People paste the plain address; Prefect needs the driver's name in it.
         for plain in ("postgresql://", "postgres://"):
             if value.get_secret_value().startswith(plain):
                 return SecretAddress("postgresql+asyncpg://" + value.get_secret_value().removeprefix(plain))
@@ -76,54 +77,72 @@ class UpSettings(Rules):
 
     @property
     def url(self) -> str:
-        """Where this machine's own processes reach the server."""
+        """Address of the server for this machine's own processes."""
         host = LOOPBACK if self.host in ("0.0.0.0", "localhost") else "::1" if self.host == "::" else self.host  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/api"
 
 
 class AlertSettings(Rules):
-    """Who is told, and when the watchdogs bark."""
+    """Address and thresholds of alerts."""
 
-    webhook: SecretStr | None = Field(None, description="address that every alert is posted to; a secret")
-    night_hours: float = Field(26.0, gt=0.002, description="no completed night for so long: an alert")
+    webhook: SecretStr | None = Field(None, description="address that every alert is posted to")
+    night_hours: float = Field(26.0, gt=0.002, description="hours without a completed night before an alert")
     zombie_seconds: float = Field(
-        300.0, ge=10, description="a run that was not heard of for so long is dead: it is marked crashed, and an alert"
+        300.0,
+        ge=10,
+        description="a run without a heartbeat (every 30 s) for this long is marked crashed, with an alert",
     )
 
 
 class EventSettings(Rules):
-    """What starts a night besides the clock."""
+    """What starts a night besides the schedule."""
 
-    debounce_minutes: float = Field(10.0, gt=0, description="a notified night begins so long after the first notice")
-    queue: str | None = Field(None, description="address of an SQS queue that the bucket tells of new objects")
-    queue_endpoint: str | None = Field(None, description="endpoint of an SQS-compatible service")
-    queue_region: str | None = Field(None, description="region of the queue")
-
-    @field_validator("queue", "queue_endpoint")
-    @classmethod
-    def _holds_no_password(cls, value: str | None) -> str | None:
-        return without_password(value)
+    debounce_minutes: float = Field(
+        10.0, gt=0, description="minutes from the first notification of new objects to the start of a night"
+    )
+    queue: Annotated[str | None, AfterValidator(without_password)] = Field(
+        None, description="URL of an SQS queue with notifications of new objects; `retrain up` polls it"
+    )
+    queue_endpoint: Annotated[str | None, AfterValidator(without_password)] = Field(
+        None, description="endpoint of an SQS-compatible service"
+    )
+    queue_region: str | None = Field(None, description="region of the queue, where boto3 cannot know it")
 
 
 class TrainingSettings(Rules):
     """What is trained, and where."""
 
-    models: Annotated[tuple[str, ...], NoDecode] = Field(("fastai", "keras"), min_length=1)
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("fastai", "keras"), min_length=1, description="the CNNs to train"
+    )
     side: int = Field(64, ge=16, le=512, description="cells are resized to side x side pixels")
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, description="seed of every random choice of a training")
     target_sensitivity: float | None = Field(
-        None, gt=0, le=1, description="share of infected validation cells that the threshold must find; none: balanced"
+        None,
+        gt=0,
+        le=1,
+        description="share of the validation patients' infected cells that the threshold must find, such as `0.97`; "
+        "default: the threshold of the best balanced accuracy ([training.md](training.md))",
     )
     warm: bool = Field(
-        False, description="trainings begin with the weights of the champion's night, and take fewer epochs"
+        False,
+        description="start from a share of the weights of the champion's night and take fewer epochs "
+        "([training.md](training.md))",
     )
     devices: int = Field(
-        1, ge=1, le=64, description="GPUs that one training uses at the same time; without a GPU, parts of the CPU"
+        1,
+        ge=1,
+        le=64,
+        description="GPUs per training, at most those of its machine; without a GPU, parts of the CPU "
+        "([operations.md](operations.md))",
     )
-    fastai: dict[str, Any] = Field(default_factory=dict, description="recipe settings of the fastai CNN")
-    keras: dict[str, Any] = Field(default_factory=dict, description="recipe settings of the Keras CNN")
+    fastai: dict[str, Any] = Field(
+        default_factory=dict,
+        description="recipe of the fastai CNN (tasks/models/fastai), for instance `RETRAIN_TRAINING__FASTAI__EPOCHS=3`",
+    )
+    keras: dict[str, Any] = Field(default_factory=dict, description="recipe of the Keras CNN (tasks/models/keras)")
     where: Literal["here", "deployment"] = Field(
-        "here", description="'here': a child process; 'deployment': the Prefect deployment train/<model>"
+        "here", description="`here`: a child process; `deployment`: the Prefect deployment `train/<model>`"
     )
     deployment_timeout_seconds: float = Field(14_400, gt=0, description="how long to wait for a deployed training")
 
@@ -133,32 +152,48 @@ class TrainingSettings(Rules):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def recipe(self, model: str) -> dict[str, Any]:
-        """Return the recipe settings given for ``model``."""
+        """Return the recipe settings of ``model``."""
         return dict(getattr(self, model, {}))
 
 
 class WireSettings(Rules):
-    """How to deal with a store's server. With the defaults a failing object costs 10 s, a silent one 2.5 minutes."""
+    """Connections to a store's server.
 
-    threads: int = Field(32, ge=1, le=256, description="objects that are fetched at the same time")
-    silence_seconds: float = Field(30.0, gt=0, description="an answer that brings no byte for so long is given up")
-    retries: int = Field(4, ge=0, le=20, description="further tries of a request that failed on the way")
-    first_wait_seconds: float = Field(0.2, gt=0, description="before the first retry; threefold at each, with jitter")
-    longest_wait_seconds: float = Field(5.0, gt=0, description="before any retry at most")
-    md5_etags: bool = Field(True, description="an S3 ETag of 32 hex digits is the MD5 of the bytes, and is compared")
+    With the defaults an object that fails costs 10 s, one that does not answer 2.5 minutes.
+    """
+
+    threads: int = Field(32, ge=1, le=256, description="objects fetched concurrently")
+    silence_seconds: float = Field(30.0, gt=0, description="a response without a byte for this long is retried")
+    retries: int = Field(4, ge=0, le=20, description="retries of a request that failed on the way")
+    first_wait_seconds: float = Field(
+        0.2, gt=0, description="wait before the first retry; three times as long each time"
+    )
+    longest_wait_seconds: float = Field(5.0, gt=0, description="longest wait before a retry")
+    md5_etags: bool = Field(
+        True,
+        description="compare an S3 ETag of 32 hex digits with the bytes' MD5; `false` for a server with other ETags "
+        "(encryption with KMS or customer keys is detected)",
+    )
 
 
 class PruneSettings(Rules):
-    """When what is removed (docs/operations.md, "What is removed, and when")."""
+    """Retention.
+
+    See [operations.md](operations.md), "What is removed, and when".
+    """
 
     automatic: bool = Field(True, description="prune at the end of every night, not only by `retrain prune`")
-    cache_gb: float = Field(50.0, ge=0, description="fetched images on this machine; more: the oldest go")
-    packs: int = Field(2, ge=1, description="packs that stay on this machine")
+    cache_gb: float = Field(50.0, ge=0, description="fetched images on this machine; above it the oldest are removed")
+    packs: int = Field(2, ge=1, description="packs kept on this machine")
     scratch_days: float = Field(7.0, ge=0, description="work folders of trainings that failed or were killed")
-    downloads_days: float = Field(30.0, ge=0, description="archives that an import downloaded")
-    orphan_days: float = Field(30.0, ge=0, description="what nothing refers to, in the store and in the registry")
+    downloads_days: float = Field(
+        30.0, ge=0, description="archives that an import downloaded, fetch logs of other stores"
+    )
+    orphan_days: float = Field(
+        30.0, ge=0, description="unreferenced objects of store and registry, if also found so three times"
+    )
     models_days: float = Field(180.0, ge=0, description="model files of challengers that were never registered")
-    models_nights: int = Field(30, ge=1, description="newest decisions whose model files stay, however old they are")
+    models_nights: int = Field(30, ge=1, description="newest decisions whose model files are kept at any age")
     reports_days: float = Field(730.0, ge=0, description="reports and tables of nights that registered no version")
-    reports_nights: int = Field(365, ge=1, description="newest decisions whose reports stay, however old they are")
-    runs_days: float = Field(90.0, ge=1, description="runs in the database of the Prefect server that we start")
+    reports_nights: int = Field(365, ge=1, description="newest decisions whose reports are kept at any age")
+    runs_days: float = Field(90.0, ge=1, description="runs in the database of a Prefect server that is started here")

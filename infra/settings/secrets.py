@@ -1,7 +1,7 @@
-"""Where a secret may come from besides the environment: a file (``..._FILE``), or a Secret block of Prefect's server.
+"""Secrets from places other than the environment: a file (``..._FILE``), or a Secret block of Prefect's server.
 
-``python -m infra.settings.secrets PROGRAM ARGUMENT ...`` runs a program that knows no such files (Prefect's own
-commands, MLflow's server), with its secrets read from them.
+``python -m infra.settings.secrets PROGRAM ARGUMENT ...`` runs a program that cannot read such files (Prefect's own
+commands, MLflow's server) with the secrets from them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from validation.redaction import mask, register_address, register_login, registe
 FILE = "_FILE"
 BLOCK = "prefect-secret:"
 LONGEST = 65_536
-# Secrets of the libraries, which read them from the environment alone; NAME_FILE names a file that holds NAME.
+# Secrets that libraries read from the environment; NAME_FILE names a file that contains NAME.
 LOGINS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
 OUTSIDE = (
     *LOGINS,
@@ -30,14 +30,14 @@ OUTSIDE = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
     *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
 )
-# Not a secret by itself, and printed in every signature.
+# Not a secret by itself, and part of every signature.
 _NO_SECRET = ("AWS_ACCESS_KEY_ID",)
 
 Path_ = tuple[str, ...]
 
 
 class SecretAddress(Secret[str]):
-    """An address that may hold a password: shown everywhere, but without it."""
+    """An address that may contain a password, which is masked wherever it is shown."""
 
     def _display(self) -> str:
         return mask(self.get_secret_value())
@@ -47,7 +47,7 @@ AnySecret = SecretStr | SecretAddress
 
 
 def secret_settings(model: type[BaseModel], before: Path_ = ()) -> dict[Path_, type[AnySecret]]:
-    """Return all settings that are secrets, by their path in the model."""
+    """Return the types of all secret settings, by their path in the model."""
     found: dict[Path_, type[AnySecret]] = {}
     for name, field in model.model_fields.items():
         kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
@@ -65,11 +65,11 @@ def variable(prefix: str, path: Path_) -> str:
 
 
 def fill_in_outside(environment: MutableMapping[str, str]) -> None:
-    """Put the libraries' secrets that are given as files into the environment, where alone they look for them."""
+    """Put the libraries' secrets that are given as files into the environment."""
     for name in OUTSIDE:
         if (path := _file_of(name, environment)) is not None:
             environment[name] = read_secret(name + FILE, path)
-            del environment[name + FILE]  # or the next look would find two
+            del environment[name + FILE]  # or the next call would find both
         value = environment.get(name)
         if name in LOGINS:
             register_login(value)
@@ -78,7 +78,7 @@ def fill_in_outside(environment: MutableMapping[str, str]) -> None:
 
 
 def from_files(prefix: str, paths: Mapping[Path_, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings that are given as files, nested as the model is."""
+    """Return the settings that are given as files, nested like the model."""
     found: dict[str, Any] = {}
     for path in paths:
         name = variable(prefix, path)
@@ -91,24 +91,24 @@ def from_files(prefix: str, paths: Mapping[Path_, Any], environment: Mapping[str
 
 
 def read_secret(name: str, path: str) -> str:
-    """Return what a secret's file holds, without the line's end that editors add.
+    """Return the content of a secret's file, without the line end that editors add.
 
     Raises:
-        SettingsError: when it cannot be read, is empty, or is no text; never with what it holds.
+        SettingsError: when it cannot be read, is empty, or is not text; the message never shows its content.
     """
     try:
         data = Path(path).expanduser().read_bytes()[: LONGEST + 1]
         text = data.decode().removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise SettingsError(f"cannot read the secret file {path} ({name}): {why}", "check its place and mode") from None
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"cannot read the secret file {path} ({name}): {why}", "check its path and mode") from None
     if not text or len(data) > LONGEST or "\0" in text:
-        raise SettingsError(f"the secret file {path} ({name}) holds no secret", "expected one short line of text")
+        raise SettingsError(f"the secret file {path} ({name}) contains no secret", "expected one short line of text")
     return text
 
 
 def read_block(name: str, block: str, api_url: str | None) -> str:
-    """Return what a Secret block of Prefect's server holds.
+    """Return the value of a Secret block of Prefect's server.
 
     Raises:
         SettingsError: when there is no server or no such block.
@@ -116,7 +116,7 @@ def read_block(name: str, block: str, api_url: str | None) -> str:
     """
     from infra.prefect_api import PrefectServer
 
-    hint = f"make it: prefect block create secret; or give {name}{FILE}"
+    hint = f"create it: prefect block create secret; or give {name}{FILE}"
     if api_url is None:
         raise SettingsError(
             f"{name} is to be read from Prefect's block {block!r}, and PREFECT_API_URL names no server", hint
@@ -124,15 +124,15 @@ def read_block(name: str, block: str, api_url: str | None) -> str:
     if not block.replace("-", "").isalnum() or not block.isascii():
         raise SettingsError(f"{name} names an impossible block {block!r}", "letters, digits and hyphens")
     path = f"/block_types/slug/secret/block_documents/name/{block}?include_secrets=true"
-    found = PrefectServer(api_url).ask("GET", path, missing=None)
-    value = (found or {}).get("data", {}).get("value")
+    document = PrefectServer(api_url).ask("GET", path, missing=None)
+    value = (document or {}).get("data", {}).get("value")
     if not isinstance(value, str) or not value:
         raise SettingsError(f"{name}: Prefect's server at {api_url} has no Secret block {block!r} with text", hint)
     return value
 
 
 def remember_setting(path: Path_, secret: AnySecret) -> None:
-    """Hide a setting's secret wherever it turns up."""
+    """Mask a setting's secret wherever it appears."""
     value = secret.get_secret_value()
     if isinstance(secret, SecretAddress):
         register_address(value)
@@ -140,7 +140,7 @@ def remember_setting(path: Path_, secret: AnySecret) -> None:
         register_login(value)
     else:
         register_secret(value)
-        # What takes a webhook's call often tells only the path of its address, which is the secret part.
+        # An error of a webhook's receiver often shows only the path of its address, which is the secret part.
         scheme, _, rest = value.partition("://")
         if scheme in ("http", "https"):
             register_secret(rest.partition("/")[2])
@@ -156,13 +156,13 @@ def _file_of(name: str, environment: Mapping[str, str]) -> str | None:
 
 
 def main() -> None:
-    """Run a program with its secrets read from files."""
+    """Run a program with secrets read from files."""
     environment = dict(os.environ)
     try:
         fill_in_outside(environment)
     except SettingsError as error:
         sys.exit(f"error: {error}")
-    # No shell: the arguments go as they are.
+    # No shell: the arguments are passed unchanged.
     os.execvpe(sys.argv[1], sys.argv[1:], environment)  # noqa: S606
 
 

@@ -1,9 +1,8 @@
-"""All settings, in one model: from the environment (``RETRAIN_...``), a TOML file, and defaults. Only this module reads
-the environment.
+"""All settings, in one model. Only this module reads them from the environment.
 
-Order, the first that speaks wins: environment (for secrets also a file that it names, ``..._FILE``), the file
-``RETRAIN_CONFIG`` (default ``<home>/retrain.toml``), defaults.
-A nested setting is ``RETRAIN_GATE__SENSITIVITY_MARGIN`` in the environment and ``[gate] sensitivity_margin`` in TOML.
+Each is taken from the first of: the environment (``RETRAIN_...``; for secrets also the file that ``..._FILE`` names),
+the TOML file ``RETRAIN_CONFIG`` (default ``<home>/retrain.toml``), the defaults. A nested setting is
+``RETRAIN_GATE__SENSITIVITY_MARGIN`` in the environment and ``[gate] sensitivity_margin`` in TOML.
 """
 
 from __future__ import annotations
@@ -12,11 +11,18 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from pydantic_settings.exceptions import SettingsError as Unparsable
 
 from infra.environment import CODE_ROOT, prefect_api_url
@@ -55,27 +61,37 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
-        # A compose file hands on what is not set as empty text.
+        # A compose file passes unset variables on as empty text.
         env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
     )
 
-    home: Path = Field(description="folder for everything that is written on this machine")
-    store: str = Field("", description="URI of the object store; default: the folder <home>/store")
+    home: Path = Field(
+        description="folder for all files on this machine: caches, scratch, reports, Prefect's and MLflow's; default: "
+        "`.retrain` in a checkout, else `~/.retrain`; environment only"
+    )
+    store: str = Field(
+        "",
+        description="the object store: `file:///folder` (or a path), `s3://bucket/prefix`, `gs://...`, `az://...`; "
+        "default: `<home>/store`",
+    )
     store_endpoint: str | None = Field(None, description="endpoint of an S3-compatible store")
     store_region: str | None = Field(None, description="region of the bucket")
     registry: SecretAddress = Field(
-        SecretAddress(""), description="MLflow tracking URI; default: SQLite at <home>/mlflow.db"
+        SecretAddress(""), description="MLflow tracking URI; default: `sqlite:///<home>/mlflow.db`"
     )
     registry_artifacts: str | None = Field(
-        None, description="where MLflow keeps files; default: <home>/mlflow-artifacts"
+        None,
+        description="where MLflow keeps files when the registry is a database (a server has its own setting); "
+        "default: `<home>/mlflow-artifacts`",
     )
     engine: str = Field(
         "local",
         pattern=r"^(local|dask|dask\+(tcp|tls)://[^/@\s]+:\d+)$",
-        description="who measures and packs: local, this machine; dask or dask+tcp://HOST:PORT, a Dask cluster",
+        description="what measures and packs: `local`, processes; `dask`, a Dask cluster on this machine; "
+        "`dask+tcp://HOST:PORT` (or `tls`), an existing one ([operations.md](operations.md))",
     )
     wire: WireSettings = WireSettings()
     data: DataRules = DataRules()
@@ -97,18 +113,19 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del settings_cls, dotenv_settings, file_secret_settings
+        del dotenv_settings, file_secret_settings
         if isinstance(env_settings, EnvSettingsSource):
-            # The names of secrets' files are no settings.
+            # Variables that name secrets' files are not settings.
             variables = env_settings.env_vars.items()
             env_settings.env_vars = {name: value for name, value in variables if name.upper() not in _SECRET_FILES}
-        # The file's values are given as arguments (load_settings), so the environment goes before them.
-        return env_settings, init_settings
+        secrets = InitSettingsSource(settings_cls, from_files(PREFIX, SECRETS, os.environ))
+        # load_settings passes the TOML file's values as arguments, so the environment takes precedence over them.
+        return env_settings, secrets, init_settings
 
     @field_validator("store", "store_endpoint", "registry_artifacts")
     @classmethod
     def _holds_no_password(cls, value: str | None) -> str | None:
-        # They stand in records, reports and messages. Identities have places of their own.
+        # Records, reports and messages show them; credentials have settings of their own.
         return without_password(value)
 
     @model_validator(mode="before")
@@ -116,11 +133,11 @@ class Settings(BaseSettings):
     def _fill_in(cls, values: Any) -> Any:
         home = values.get("home") or default_home()
         if not isinstance(home, str | Path):
-            return values  # refused by its type
+            return values  # pydantic refuses its type
         home = Path(home).expanduser().absolute()
         store = values.get("store") or (home / "store").as_uri()
         if isinstance(store, str) and "://" not in store:
-            # A plain path is what people type; everything behind this line sees one URI.
+            # A plain path is accepted here; the rest of the code sees a URI.
             store = Path(store).expanduser().absolute().as_uri()
         return {
             **values,
@@ -131,17 +148,17 @@ class Settings(BaseSettings):
         }
 
     def fingerprint(self) -> str:
-        """Return a digest of all that can change a night's outcome; where things lie is not part of it."""
+        """Return a digest of all settings that can change a night's outcome, which locations cannot."""
         training = self.training.model_dump(mode="json", exclude={"where", "deployment_timeout_seconds"})
         sections = (self.data, self.split, self.gate)
-        # Only when it is not the default, so that nights from before there was such a setting keep their names.
-        waits = ["person"] if self.promotion.approval == "person" else []
-        return digest(*(section.model_dump(mode="json") for section in sections), training, *waits)
+        # Only when it is not the default, so that nights from before this setting existed keep their ids.
+        approval = ["person"] if self.promotion.approval == "person" else []
+        return digest(*(section.model_dump(mode="json") for section in sections), training, *approval)
 
     def secrets(self) -> dict[tuple[str, ...], AnySecret]:
         """Return all secrets that are set, by their path."""
-        found = {path: _at(self, path) for path in SECRETS}
-        return {path: secret for path, secret in found.items() if secret is not None and secret.get_secret_value()}
+        secrets: dict[tuple[str, ...], Any] = {path: reduce(getattr, path, self) for path in SECRETS}
+        return {path: secret for path, secret in secrets.items() if secret is not None and secret.get_secret_value()}
 
     def printable(self) -> dict[str, str]:
         """Return all settings as flat text, with passwords in addresses masked."""
@@ -149,28 +166,27 @@ class Settings(BaseSettings):
 
 
 def default_home() -> Path:
-    """Return where things are kept when RETRAIN_HOME is not set: beside a checkout, else in the user's home."""
-    checkout = CODE_ROOT / "prefect.yaml"
-    return CODE_ROOT / ".retrain" if checkout.exists() else Path.home() / ".retrain"
+    """Return the home folder when RETRAIN_HOME is not set: in the checkout, else in the user's home."""
+    return (CODE_ROOT if (CODE_ROOT / "prefect.yaml").exists() else Path.home()) / ".retrain"
 
 
 def config_path() -> Path:
-    """Return where the settings file is looked for."""
+    """Return the path of the settings file."""
     if named := os.environ.get(f"{PREFIX}CONFIG"):
         return Path(named).expanduser()
     return Path(os.environ.get(f"{PREFIX}HOME") or default_home()).expanduser() / "retrain.toml"
 
 
 def secret_value(secret: SecretStr | None) -> str | None:
-    """Return what a secret setting holds, for the one call that needs it."""
+    """Return a secret's value, for the one call that needs it."""
     return secret.get_secret_value() if secret else None
 
 
 def load_settings() -> Settings:
-    """Read the settings; nothing else in the project looks at the environment.
+    """Read the settings.
 
     Raises:
-        SettingsError: for an unknown or impossible setting, a missing or malformed file; all of them by name.
+        SettingsError: for unknown or invalid settings, all of them by name, and for a missing or malformed file.
     """
     fill_in_outside(os.environ)
     unknown = [name for name in os.environ if name.startswith(PREFIX) and not _known(name)]
@@ -182,7 +198,6 @@ def load_settings() -> Settings:
     path = config_path()
     try:
         given = _read_toml(path, required=bool(os.environ.get(f"{PREFIX}CONFIG")))
-        _lay_over(given, from_files(PREFIX, SECRETS, os.environ))
         settings = _with_blocks(Settings(**given))
     except Unparsable as error:
         named = re.search(r'field "(\w+)"', str(error))
@@ -204,7 +219,7 @@ _SECRET_FILES = {variable(PREFIX, path) + FILE for path in SECRETS}
 
 
 def _with_blocks(settings: Settings) -> Settings:
-    """Return the settings with the secrets that Prefect's server keeps in their places."""
+    """Return the settings with references to Prefect's Secret blocks replaced by what these contain."""
     for path, secret in settings.secrets().items():
         value = secret.get_secret_value()
         if value.startswith(BLOCK):
@@ -212,25 +227,10 @@ def _with_blocks(settings: Settings) -> Settings:
             read = read_block(name, value.removeprefix(BLOCK), prefect_api_url())
             first, *rest = path
             group = getattr(settings, first)
-            # The group is made anew, so that what is read is checked like what is given.
+            # The group is created again, so that the secret is validated like any other value.
             new = type(group)(**{**dict(group), rest[0]: read}) if rest else SECRETS[path](read)
             settings = settings.model_copy(update={first: new})
     return settings
-
-
-def _at(settings: Settings, path: tuple[str, ...]) -> Any:
-    found: Any = settings
-    for part in path:
-        found = getattr(found, part)
-    return found
-
-
-def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
-    for name, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(name), dict):
-            _lay_over(below[name], value)
-        else:
-            below[name] = value
 
 
 def _known(name: str) -> bool:
@@ -251,23 +251,21 @@ def _read_toml(path: Path, *, required: bool) -> dict[str, Any]:
             raise SettingsError(f"no settings file at {path}", "correct or unset RETRAIN_CONFIG") from None
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is no TOML: {error}", "correct the file") from None
+        raise SettingsError(f"{path} is not valid TOML: {error}", "correct the file") from None
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}", "correct or unset RETRAIN_CONFIG") from None
 
 
 def _explain(problem: Any, path: Path) -> str:
-    """Say which setting is wrong, by both its names."""
-    where = [str(part) for part in problem["loc"]]
-    name = ".".join(where)
-    in_environment = variable(PREFIX, tuple(where))
+    """Return which setting is wrong, by both its names, and why."""
+    where = tuple(map(str, problem["loc"]))
+    name, places = ".".join(where), f"(environment: {variable(PREFIX, where)}; file: {path})"
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting {name} (environment: {in_environment}; file: {path})"
-    message = problem["msg"].removeprefix("Value error, ")
-    # A group that holds a secret is not shown either.
-    holds_secret = any(where == list(secret[: len(where)]) for secret in SECRETS)
-    shown = f" = {HIDDEN}" if holds_secret else f" = {mask(repr(problem['input']))}"
-    return f"setting {name}{shown}: {message} (environment: {in_environment}; file: {path})"
+        return f"unknown setting {name} {places}"
+    # A group that contains a secret is not shown either.
+    secret = any(where == path[: len(where)] for path in SECRETS)
+    value = HIDDEN if secret else mask(repr(problem["input"]))
+    return f"setting {name} = {value}: {problem['msg'].removeprefix('Value error, ')} {places}"
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

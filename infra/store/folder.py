@@ -7,15 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from infra.local.files import sync_folder, write_atomic, write_beside
+from infra.local.files import sync, write_atomic, write_beside
 from infra.store.base import Fetched, ObjectInfo, Store, missing, refuse_odd
 from infra.store.keys import OURS, is_odd
 from validation.errors import ObjectMissing, StoreUnreachable
-
-if TYPE_CHECKING:
-    pass
 
 _NO_SUCH_FILE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 # A file that is written in place while it is read is read again; one that never holds still is not one of ours.
@@ -114,7 +110,7 @@ class FolderStore(Store):
             return super().create(key, data)
         finally:
             temporary.unlink()
-        sync_folder(path.parent)
+        sync(path.parent)
         return True
 
     def _remove(self, key: str) -> None:

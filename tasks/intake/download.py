@@ -6,7 +6,6 @@ Last-Modified, length) is stored beside it, so that another process can resume i
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from typing import Literal
 
 import httpx
 
-from infra.local.files import write_atomic
+from infra.local.files import acquire_lock, write_atomic
 from validation.digest import digest
 from validation.errors import RetrainError, Unreachable, UsageError
 
@@ -142,14 +141,12 @@ class _Fetch:
         """Exclude other processes: two writers would silently corrupt the part."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self.target.with_suffix(".lock").open("w")
         except OSError as error:
             raise self._disk_error(error) from error
+        lock = acquire_lock(self.target.with_suffix(".lock"))
+        if lock is None:
+            raise RetrainError(f"another process is downloading {self.shown}", "wait for it to end")
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RetrainError(f"another process is downloading {self.shown}", "wait for it to end") from error
             yield
 
     def is_kept(self, client: httpx.Client) -> bool:

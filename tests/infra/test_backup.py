@@ -85,7 +85,7 @@ def test_nothing_is_overwritten_and_no_half_or_damaged_backup_is_believed(filled
     with pytest.raises(RetrainError, match="damaged"):
         restore(settings, saved)
     (saved / "backup.json").unlink()
-    with pytest.raises(UsageError, match="no finished backup"):
+    with pytest.raises(UsageError, match="not a finished backup"):
         restore(settings, saved)
     assert not filled.exists()
 

@@ -48,7 +48,7 @@ UMASKS = (0o000, 0o022, 0o077)
 
 
 @pytest.fixture(scope="module")
-def entries_with_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home and its backup for each umask."""
     folder = tmp_path_factory.mktemp("umasks")
     done = subprocess.run(
@@ -87,5 +87,5 @@ def test_a_folder_that_is_there_is_left_as_it_is_and_named_when_others_may_write
 
 def test_a_home_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RetrainError, match="cannot make the folder"):
+    with pytest.raises(RetrainError, match="cannot create the folder"):
         make_private(tmp_path / "file" / "home")

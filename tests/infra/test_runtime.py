@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from infra import runtime
+from infra import prefect_server as server_module
 from infra.local.up_lock import machine_lock, machine_url
 from infra.prefect_server import prefect_server
 from infra.runtime import prepare_environment
@@ -109,7 +109,7 @@ def test_the_server_of_retrain_up_is_used_where_that_runs(settings: Settings) ->
 def test_a_server_that_does_not_start_is_an_error_that_names_its_log(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "_server_command", lambda port: [sys.executable, "-c", f"exit('no {port}')"])
+    monkeypatch.setattr(server_module, "_server_command", lambda port: [sys.executable, "-c", f"exit('no {port}')"])
     with pytest.raises(RetrainError, match="did not start") as caught, prefect_server(settings):
         pass
     log = settings.home / "prefect-server.log"
@@ -134,17 +134,17 @@ def test_a_temporary_server_answers_and_is_gone_afterwards(settings: Settings) -
 
 NIGHT = """
 import subprocess, sys, time
-from infra import runtime
+from infra import prefect_server as server_module, runtime
 from infra.settings.settings import load_settings
 started = []
 class Popen(subprocess.Popen):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         started.append(self.pid)
-runtime.subprocess.Popen = Popen
+server_module.subprocess.Popen = Popen
 settings = load_settings()
 runtime.prepare_environment(settings)
-with runtime.prefect_server(settings) as url:
+with server_module.prefect_server(settings) as url:
     print(url, *started, flush=True)
     time.sleep(600)
 """

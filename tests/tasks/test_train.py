@@ -275,7 +275,7 @@ def test_a_training_that_cannot_start_is_a_failed_training(context: Context, pre
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (b"no model", "no usable ONNX model"),
+        (b"no model", "not a usable ONNX model"),
         (channel_model(side=32), r"expected uint8 \[n, 32, 32, 3\], found uint8"),
         (channel_model(output_name="y"), "expected images uint8"),
         (channel_model(centre=float("nan")), "as NaN"),

@@ -40,7 +40,7 @@ def test_a_setting_changes_what_something_costs(severities: dict[str, str]) -> N
 @pytest.mark.parametrize(
     ("severities", "told"),
     [
-        ({"out of fokus": "warn"}, "no reason and no check"),
+        ({"out of fokus": "warn"}, "neither a reason nor a check"),
         ({"truncated": "warn"}, "leaves nothing to train on"),
         ({"duplicate": "warn"}, "leaves nothing to train on"),
         ({"image width": "reject"}, "can warn or stop"),

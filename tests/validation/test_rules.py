@@ -34,7 +34,7 @@ def test_rules_do_not_change_during_a_night(group: type[Rules]) -> None:
 @pytest.mark.parametrize(
     ("pattern", "problem"),
     [
-        (r"(?i)(.*?)_?thin(", "no regular expression"),
+        (r"(?i)(.*?)_?thin(", "not a valid regular expression"),
         (r"(?i).*thin", "exactly one group, the patient; it has 0"),
         (r"(C\d+)(P\d+)", "exactly one group, the patient; it has 2"),
     ],

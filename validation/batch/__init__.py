@@ -1,1 +1,1 @@
-"""A batch as a whole: its totals, its drift, and what is expected of it."""
+"""A batch as a whole: its totals, its drift, and its checks."""

@@ -1,7 +1,6 @@
-"""Great Expectations' Data Docs as one page that calls nobody.
+"""Great Expectations' Data Docs as one self-contained page.
 
-Its own site loads style sheets and scripts from a dozen hosts. What is kept is what its renderer says of each
-expectation; the page around it is ours.
+Its own site loads style sheets and scripts from a dozen hosts. This page keeps its renderer's text on each expectation.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def _rendered(name: str, result: Any) -> str:
     start = page.index('<div id="section-1"')
     body = re.sub(r"<script.*?</script>", "", page[start : page.index("<footer", start)], flags=re.DOTALL)
     body = re.sub(r"<a [^>]*>\s*Show more info\.\.\.\s*</a>", "", body)
-    # Its links lead into a site that is not there; names must not meet those of the other table.
+    # Its links lead to a site that does not exist here; ids must differ from those of the other table.
     body = re.sub(r"<a [^>]*>(.*?)</a>", r"\1", body, flags=re.DOTALL)
     body = re.sub(r'\s(?:on\w+|style|class="(?!fa)[^"]*"|data-[\w-]+)(?:="[^"]*")?', " ", body)
     return re.sub(r'id="section', f'id="{name}-section', body)

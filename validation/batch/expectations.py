@@ -1,7 +1,7 @@
-"""What is expected of a batch as a whole, as Great Expectations over its facts.
+"""The checks of a batch as a whole, as Great Expectations over its facts.
 
-Great Expectations is given one row of facts an image and one row of totals, never pixels: it is slow and hungry on
-wide frames. Its Data Docs are built from the same results.
+Its input is one row of facts per image and one row of totals, never pixels: it is slow on wide frames and needs much
+memory. Its Data Docs are built from the same results.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class BatchChecks:
 def check_batch(facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRules) -> BatchChecks:
     """Run all expectations and return one Check each; none stops the others.
 
-    ``facts`` has one row an accepted image (label, pixels, width, height); ``totals`` gives a value for each check of
+    ``facts`` has one row per accepted image (label, pixels, width, height); ``totals`` has a value for each check of
     the batch (validation.batch.totals) that applies tonight.
     """
-    # It announces each step from its import on, and its progress bars belong to notebooks.
+    # It logs each step from its import on, and its progress bars are for notebooks.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     context = _ephemeral_context()
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
@@ -47,53 +47,40 @@ def check_batch(facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRul
 
 
 def cost(name: str, rules: DataRules) -> Any:
-    """Return what a failed check costs under these rules: ``warn``, or ``invalid`` data."""
+    """Return the cost of a failed check by these rules: ``warn``, or ``invalid`` data."""
     return "invalid" if rules.severities.get(name, CHECKS[name]) == "stop" else "warn"
 
 
-def _of_images(rules: DataRules) -> dict[str, Any]:
+def _of_images(rules: DataRules) -> list[Any]:
     import great_expectations.expectations as gxe
 
     # What is accepted with a warning must not stop the night as a batch.
-    low = 1 if severity_of("too small", rules.severities) == "warn" else rules.min_pixels
-    high = rules.max_pixels
-    made: dict[str, tuple[Any, dict[str, Any]]] = {
-        "labels are known classes": (
-            gxe.ExpectColumnValuesToBeInSet,
-            {"column": "label", "value_set": list(CLASSES)},
-        ),
-        "no two images have the same pixels": (gxe.ExpectColumnValuesToBeUnique, {"column": "pixels"}),
-        "image width": (
-            gxe.ExpectColumnValuesToBeBetween,
-            {"column": "width", "min_value": low, "max_value": high},
-        ),
-        "image height": (
-            gxe.ExpectColumnValuesToBeBetween,
-            {"column": "height", "min_value": low, "max_value": high},
-        ),
-    }
-    return {name: _noted(kind, name, rules, arguments) for name, (kind, arguments) in made.items()}
+    least = 1 if severity_of("too small", rules.severities) == "warn" else rules.min_pixels
+    size = {"min_value": least, "max_value": rules.max_pixels}
+    expected = (
+        ("labels are known classes", gxe.ExpectColumnValuesToBeInSet, {"column": "label", "value_set": list(CLASSES)}),
+        ("no two images have the same pixels", gxe.ExpectColumnValuesToBeUnique, {"column": "pixels"}),
+        ("image width", gxe.ExpectColumnValuesToBeBetween, {"column": "width", **size}),
+        ("image height", gxe.ExpectColumnValuesToBeBetween, {"column": "height", **size}),
+    )
+    return [kind(**arguments, **_noted(name, rules)) for name, kind, arguments in expected]
 
 
-def _of_totals(totals: Mapping[str, float], rules: DataRules) -> dict[str, Any]:
+def _of_totals(totals: Mapping[str, float], rules: DataRules) -> list[Any]:
     import great_expectations.expectations as gxe
 
     bounds = limits(rules)
-    return {
-        # The greatest of one row is the value itself, which Data Docs then show; of values they would show shares.
-        name: _noted(
-            gxe.ExpectColumnMaxToBeBetween,
-            name,
-            rules,
-            {"column": _column(name), "min_value": bounds[name][0], "max_value": bounds[name][1]},
+    # The maximum of one row is the value itself, which Data Docs then show; for values they would show shares.
+    return [
+        gxe.ExpectColumnMaxToBeBetween(
+            column=_column(name), min_value=bounds[name][0], max_value=bounds[name][1], **_noted(name, rules)
         )
         for name in totals
-    }
+    ]
 
 
-def _noted(kind: Any, name: str, rules: DataRules, arguments: dict[str, Any]) -> Any:
-    severity = "critical" if cost(name, rules) == "invalid" else "warning"
-    return kind(**arguments, severity=severity, meta={"check": name})
+def _noted(name: str, rules: DataRules) -> dict[str, Any]:
+    return {"severity": "critical" if cost(name, rules) == "invalid" else "warning", "meta": {"check": name}}
 
 
 def _column(name: str) -> str:
@@ -104,23 +91,23 @@ def _ephemeral_context() -> Any:
     import great_expectations as gx
     from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
-    # Its default leaves an empty folder for a docs site in the temporary folder on every run.
+    # By default each run leaves an empty folder for a docs site in the temporary folder.
     stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
     return gx.get_context(mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=stores))
 
 
-def _validated(context: Any, name: str, frame: pd.DataFrame, expectations: Mapping[str, Any]) -> Any:
+def _validated(context: Any, name: str, frame: pd.DataFrame, expectations: list[Any]) -> Any:
     import great_expectations as gx
 
     suite = context.suites.add_or_update(gx.ExpectationSuite(name=name))
-    for expectation in expectations.values():
+    for expectation in expectations:
         suite.add_expectation(expectation)
     source = context.data_sources.add_or_update_pandas(name)
     batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
     result = batch.get_batch(batch_parameters={"dataframe": frame}).validate(suite)
     for one in result.results:
         if "observed_value" in one.result:
-            # Its renderer refuses NumPy's numbers, which its own metrics return.
+            # Its renderer refuses NumPy numbers, which its own metrics return.
             one.result["observed_value"] = float(one.result["observed_value"])
     return result
 
@@ -159,5 +146,5 @@ def _counted(result: Mapping[str, Any], images: int) -> str:
 
 
 def _number(value: float) -> str:
-    """Counts whole, however large; shares and ratios to the digits that matter."""
+    """Format counts in full, and shares and ratios with the significant digits."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}" if value < 1 else f"{value:,.6g}"

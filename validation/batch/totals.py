@@ -1,4 +1,4 @@
-"""A batch as one row of totals: what it holds in all, what arrived tonight, and how far that has drifted."""
+"""A batch as one row of totals: of all its images, of those that arrived tonight, and their drift."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from validation.batch import drift
 from validation.records import CLASSES, NEGATIVE, POSITIVE
 from validation.rules import DataRules
 
-# A ratio to nothing is infinite, which no table keeps well.
+# In place of an infinite ratio, which tables store badly.
 NO_RATIO = 1e9
 
 
 def totals(facts: pd.DataFrame, *, images: int) -> dict[str, float]:
-    """Return a batch's totals by check, from one row an accepted image (columns label, patient).
+    """Return a batch's totals by check, from one row per accepted image (columns label, patient).
 
-    ``images`` is how many there were before any was left out.
+    ``images`` is the number of images before any was rejected.
     """
     counts = {label: int((facts["label"] == label).sum()) for label in CLASSES}
     known = facts[facts["patient"] != ""]
@@ -37,22 +37,24 @@ def totals(facts: pd.DataFrame, *, images: int) -> dict[str, float]:
 def tonight(
     new: pd.DataFrame, *, images: int, rules: DataRules, reference: pd.DataFrame | None = None
 ) -> dict[str, float]:
-    """Return what only the images that arrived tonight say, by check; nothing when they are too few to say anything.
+    """Return the totals of tonight's new images, by check; none when they are too few.
 
-    ``new`` has one row an accepted new image, ``images`` counts the new ones before any was left out, ``reference``
-    has one row a training image of the champion.
+    ``new`` has one row per accepted new image, ``images`` counts the new ones before any was rejected, ``reference``
+    has one row per training image of the champion.
     """
     if images < rules.night_images:
         return {}
-    found = {"tonight: share of rejected images": _rejected(len(new), images)}
+    values = {"tonight: share of rejected images": _rejected(len(new), images)}
     if not len(new):
-        return found
-    found["tonight: class ratio"] = _ratio({label: int((new["label"] == label).sum()) for label in CLASSES})
+        return values
+    values["tonight: class ratio"] = _ratio({label: int((new["label"] == label).sum()) for label in CLASSES})
     known = new.loc[new["patient"] != "", "patient"]
-    found["tonight: largest share of one patient"] = float(known.value_counts().max() / len(new)) if len(known) else 0.0
+    values["tonight: largest share of one patient"] = (
+        float(known.value_counts().max() / len(new)) if len(known) else 0.0
+    )
     if reference is not None:
-        found |= drift.expectations(drift.drift(new, reference))
-    return found
+        values |= drift.expectations(drift.drift(new, reference))
+    return values
 
 
 def limits(rules: DataRules) -> dict[str, tuple[float | None, float | None]]:

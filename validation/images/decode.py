@@ -1,6 +1,6 @@
-"""One cell image: decoded safely, and made the square that models see.
+"""Decodes one cell image safely, and turns it into the square that models see.
 
-``to_square`` is the only way from an image to a model's input, for packs and for predictions alike.
+``to_square`` is the only way from an image to a model's input, for packs and for predictions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["RGB", "BadImage", "Decoded", "decode", "read", "to_square"]
 RGB = npt.NDArray[np.uint8]
 
 _JPEG = b"\xff\xd8\xff"
-# Recognised by their headers, to be named; never decoded. Pillow knows dozens more, each with bugs of its own.
+# Recognised by their headers to be named, never decoded. Pillow has dozens more, each with its own bugs.
 _OTHERS = ("GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF", "ICO", "PPM")
 
 
 class Decoded(NamedTuple):
-    """An image that may be measured: its pixels uint8 [height, width, 3], and what its file was."""
+    """A decoded image: its pixels uint8 [height, width, 3], and its file's format and mode."""
 
     rgb: RGB
     format: str
@@ -56,7 +56,7 @@ def read(data: bytes, limits: Limits) -> Decoded:
 
 
 def _decode_jpeg(data: bytes, limits: Limits) -> RGB:
-    # With Pillow: OpenCV fills what is missing of a cut JPEG with grey, and says nothing.
+    # With Pillow: OpenCV silently fills the missing part of a truncated JPEG with grey.
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             check_size(*image.size, limits)
@@ -69,20 +69,20 @@ def _decode_jpeg(data: bytes, limits: Limits) -> RGB:
         raise BadImage("too large", str(error)[:200]) from None
     except BadImage:
         raise
-    except Exception as error:  # any decoder error: hostile bytes must cost the image, not the night
+    except Exception as error:  # any decoder error: a hostile file must not stop the night
         raise _broken_jpeg(data, error) from None
 
 
 def _broken_jpeg(data: bytes, error: Exception) -> BadImage:
     ends = data.rstrip(b"\0").endswith(b"\xff\xd9")
     reason = "damaged image" if ends and "truncated" not in str(error) else "truncated"
-    if isinstance(error, UnidentifiedImageError):  # whose text holds a memory address
+    if isinstance(error, UnidentifiedImageError):  # its text contains a memory address
         return BadImage(reason, f"{len(data)} bytes: its JPEG header cannot be read")
     return BadImage(reason, f"{type(error).__name__}: {error}"[:200])
 
 
 def _other(data: bytes) -> BadImage:
-    """Say what bytes are that are neither PNG nor JPEG."""
+    """Return the error for a file that is neither PNG nor JPEG."""
     try:
         with Image.open(io.BytesIO(data), formats=_OTHERS) as image:
             if getattr(image, "is_animated", False):
@@ -100,12 +100,12 @@ def _other(data: bytes) -> BadImage:
 def to_square(rgb: RGB, side: int) -> RGB:
     """Pad an image with black to a centred square and resize it to uint8 [side, side, 3].
 
-    The square keeps a cell's proportions; resizing to one size takes away what its microscope added.
+    The square keeps a cell's proportions; one size removes the differences between microscopes.
     """
     height, width, _ = rgb.shape
     edge = max(height, width)
     square = np.zeros((edge, edge, 3), np.uint8)
     top, left = (edge - height) // 2, (edge - width) // 2
     square[top : top + height, left : left + width] = rgb
-    # Pillow's bilinear filter widens with the reduction, so it does not alias.
+    # Pillow's bilinear filter widens with the reduction, which avoids aliasing.
     return np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BILINEAR))

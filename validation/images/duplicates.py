@@ -1,4 +1,4 @@
-"""Images that are there more than once: which one stays, and what is said of the others."""
+"""Duplicate images: which one is kept, and the findings on the others."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from validation.records import Finding
 
 
 def without_duplicates(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
-    """Return the facts without doubles, sorted by key, and a finding for each image that was left out.
+    """Return the facts without duplicates, sorted by key, and a finding for each image that was removed.
 
-    ``facts`` has one row an image (key, label, patient, pixels, first_seen). All images whose pixels are filed under
-    both classes are left out: one label is wrong, nobody knows which. Of the others the first that was seen stays, so
-    that what arrives later never changes a patient's cells.
+    ``facts`` has one row per image (key, label, patient, pixels, first_seen). Images whose pixels are filed under both
+    classes are all removed: one label is wrong, but which is unknown. Of the others the first one seen is kept, so that
+    a later image never changes a patient's cells.
     """
     facts = facts.sort_values(["first_seen", "key"], kind="stable")
     disputed = facts.groupby("pixels")["label"].transform("nunique") > 1
@@ -28,13 +28,13 @@ def without_duplicates(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]
         if owner == patient:
             findings.append(Finding(reason="duplicate", key=key, detail=f"the same pixels as {kept}"))
         else:
-            told = f"the same pixels as {kept} of {owner or 'no patient'}, which was seen first"
-            findings.append(Finding(reason="two patients", key=key, detail=told))
+            detail = f"the same pixels as {kept} of {owner or 'no patient'}, which was seen first"
+            findings.append(Finding(reason="two patients", key=key, detail=detail))
     return facts[~disputed & ~later].sort_values("key", kind="stable"), findings
 
 
 def near_duplicate_findings(facts: pd.DataFrame) -> list[Finding]:
-    """Return a finding for each image that hardly differs from one that was seen before it."""
+    """Return a finding for each image that hardly differs from an earlier one."""
     facts = facts.sort_values(["first_seen", "key"], kind="stable")
     keys, patients, labels = (facts[column].tolist() for column in ("key", "patient", "label"))
     first: dict[int, int] = {}
@@ -42,10 +42,8 @@ def near_duplicate_findings(facts: pd.DataFrame) -> list[Finding]:
         first.setdefault(other, one)
     findings = []
     for later, earlier in sorted(first.items()):
-        apart = [
-            *(["of another patient"] if patients[later] != patients[earlier] else []),
-            *(["of the other class"] if labels[later] != labels[earlier] else []),
-        ]
-        told = f"hardly differs from {keys[earlier]}{', ' if apart else ''}{' and '.join(apart)}"
-        findings.append(Finding(reason="near duplicate", key=keys[later], detail=told))
+        differences = ["of another patient"] * (patients[later] != patients[earlier])
+        differences += ["of the other class"] * (labels[later] != labels[earlier])
+        detail = f"hardly differs from {keys[earlier]}{', ' if differences else ''}{' and '.join(differences)}"
+        findings.append(Finding(reason="near duplicate", key=keys[later], detail=detail))
     return findings

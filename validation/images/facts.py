@@ -1,29 +1,31 @@
-"""One image as one row of facts, and what is wrong with it by fixed rules and by bounds that were learned.
+"""The facts of one image, and its problems by fixed rules and by learned bounds.
 
-How the facts are measured stands in ``validation.images.measure``.
+``validation.images.measure`` measures them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from validation.images.limits import Limits, size_problems
+from validation.images.limits import size_problems
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Raise it when an image would be given other facts: what was kept of the old ones is measured again.
+    from validation.rules import DataRules
+
+# Increase it when an image would get other facts: cached ones are measured again.
 FACTS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What was measured of one image.
+    """The measurements of one image.
 
     Attributes:
         format: PNG or JPEG.
@@ -35,15 +37,15 @@ class ImageFacts:
         cell_pixels: area of the cell, px.
         aspect: longer side of the picture over the shorter.
         objects: sizeable pieces of the mask.
-        edge_clipping: the longest stretch of cell along one side of the picture, over the side of a square of the
-            cell's area. About 0.2 for a round cell that just touches; near 1 for one that is cut through.
+        edge_clipping: the cell pixels on one side of the picture, at most, over the side of a square of the cell's
+            area. About 0.2 for a round cell that just touches; near 1 for one that is cut through.
         brightness: mean over the cell's pixels and channels, 0-255.
         contrast: standard deviation of the cell's grey values, its rim left out, 0-128.
         focus: log10 of the variance of the Laplacian (4 neighbours) of the cell's grey values, its rim left out,
             plus 1.
         hue: of the cell's mean colour, degrees 0-360 (0 is red); 0 for grey.
         saturation: of the cell's mean colour, 0-1 (HSV).
-        fingerprint: hex digits that stay nearly the same for nearly the same cell (validation.images.fingerprints).
+        fingerprint: hex digits, similar for similar cells (validation.images.fingerprints).
     """
 
     format: str
@@ -69,38 +71,22 @@ FACT_NAMES = tuple(field.name for field in fields(ImageFacts))
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with one image: a reason code for tables, and a detail for people."""
+    """One problem of one image: a reason code for tables, and a detail for people."""
 
     reason: str
     detail: str
 
 
-class ImageRules(Limits, Protocol):
-    """The fixed rules that an image is held to; ``validation.rules.DataRules`` is one."""
-
-    @property
-    def min_cell_share(self) -> float:
-        """Share of the picture that is cell at least."""
-
-    @property
-    def min_contrast(self) -> float:
-        """Standard deviation of a cell's grey values at least."""
-
-    @property
-    def max_edge_clipping(self) -> float:
-        """See ``ImageFacts.edge_clipping``; above it a cell is taken to be cut off."""
-
-
-# Without any black around it, a picture this even is an empty field of the microscope, not a cell.
+# A picture that is this full and this even is an empty field of the microscope, not a cell.
 _EMPTY_FIELD = 0.99, 4.0
-# Below this saturation a colour is grey and its hue an accident.
+# Below this saturation a colour is grey and its hue meaningless.
 _GREY = 0.05
 
 
-def judge_image(facts: ImageFacts, rules: ImageRules, bounds: Mapping[str, tuple[float, float]]) -> list[Problem]:
-    """Return all that is wrong with one image; ``bounds`` (fact -> low, high) as ``learn_bounds`` gives them.
+def judge_image(facts: ImageFacts, rules: DataRules, bounds: Mapping[str, tuple[float, float]]) -> list[Problem]:
+    """Return all problems of one image; ``bounds`` (fact -> low, high) are those of ``learn_bounds``.
 
-    A fact without a bound is not judged. Where there is no cell, nothing is said about the cell.
+    A fact without a bound is not judged. Without a cell, nothing about the cell is judged.
     """
     problems = [Problem(*problem) for problem in size_problems(facts.width, facts.height, rules)]
     if facts.cell_share < rules.min_cell_share or not facts.cell_pixels:
@@ -120,8 +106,8 @@ def judge_image(facts: ImageFacts, rules: ImageRules, bounds: Mapping[str, tuple
 class _Learned(NamedTuple):
     """How a fact is judged against a learned range.
 
-    A bound lies ``reach`` times as far from the median as the quantile of its side (2%, 98%). The reaches are the
-    smallest at which patients that were not learned from give next to no false alarms (docs/data.md).
+    A bound is ``reach`` times as far from the median as the quantile of its side (2%, 98%). The reaches are the
+    smallest at which patients outside the learned ones give almost no false alarms (docs/data.md).
     """
 
     reason: str
@@ -131,11 +117,11 @@ class _Learned(NamedTuple):
 
 
 _LEARNED = {
-    # Focus is close to its range's end already in good images, and a blurred cell lies just below: a short reach.
+    # Good images already have a focus close to the end of the range, and blurred cells are just below: a short reach.
     "focus": _Learned("out of focus", 1.3, high_is_wrong=False),
     "brightness": _Learned("stain out of range", 2.0),
     "saturation": _Learned("stain out of range", 2.5),
-    # Stains of one hue make a range of no width, those of several one with gaps: quantiles, and a margin.
+    # Stains of one hue give a range without width, those of several hues one with gaps: quantiles, and a margin.
     "hue": _Learned("stain out of range", 1.0),
     "cell_pixels": _Learned("unusual size", 2.5),
 }
@@ -163,9 +149,9 @@ def learn_bounds(facts: pd.DataFrame) -> dict[str, tuple[float, float]]:
     """Return the range (low, high) of each learned fact in good images, one row each; none without images.
 
     low = median - reach (median - 2% quantile), high likewise: quantiles, since a few bad images must not widen it,
-    and each side by its own tail, since none of these facts is symmetric. Size is taken by its logarithm. Hue is
-    taken around its circular mean and gets 30 degrees on either side, so its low may be below 0 and its high above
-    360. A bound says what the patients behind it were like: learned from eight, it fires on a ninth's other stain.
+    and each side by its own tail, since none of these facts is symmetric. The logarithm of the size is used. Hue is
+    taken around its circular mean with 30 degrees on either side, so its low may be below 0 and its high above 360.
+    Bounds describe only the patients that they were learned from: a further patient's other stain exceeds them.
     """
     if facts.empty:
         return {}
@@ -184,7 +170,7 @@ def _range(values: npt.NDArray[np.float64], reach: float) -> tuple[float, float]
 
 
 def _unrolled(facts: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return the hues of coloured cells in degrees, cut open opposite to their mean direction."""
+    """Return the hues of coloured cells in degrees, within 180 of their mean direction."""
     hue = facts.loc[facts["saturation"] >= _GREY, "hue"].to_numpy(float)
     if not len(hue):
         return np.array([-180.0, 180.0])

@@ -1,7 +1,7 @@
 """Near duplicates: the same cell stored again, re-encoded, brighter, resized, or moved by a pixel.
 
-Cells on black look alike to the usual perceptual hashes, whose few bits are spent on the black. This fingerprint is
-taken within the cell's bounding box and keeps numbers, not bits.
+The usual perceptual hashes spend their few bits on the black around a cell. This fingerprint covers the cell's bounding
+box and consists of numbers, not bits.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy.typing as npt
 
 _GRID = 32
 _WAVES = 192
-# Fingerprints whose cosine is above this are near duplicates. The closest two of 6,890 real cells, which are of
-# different patients, have 0.961, and copies have more than this by what docs/data.md tells.
+# Fingerprints with a cosine above this are near duplicates. The closest two of 6,890 real cells, of different patients,
+# have 0.961; altered copies are above it (docs/data.md).
 ALIKE = 0.97
 _ROWS_AT_ONCE = 512
 _OUTLINE = 95
 
 
 def fingerprint(grey: npt.NDArray[Any], mask: npt.NDArray[Any]) -> str:
-    """Return 384 hex digits: the 192 lowest frequencies of a cell but its mean, a signed byte each.
+    """Return 384 hex digits: the 192 lowest frequencies of a cell except its mean, a signed byte each.
 
-    ``grey`` and ``mask`` are uint8 [height, width]. The bounding box is scaled to 32 x 32 and transformed (DCT);
-    every coefficient is multiplied by its frequency, since a picture's energy falls with it, and the whole is scaled
-    to length 1: so it does not depend on size, brightness, or on how much black there is.
+    ``grey`` and ``mask`` are uint8 [height, width]. The bounding box is scaled to 32 x 32 and transformed (DCT). Each
+    coefficient is multiplied by its frequency, with which a picture's energy falls, and the whole is normalised: it
+    does not depend on size, brightness, or the black around the cell.
     """
     left, top, width, height = cv2.boundingRect(mask)
     box = np.s_[top : top + height, left : left + width]
@@ -51,7 +51,7 @@ def _frequencies() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
 def near_duplicates(fingerprints: Sequence[str]) -> list[tuple[int, int]]:
     """Return the pairs (i, j), i < j, of nearly equal fingerprints, sorted; empty fingerprints pair with none.
 
-    Every one is compared with every other: the work grows with the square of their number, memory with the number.
+    All pairs are compared: time grows with the square of their number, memory linearly.
     """
     vectors = _unit_vectors(fingerprints)
     outline = _outlines(vectors)
@@ -76,8 +76,9 @@ def _unit_vectors(fingerprints: Sequence[str]) -> npt.NDArray[np.float32]:
 
 
 def _outlines(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return shorter vectors whose products are never below those of the whole ones: a first look at half of the
-    work. By Cauchy-Schwarz the rest of two vectors adds at most the product of the rests' lengths.
+    """Return shorter vectors whose products are upper bounds of those of the whole ones, for half of the work.
+
+    By Cauchy-Schwarz the rest of two vectors adds at most the product of the rests' lengths.
     """
     rest = np.linalg.norm(vectors[:, _OUTLINE:], axis=1, keepdims=True) * np.float32(1 + 1e-5)  # rounding
     return np.hstack([vectors[:, :_OUTLINE], rest]).astype(np.float32, copy=False)

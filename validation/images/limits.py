@@ -1,11 +1,14 @@
-"""Why an image is refused before it is measured, and the limits that its header is held to."""
+"""Why an image is refused before it is measured, and the limits for its header."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-# What ``BadImage.reason`` may be, in the order in which an image is looked at.
+if TYPE_CHECKING:  # a worker that decodes images needs no pydantic
+    from validation.rules import DataRules
+
+# All values of ``BadImage.reason``.
 REFUSALS = (
     "not an image",
     "wrong format",
@@ -30,32 +33,19 @@ class BadImage(Exception):
         self.detail = detail
 
 
-class Limits(Protocol):
-    """What a header may claim; ``validation.rules.DataRules`` is one."""
-
-    @property
-    def min_pixels(self) -> int:
-        """Width and height at least."""
-
-    @property
-    def max_pixels(self) -> int:
-        """Width and height at most."""
-
-    @property
-    def max_aspect(self) -> float:
-        """Longer side over shorter side at most."""
-
-
 class SafeLimits(NamedTuple):
-    """The limits that keep a decoder safe and refuse nothing else, so that what is small or odd can be judged later."""
+    """Limits that keep a decoder safe and refuse nothing else, so that small or odd images can be judged later."""
 
     max_pixels: int
     min_pixels: int = 1
     max_aspect: float = math.inf
 
 
+Limits: TypeAlias = "SafeLimits | DataRules"
+
+
 def check_size(width: int, height: int, limits: Limits) -> None:
-    """Hold a header's size to the limits, before any pixel is decoded.
+    """Check a header's size, before any pixel is decoded.
 
     Raises:
         BadImage: too small, too large, odd aspect.
@@ -65,12 +55,12 @@ def check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def size_problems(width: int, height: int, limits: Limits) -> list[tuple[str, str]]:
-    """Return what is wrong with a size, as (reason, detail)."""
-    size, found = f"{width} x {height} pixels", []
+    """Return the problems of a size, as (reason, detail)."""
+    size, problems = f"{width} x {height} pixels", []
     if min(width, height) < limits.min_pixels:
-        found.append(("too small", f"{size}, at least {limits.min_pixels} a side expected"))
+        problems.append(("too small", f"{size}, at least {limits.min_pixels} a side expected"))
     if max(width, height) > limits.max_pixels:
-        found.append(("too large", f"{size}, at most {limits.max_pixels} a side expected"))
+        problems.append(("too large", f"{size}, at most {limits.max_pixels} a side expected"))
     if max(width, height) > limits.max_aspect * min(width, height):
-        found.append(("odd aspect", f"{size}, at most {limits.max_aspect:g} times as long as wide expected"))
-    return found
+        problems.append(("odd aspect", f"{size}, at most {limits.max_aspect:g} times as long as wide expected"))
+    return problems

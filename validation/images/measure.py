@@ -1,7 +1,7 @@
-"""Measuring: one image to one row of facts (validation.images.facts.ImageFacts), on the cell's own pixels.
+"""Measures one image (validation.images.facts.ImageFacts), on the cell's own pixels.
 
-Cells are cut out on black, which fools the usual detectors (dark, low information, alike): whatever lies outside the
-mask is left out of every measurement.
+Cells are cut out on black, which misleads the usual detectors (dark, low information, duplicates): every measurement
+ignores the pixels outside the mask.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from validation.images.fingerprints import fingerprint
 from validation.images.limits import Limits
 
 # A pixel belongs to the cell when its brightest channel is above this. Of the 87 million cell pixels of 6,890 real
-# cells 5 are not; of the black around a cell, JPEG of quality 75 lifts 0.5% above it.
+# cells 5 are below; of the black around a cell, JPEG of quality 75 lifts 0.5% above it.
 BLACK = 32
-# Around the outline the cell's own edge is sharper than anything within: focus is measured this far inside, in px.
+# The outline is sharper than anything inside the cell: focus is measured this far inside, in px.
 _RIM = 4
 # A further piece of the mask counts as a cell when it has this share of the largest one's area. The largest second
 # piece of 6,890 real cells has 0.064.
 _SIZEABLE = 0.15
 
-# OpenCV's stubs leave the kind of number open.
+# OpenCV's stubs do not state the number type.
 _Grey = npt.NDArray[Any]
 
 
@@ -42,7 +42,7 @@ def inspect(data: bytes, limits: Limits) -> ImageFacts:
 
 
 def measure(image: Decoded, *, size: int) -> ImageFacts:
-    """Measure a decoded image whose file has ``size`` bytes. Never fails: an image without a cell has zeros."""
+    """Measure a decoded image whose file has ``size`` bytes. Never fails: without a cell, facts are zero."""
     rgb = np.ascontiguousarray(image.rgb)
     height, width, _ = rgb.shape
     mask = cell_mask(rgb)
@@ -76,7 +76,7 @@ _DISC = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * _RIM + 1, 2 * _RIM + 1))
 
 
 def cell_mask(rgb: RGB) -> _Grey:
-    """Return the cell as uint8 [height, width]: 255 where it is, 0 on the black around it."""
+    """Return the cell's mask as uint8 [height, width]: 255 on the cell, 0 on the black around it."""
     return cv2.bitwise_not(cv2.inRange(rgb, (0, 0, 0), (BLACK, BLACK, BLACK)))
 
 
@@ -90,8 +90,8 @@ def _pixels_digest(rgb: RGB) -> str:
 def _colour(rgb: RGB, mask: _Grey) -> tuple[float, float, float]:
     """Return brightness, hue in degrees and saturation of the mean colour.
 
-    The mean's hue is the mean hue weighted by chroma, so it does not jump where single pixels turn grey, and needs
-    no care at 0 = 360.
+    The mean colour's hue is the mean hue weighted by chroma, so that grey pixels do not affect it, and 0 = 360 is no
+    special case.
     """
     red, green, blue, _ = cv2.mean(rgb, mask)
     high, low = max(red, green, blue), min(red, green, blue)

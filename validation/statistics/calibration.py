@@ -1,4 +1,4 @@
-"""One number that makes a model's probabilities mean what they say: the temperature of its logits."""
+"""Temperature scaling: one number that calibrates a model's probabilities."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-__all__ = ["calibrated_loss", "cross_entropy", "temperature_of"]
-
-# Beyond these a model says nothing, or has seen too few cells to be believed.
+# Outside this range a model is useless, or was fitted on too few cells.
 COLDEST, HOTTEST = 0.1, 10.0
 
 Floats = npt.NDArray[np.floating]
@@ -21,28 +19,28 @@ def temperature_of(logits: Floats, labels: npt.NDArray[np.bool_]) -> float:
     """Return the temperature T for which ``sigmoid(logits / T)`` has the lowest cross-entropy (Guo et al. 2017).
 
     ``logits`` float [n], ``labels`` bool [n], True for Parasitized; cells that the model was not fitted on. The targets
-    are Platt's (1999), not quite 0 and 1, so that a model that is right about a few cells does not become certain.
-    With one class only there is nothing to learn: 1.
+    are Platt's (1999), slightly inside 0 and 1, so that a model that is right about a few cells does not become
+    certain. With one class only, 1.
     """
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
         return 1.0
     values = logits.astype(np.float64)
     targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    found = minimize_scalar(
+    best = minimize_scalar(
         lambda x: float(np.mean(cross_entropy(values / math.exp(x), targets))),
         bounds=(math.log(COLDEST), math.log(HOTTEST)),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(math.exp(found.x))
+    return float(math.exp(best.x))
 
 
 def calibrated_loss(logits: Floats, labels: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Return the mean binary cross-entropy (nats) at the best temperature, and that temperature.
 
-    Unlike the plain loss it does not rise when a network that calls better becomes too sure of itself, which the
-    temperature in its model file takes back.
+    Unlike the plain loss it does not rise when a better network becomes overconfident, which the temperature in its
+    model file corrects.
     """
     temperature = temperature_of(logits, labels)
     return float(np.mean(cross_entropy(logits.astype(np.float64) / temperature, labels))), temperature

@@ -2,12 +2,12 @@
 
 Two questions, two methods, each chosen by measurement (docs/gate.md):
 
-- Is it better? Sign flips: if the models are equally good, then in any patient their names could be exchanged. The test
-  is exact where that changes nothing, whatever the patients' sizes. Turned round it gives a bound: among the
-  differences in random subsets of patients, the one with a share ``level`` below it (Hartigan 1969, JASA 64:1303).
-- Is it not worse by more than a margin? The patients' contributions are measured against the margin, and so is
-  their variance (Obuchowski 1998, Stat. Med. 17:1495). Sign flips call too much "not worse" there: a loss in few
-  patients is often not seen in a small holdout, and what was not seen has no variance.
+- Is it better? Sign flips: if the models are equally good, their names can be exchanged in any patient. The test is
+  exact under that exchangeability, whatever the patients' sizes. Inverted it gives a bound: among the differences in
+  random subsets of patients, the one with a share ``level`` below it (Hartigan 1969, JASA 64:1303).
+- Is it not worse by more than a margin? The patients' contributions and their variance are measured against the margin
+  (Obuchowski 1998, Stat. Med. 17:1495). Sign flips say "not worse" too often there: a small holdout often misses a loss
+  in few patients, and so its variance.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from scipy.stats import norm, t
 
 Floats = npt.NDArray[np.float64]
 
-# Any fixed number serves: the same predictions must give the same interval on every machine.
+# Any fixed seed: the same predictions must give the same interval on every machine.
 SEED = 20_130
-# With so few patients all flips are counted, and none is drawn.
+# Up to this many patients all flips are enumerated, not sampled.
 COUNTED = 12
-# What the smallest detectable difference is shown with (Cohen 1988).
+# Power of the smallest detectable difference (Cohen 1988).
 POWER = 0.8
-# Where an estimate of patients stops being one.
+# Largest estimate of patients.
 MOST = 1_000_000
 
 
@@ -35,8 +35,8 @@ MOST = 1_000_000
 class Difference:
     """One difference between two models, by patient: ``gains`` sum to the value, ``shares`` to 1; float [patients].
 
-    A patient's share is its part of the cells, so ``gains - delta * shares`` is what it speaks against a true
-    difference ``delta``.
+    A patient's share is its part of the cells, so ``gains - delta * shares`` is its deviation from a true difference
+    ``delta``.
     """
 
     gains: Floats
@@ -44,7 +44,7 @@ class Difference:
 
     @property
     def value(self) -> float:
-        """The difference itself."""
+        """The difference."""
         return float(self.gains.sum())
 
     @property
@@ -58,7 +58,7 @@ class Difference:
 
     @property
     def effective(self) -> float:
-        """Number of patients of equal size that would know as much; 0 for one patient."""
+        """Number of patients of equal size with as much information; 0 for one patient."""
         count = len(self.shares)
         return (count - 1) / count / float(self.shares @ self.shares) if count > 1 else 0.0
 
@@ -66,7 +66,7 @@ class Difference:
 def of_shares(right: Floats, cells: Floats) -> Difference | None:
     """Return the difference of a share: ``right`` [patients] right calls more than the other model, of ``cells``.
 
-    None when there are no cells. Patients without cells of the class say nothing and are left out.
+    None when there are no cells. Patients without cells of the class are left out.
     """
     there = cells > 0
     if not there.any():
@@ -78,7 +78,7 @@ def of_shares(right: Floats, cells: Floats) -> Difference | None:
 def mean_of(
     one: Difference | None, two: Difference | None, has: tuple[npt.NDArray[np.bool_], ...]
 ) -> Difference | None:
-    """Return the mean of two differences, each over the patients that ``has`` says, as one over all patients."""
+    """Return the mean of two differences, each over its patients in ``has``, as one over all patients."""
     if one is None or two is None:
         return None
     gains, shares = np.zeros(len(has[0])), np.zeros(len(has[0]))
@@ -93,8 +93,8 @@ def flipped_bounds(difference: Difference, *, flips: int, level: float) -> tuple
     """Return the one-sided lower and upper bounds at ``level`` by sign flips; -1 and 1 where there are none.
 
     Flipping the patients S gives a sum at least as large as the observed one, at a true difference delta, if and only
-    if ``sum of gains in S <= delta * sum of shares in S``. So the p value of delta is the share of subsets whose own
-    difference is at most delta, the empty one (nothing flipped) included, and the bound is one of these differences.
+    if ``sum of gains in S <= delta * sum of shares in S``. So the p value of delta is the share of subsets whose
+    difference is at most delta, including the empty one (nothing flipped), and the bound is one of these differences.
     """
     count = len(difference.gains)
     if count <= COUNTED:
@@ -102,20 +102,20 @@ def flipped_bounds(difference: Difference, *, flips: int, level: float) -> tuple
     else:
         chosen = (np.random.default_rng(SEED).random((flips, count)) < 0.5).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = (chosen @ difference.gains) / (chosen @ difference.shares)
-    allowed = math.floor(level * (len(found) + 1) + 1e-9) - 1
+        subsets = (chosen @ difference.gains) / (chosen @ difference.shares)
+    allowed = math.floor(level * (len(subsets) + 1) + 1e-9) - 1
     if allowed < 0:
         return -1.0, 1.0
-    low = np.sort(np.where(np.isnan(found), -np.inf, found))[allowed]
-    high = np.sort(np.where(np.isnan(found), np.inf, found))[::-1][allowed]
+    low = np.sort(np.where(np.isnan(subsets), -np.inf, subsets))[allowed]
+    high = np.sort(np.where(np.isnan(subsets), np.inf, subsets))[::-1][allowed]
     return max(-1.0, float(low)), min(1.0, float(high))
 
 
 def null_variance_bounds(difference: Difference, *, level: float) -> tuple[float, float]:
     """Return the one-sided bounds at ``level``: where ``value - delta`` is z standard errors under delta itself.
 
-    ``(value - delta)^2 = z^2 n / (n - 1) sum((gains - delta shares)^2)``, a quadratic. Too few patients of too
-    unequal sizes bound nothing, whatever they say: -1 and 1.
+    ``(value - delta)^2 = z^2 n / (n - 1) sum((gains - delta shares)^2)``, a quadratic. With too few patients of too
+    unequal sizes there is no bound: -1 and 1.
     """
     count = len(difference.gains)
     if count < 2:
@@ -129,15 +129,15 @@ def null_variance_bounds(difference: Difference, *, level: float) -> tuple[float
     c = value**2 - scale * float(gains @ gains)
     root = math.sqrt(max(0.0, half**2 - a * c))
     low, high = (half - root) / a, (half + root) / a
-    # Rounding must not part a bound from a value that it stands on: all patients alike.
+    # Rounding must not separate a bound from an equal value: all patients the same.
     return max(-1.0, min(low, value)), min(1.0, max(high, value))
 
 
 def further_patients(method: str, distance: float, spread: tuple[float, float], patients: int, level: float) -> int:
-    """Estimate how many more patients would show a difference that lies ``distance`` above its bound.
+    """Estimate how many more patients would show a difference that is ``distance`` above its bound.
 
-    ``spread`` is the standard error and the effective number of patients tonight; with k times the patients the one
-    is divided by the square root of k and the other multiplied by k. ``method`` is "flips" or "variance".
+    ``spread`` is tonight's standard error and effective number of patients; with k times the patients the first is
+    divided by the square root of k and the second multiplied by k. ``method`` is "flips" or "variance".
     """
     error, effective = spread
 
@@ -155,9 +155,9 @@ def further_patients(method: str, distance: float, spread: tuple[float, float], 
 
 
 def detectable(error: float, effective: float, level: float) -> float | None:
-    """Return the smallest true difference that sign flips would find above 0 at ``level`` with a power of 80%.
+    """Return the smallest true difference that sign flips find above 0 at ``level`` with a power of 80%.
 
-    None where the patients are too few to show any.
+    None with too few patients for any.
     """
     quantile = _quantile("flips", effective, level)
     if not (math.isfinite(quantile) and math.isfinite(error)):
@@ -166,10 +166,10 @@ def detectable(error: float, effective: float, level: float) -> float | None:
 
 
 def _quantile(method: str, effective: float, level: float) -> float:
-    """Return how many standard errors a value must lie above its bound; infinite with too few patients.
+    """Return how many standard errors a value must be above its bound; infinite with too few patients.
 
-    Sign flips come to Student's test when the contributions are normal (Lehmann & Romano 2005, section 15.2). The
-    variance under the bound holds ``distance^2 / effective`` besides the error.
+    Sign flips approach Student's test for normal contributions (Lehmann & Romano 2005, section 15.2). The variance
+    under the bound also contains ``distance^2 / effective``.
     """
     if method == "flips":
         if effective < -math.log2(level):

@@ -1,6 +1,6 @@
-"""What a report says of a model beyond the gate's metrics: precision, F1, MCC, calibration error, Brier score.
+"""Metrics for the report, beyond the gate's: precision, F1, MCC, calibration error, Brier score.
 
-Intervals come from the same draws of whole patients as the gate's (metrics): the patient is the unit.
+Intervals come from the same draws of whole patients as those of ``metrics``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from validation.records import Interval
-from validation.statistics.metrics import Floats, Scored, draws
+from validation.statistics.metrics import Scored, draws, interval_of
+from validation.statistics.paired_tests import Floats
 
-# The metrics of this module, in the order in which people are shown them.
+# The metrics of this module, in the order of display.
 EXTRA_NAMES = ("precision", "f1", "mcc", "calibration_error", "brier")
 RESAMPLES = 2_000
 BINS = 10
@@ -34,17 +35,17 @@ def extra_metrics(scored: Scored, *, resamples: int = RESAMPLES, level: float = 
         return dict.fromkeys(EXTRA_NAMES)
     point = _extra(scored, np.ones((1, scored.count)))
     spread = _extra(scored, draws(scored.count, resamples))
-    return {name: _interval(float(point[name][0]), spread[name], level) for name in EXTRA_NAMES}
+    return {name: interval_of(float(point[name][0]), spread[name], level) for name in EXTRA_NAMES}
 
 
 def _extra(scored: Scored, weights: Floats) -> dict[str, Floats]:
-    """Every metric for each row of ``weights`` [draws, patients]; NaN where it is undefined."""
+    """Return every metric for each row of ``weights`` [draws, patients]; NaN where it is undefined."""
     tp, positives, tn, negatives = (weights @ scored.tallies).T
     fp, fn = negatives - tn, positives - tp
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Without a cell of a class F1 and MCC are numbers of no meaning.
+        # Without cells of a class F1 and MCC have no meaning.
         both = np.where((positives > 0) & (negatives > 0), 1.0, np.nan)
-        # Matthews 1975: 0 where every cell is given one call, as scikit-learn has it.
+        # Matthews 1975: 0 where all cells get the same call, as in scikit-learn.
         root = np.sqrt((tp + fp) * positives * negatives * (tn + fn))
         mcc = np.where(root > 0, (tp * tn - fp * fn) / root, 0.0)
         return {
@@ -61,7 +62,7 @@ def _calibration_error(scored: Scored, weights: Floats) -> Floats:
     """Expected calibration error over bins of equal mass (Nixon et al. 2019, arXiv:1904.01685, section 3.2).
 
     The sum over bins of the bin's share of cells times the distance of its mean probability from its observed share.
-    The bins are those of all cells, so that every draw is measured by the same yardstick.
+    The bins are those of all cells, the same for every draw.
     """
     total = weights @ _by_patient(scored, np.ones(len(scored.labels)))
     error = np.zeros(len(weights))
@@ -82,14 +83,14 @@ def calibration_curve(scored: Scored, *, resamples: int = RESAMPLES, level: floa
         cells = _by_patient(scored, chosen.astype(np.float64))
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = (drawn @ infected) / (drawn @ cells)
-        observed = _interval(float(infected.sum() / cells.sum()), spread, level)
+        observed = interval_of(float(infected.sum() / cells.sum()), spread, level)
         if observed is not None:
             bins.append(CalibrationBin(float(scored.probabilities[chosen].mean()), observed, int(chosen.sum())))
     return bins
 
 
 def _equal_mass(probabilities: Floats) -> list[npt.NDArray[np.bool_]]:
-    """Parts of about equal size by rank of probability; equal probabilities are never parted."""
+    """Return parts of about equal size by rank of probability; equal probabilities are in the same part."""
     count = min(BINS, len(probabilities))
     edges = np.unique(np.quantile(probabilities, np.linspace(0, 1, count + 1)[1:-1])) if count > 1 else np.array([])
     place = np.searchsorted(edges, probabilities, side="left")
@@ -101,16 +102,8 @@ def _by_patient(scored: Scored, values: Floats) -> Floats:
     return sums
 
 
-def _interval(value: float, spread: Floats, level: float) -> Interval | None:
-    """The value and its percentile interval; None where it is undefined, or was in every draw."""
-    if np.isnan(value) or np.isnan(spread).all():
-        return None
-    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value=value, low=float(low), high=float(high), level=level)
-
-
 def classification_text(labels: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_], names: tuple[str, str]) -> str:
-    """Return scikit-learn's classification report as it prints it; ``names`` are those of False and of True."""
+    """Return scikit-learn's classification report as text; ``names`` are those of False and of True."""
     from sklearn.metrics import classification_report
 
     text: str = classification_report(

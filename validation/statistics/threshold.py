@@ -1,11 +1,12 @@
-"""Where a model calls a cell infected: frozen on the validation patients, before anybody sees the holdout."""
+"""The threshold of a model: frozen on the validation patients, before the holdout is used."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from validation.statistics.metrics import Floats, draws
+from validation.statistics.metrics import draws
+from validation.statistics.paired_tests import Floats
 
 # Enough for a standard error to about a twentieth of itself.
 RESAMPLES = 200
@@ -19,16 +20,16 @@ def choose_threshold(
     prevalence: float,
     target_sensitivity: float | None = None,
 ) -> float:
-    """Return the threshold for the best balanced accuracy on patients that are not these.
+    """Return the threshold with the best expected balanced accuracy on other patients.
 
-    Calibrated probabilities have it at the share of infected cells that the model was trained on (Bayes' rule, both
-    errors weighed by their class). The few validation patients' own best (Youden's J) is mostly noise, so it has to
-    be clearly better to be taken: of all thresholds within one standard error of the best, this is the one nearest
-    to ``prevalence`` (the one-standard-error rule of Breiman et al. 1984, CART, section 3.4.3; the error here is that
-    of the difference to the best, over draws of whole patients). It lies in the middle between two scores.
+    For calibrated probabilities it is the share of infected cells in training (Bayes' rule, errors weighted by class).
+    The best threshold on a few validation patients (Youden's J) is mostly noise, so it must be clearly better: of all
+    thresholds within one standard error of the best, the one nearest to ``prevalence`` is returned (one-standard-error
+    rule, Breiman et al. 1984, CART, section 3.4.3; the error is that of the difference to the best, over draws of whole
+    patients). It is in the middle between two scores.
 
     With ``target_sensitivity`` it is the best, by balanced accuracy, of those that find at least this share of the
-    infected cells. With one class only there is nothing to balance: 0.5.
+    infected cells. With one class only it is 0.5.
 
     Args:
         labels: bool [n], True for Parasitized.
@@ -43,12 +44,12 @@ def choose_threshold(
     scores, truth, codes = probabilities[order], labels[order], patients[order]
     sensitivity, specificity = _rates(truth, np.ones(len(truth)))
     middle = (scores[1:] + scores[:-1]) / 2
-    # Between two neighbouring floats there is no middle: it rounds to one of them, and only the upper one parts them.
+    # The middle of two adjacent floats rounds to one of them; only the upper one separates them.
     edges = np.concatenate([[0.0], np.where(middle > scores[:-1], middle, scores[1:]), [1.0]])
-    # A cut inside a run of equal scores cannot be made, nor one above a score of 1.
+    # No threshold separates equal scores, or is above a score of 1.
     possible = np.concatenate([[True], scores[1:] > scores[:-1], [scores[-1] < 1]])
     if target_sensitivity is not None:
-        # Position 0 calls every cell positive, so there is always one.
+        # Position 0 calls every cell positive, so at least one is left.
         possible &= sensitivity >= target_sensitivity - 1e-12
     balanced = np.where(possible, (sensitivity + specificity) / 2, -1)
     equal = np.flatnonzero(balanced >= balanced.max() - 1e-12)
@@ -57,7 +58,7 @@ def choose_threshold(
         return float(edges[best])
     error = _errors_of_difference(truth, codes, best)
     near = np.flatnonzero(possible & (balanced >= balanced[best] - error - 1e-12))
-    # The calls are the same anywhere between two scores, so the distance is that of the whole gap.
+    # Calls are the same anywhere between two scores, so the distance is to the whole gap.
     low, high = np.concatenate([[0.0], scores])[near], np.concatenate([scores, [1.0]])[near]
     distance = np.maximum(0, np.maximum(low - prevalence, prevalence - high))
     return float(edges[near[np.lexsort([np.abs(edges[near] - prevalence), distance])[0]]])
@@ -75,7 +76,7 @@ def _errors_of_difference(truth: npt.NDArray[np.bool_], patients: npt.NDArray[np
     for drawn in draws(int(patients.max()) + 1, RESAMPLES):
         weights = drawn[patients]
         if not weights[truth].any() or not weights[~truth].any():
-            continue  # a draw without one of the classes says nothing
+            continue  # undefined without one of the classes
         sensitivity, specificity = _rates(truth, weights)
         balanced = (sensitivity + specificity) / 2
         difference = balanced - balanced[best]

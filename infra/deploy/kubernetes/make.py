@@ -1,28 +1,27 @@
-"""Makes the base job templates of the Kubernetes work pools: Prefect's own default, and what our jobs need besides.
+"""Base job templates of the Kubernetes work pools: Prefect's own default plus what this project's jobs need.
 
-``python -m infra.deploy.kubernetes.make`` writes ``cpu.json`` and ``gpu.json`` beside this file. Prefect silently
-ignores a variable that its template does not name, so each that is added here is put into the job at the same time.
+``python -m infra.deploy.kubernetes.make cpu`` (or ``gpu``) prints one. Prefect silently ignores a variable that its
+template does not use, so each variable that is added here is put into the job at the same time.
 """
 
 from __future__ import annotations
 
-import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
-HERE = Path(__file__).parent
 
 
 def default() -> Json:
-    """Return the template that Prefect itself gives to a new Kubernetes work pool."""
+    """Return the template that Prefect gives a new Kubernetes work pool."""
     import prefect.server.api
 
     path = Path(prefect.server.api.__file__).parent / "collections_data/views/aggregate-worker-metadata.json"
     known = json.loads(path.read_text())
     template: Json = known["prefect-kubernetes"]["kubernetes"]["default_base_job_configuration"]
-    return copy.deepcopy(template)
+    return template
 
 
 def template(pool: str) -> Json:
@@ -83,11 +82,5 @@ def _gpu(made: Json, pod: Json, container: Json) -> None:
     )  # fmt: skip
 
 
-def main() -> None:
-    """Write both templates."""
-    for pool in ("cpu", "gpu"):
-        (HERE / f"{pool}.json").write_text(json.dumps(template(pool), indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(json.dumps(template(sys.argv[1]), indent=2) + "\n")

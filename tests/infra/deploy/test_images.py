@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from contextlib import suppress
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-from infra.deploy.images.pick import LEFT_OUT, canonical, pick, without
-from infra.deploy.kubernetes.make import HERE, default, template
+from infra.deploy.images.pick import LEFT_OUT, package_name, pick
+from infra.deploy.kubernetes.make import default, template
 from tests import ROOT
 
 INFRA = ROOT / "infra" / "deploy"
 LOCK = (ROOT / "requirements.txt").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def tool(name: str) -> str:
@@ -30,10 +35,33 @@ def tool(name: str) -> str:
 
 
 def names(lock: str) -> set[str]:
-    return {canonical(line.split("==")[0]) for line in lock.splitlines() if re.match(r"[a-zA-Z0-9]", line)}
+    return {package_name(line) for line in lock.splitlines() if re.match(r"[a-zA-Z0-9]", line)}
 
 
-def test_the_dockerfile_pleases_its_linter() -> None:
+def picked(image: str) -> str:
+    """What the Dockerfile's line prints."""
+    program = ROOT / "infra" / "deploy" / "images" / "pick.py"
+    return subprocess.run([sys.executable, program, image], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def required(requirements: list[str]) -> set[str]:
+    """All packages that some requirements need, by the metadata of what is installed."""
+    found: set[str] = set()
+    waiting = [(Requirement(line), "") for line in requirements]
+    seen = set()
+    while waiting:
+        wanted, extra = waiting.pop()
+        if str(wanted) in seen or (wanted.marker and not wanted.marker.evaluate({"extra": extra})):
+            continue
+        seen.add(str(wanted))
+        found.add(package_name(wanted.name))
+        with suppress(PackageNotFoundError):
+            lines = metadata.requires(wanted.name) or []
+            waiting += [(Requirement(line), part) for line in lines for part in ("", *wanted.extras)]
+    return found
+
+
+def test_the_dockerfile_passes_its_linter() -> None:
     done = subprocess.run([tool("hadolint"), str(INFRA / "images" / "Dockerfile")], capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"")
 
@@ -52,29 +80,39 @@ def test_the_dockerfile_is_pinned_and_not_roots() -> None:
 
 @pytest.mark.parametrize("image", LEFT_OUT)
 def test_an_image_gets_what_it_needs_from_the_lock_and_no_more(image: str) -> None:
-    listed = (INFRA / "images" / f"{image}.without").read_text().split()
-    if importlib.util.find_spec("torch") and importlib.util.find_spec("tensorflow"):
-        assert listed == without(image, ROOT / "pyproject.toml"), "python infra/deploy/images/pick.py --renew"
-    lock = pick(LOCK, listed)
+    lock = picked(image)
+    assert lock == pick(image, LOCK, PROJECT["dependencies"])
     kept = names(lock)
-    assert kept == names(LOCK) - set(listed)
-    assert {"prefect", "onnxruntime", "mlflow", "boto3", "psycopg2-binary", "pandas"} <= kept
-    assert not {"pytest", "moto", "ruff", "mypy", "playwright"} & kept
+    direct = [line for line in PROJECT["dependencies"] if package_name(line) not in LEFT_OUT[image]]
+    assert required(direct) & names(LOCK) <= kept
+    assert {"prefect", "onnxruntime", "mlflow", "boto3", "psycopg2-binary", "pandas", "filelock", "psutil"} <= kept
+    assert not {"pytest", "moto", "ruff", "mypy", "playwright", "hypothesis", "prefect-dask"} & kept
+    assert not set(LEFT_OUT[image]) & kept
     frameworks = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}.get(image, set())
     assert kept & {"torch", "fastai", "tensorflow", "keras"} == frameworks
+    assert any(name.startswith("nvidia-") for name in kept) == (image == "fastai")
     # Each package with the very lines of the lock, its hashes among them.
     assert set(lock.splitlines()) <= set(LOCK.splitlines())
     assert lock.count("--hash=sha256:") > len(kept)
 
 
+def test_the_lock_names_for_each_package_what_requires_it() -> None:
+    assert len(re.findall(r"^    # via \S", LOCK, re.M)) == len(re.findall(r"^[^ #\n]+==", LOCK, re.M))
+
+
+def test_an_image_gets_every_platforms_version_of_a_package() -> None:
+    lock = "a==1 ; sys_platform == 'linux'\n    # via c\na==2\n    # via prefect\nb==1\n    # via c\n"
+    assert pick("keras", lock, ["prefect"]) == lock.partition("b==")[0]
+
+
 @pytest.mark.parametrize(("image", "module"), [("orchestration", "flows.retrain"), ("fastai", "flows.train")])
 def test_what_an_image_leaves_out_is_not_needed_by_its_flow(image: str, module: str) -> None:
-    listed = {name.replace("-", "_") for name in (INFRA / "images" / f"{image}.without").read_text().split()}
+    left_out = {name.replace("-", "_") for name in names(LOCK) - names(picked(image))}
     code = (
         "import sys, importlib.abc\n"
         "class Gone(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
-        f"        if name.split('.')[0].lower() in {listed!r}: raise ModuleNotFoundError(name, name=name)\n"
+        f"        if name.split('.')[0].lower() in {left_out!r}: raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Gone())\n"
         f"import {module}, flows.unattended.alerts, infra.registry.registry, mlflow, mlflow.onnx"
     )
@@ -103,14 +141,15 @@ def test_the_compose_file_holds_no_secret_and_waits_for_health() -> None:
 
 
 @pytest.mark.parametrize("pool", ["cpu", "gpu"])
-def test_a_job_template_is_what_it_is_made_to_be_and_uses_every_variable(pool: str) -> None:
-    kept = json.loads((HERE / f"{pool}.json").read_text())
-    assert kept == template(pool), "python -m infra.deploy.kubernetes.make"
-    used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(kept["job_configuration"])))
+def test_a_job_template_is_printed_and_uses_every_variable(pool: str) -> None:
+    command = [sys.executable, "-m", "infra.deploy.kubernetes.make", pool]
+    made = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+    assert made == template(pool)
+    used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(made["job_configuration"])))
     # Prefect ignores in silence what a job does not name.
-    assert used == set(kept["variables"]["properties"])
+    assert used == set(made["variables"]["properties"])
     assert set(default()["variables"]["properties"]) <= used
-    assert set(kept["job_configuration"]) == set(default()["job_configuration"])
+    assert set(made["job_configuration"]) == set(default()["job_configuration"])
 
 
 def test_prefect_fills_a_gpu_job_in_as_kubernetes_wants_it() -> None:
@@ -132,13 +171,13 @@ def test_prefect_fills_a_gpu_job_in_as_kubernetes_wants_it() -> None:
     assert "{{" not in json.dumps(pod)
 
 
-def test_the_server_takes_the_templates() -> None:
+def test_the_server_accepts_the_templates() -> None:
     """Prefect's own check of a template, which its server makes when a pool is created."""
     from prefect.server.schemas.actions import WorkPoolCreate
 
     for pool in ("cpu", "gpu"):
-        kept = json.loads((HERE / f"{pool}.json").read_text())
-        WorkPoolCreate(name=pool, type="kubernetes", base_job_template=kept)
-        broken = {**kept, "job_configuration": {**kept["job_configuration"], "extra": "{{ unheard_of }}"}}
+        made = template(pool)
+        WorkPoolCreate(name=pool, type="kubernetes", base_job_template=made)
+        broken = {**made, "job_configuration": {**made["job_configuration"], "extra": "{{ unheard_of }}"}}
         with pytest.raises(ValueError, match="unheard_of"):
             WorkPoolCreate(name=pool, type="kubernetes", base_job_template=broken)

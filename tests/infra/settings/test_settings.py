@@ -164,7 +164,7 @@ def test_the_settings_file_lies_in_the_home_folder_unless_named(
 @pytest.mark.parametrize("data", [b"store = ", b"\xff\xfe", b"[gate]\nlooks = 1\n[gate]\nlooks = 2"])
 def test_a_malformed_file_is_named(data: bytes, toml: Path) -> None:
     toml.write_bytes(data)
-    with pytest.raises(SettingsError, match="is no TOML") as caught:
+    with pytest.raises(SettingsError, match="is not valid TOML") as caught:
         load_settings()
     assert str(toml) in caught.value.message
 

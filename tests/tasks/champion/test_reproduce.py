@@ -164,7 +164,7 @@ def test_it_gives_what_the_file_gives() -> None:
     ("model", "expected", "words"),
     [
         (MODEL, "0" * 64, "recorded is 0000"),
-        (b"no model", sha256(b"no model"), "no usable ONNX model"),
+        (b"no model", sha256(b"no model"), "not a usable ONNX model"),
         (channel_model(side=8), sha256(channel_model(side=8)), r"expected uint8 \[n, 8, 8, 3\]"),
     ],
 )
