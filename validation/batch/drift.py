@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import circmean, norm
+from scipy.special import ndtri
 
 from validation.records import POSITIVE
 
@@ -60,7 +61,7 @@ def sure_delta(new: Floats, reference: Floats) -> float | None:
         return None
     delta = float(np.mean(new) - np.mean(reference)) / spread
     variance = 1 / len(new) + 1 / len(reference) + delta**2 / (2 * (len(reference) - 1))
-    nearer = abs(delta) - float(norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+    nearer = abs(delta) - float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt(variance)
     return math.copysign(max(0.0, nearer), delta)
 
 
@@ -72,13 +73,17 @@ def expectations(deltas: Mapping[str, float]) -> dict[str, float]:
 def _by_patient(table: pd.DataFrame, column: str) -> Floats:
     """Return each patient's median; of hue (degrees) the circular mean."""
     of_patient = table.groupby("patient")[column]
-    values = of_patient.agg(lambda hue: circmean(hue, high=360.0)) if column == "hue" else of_patient.median()
+    values = of_patient.agg(_mean_angle) if column == "hue" else of_patient.median()
     return np.asarray(values, dtype=np.float64)
+
+
+def _mean_angle(degrees: Any) -> float:
+    return float(np.degrees(np.angle(np.exp(1j * np.radians(degrees)).mean())) % 360)
 
 
 def _unrolled(new: Floats, reference: Floats) -> tuple[Floats, Floats]:
     """Return angles (degrees) as distances from the reference's circular mean, so that 359 and 1 are near."""
-    centre = float(circmean(reference, high=360.0)) if len(reference) else 0.0
+    centre = _mean_angle(reference) if len(reference) else 0.0
     return (new - centre + 180) % 360 - 180, (reference - centre + 180) % 360 - 180
 
 

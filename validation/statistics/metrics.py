@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from validation.records import METRIC_NAMES, Interval, Metrics, Spread
 from validation.statistics.paired_tests import (
@@ -205,7 +205,7 @@ def few_patients(patients: int, level: float) -> float:
     """
     if patients < 2:
         return float("inf")
-    return math.sqrt(patients / (patients - 1)) * float(t.isf(level, patients - 1)) / float(norm.isf(level))
+    return math.sqrt(patients / (patients - 1)) * float(stdtrit(patients - 1, level)) / float(ndtri(level))
 
 
 def _widened(interval: Interval, factor: float, limits: tuple[float, float]) -> Interval:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, t
+
+# The quantiles themselves: importing scipy.stats costs every process of a night half a second.
+from scipy.special import ndtri, stdtrit
 
 Floats = npt.NDArray[np.float64]
 
@@ -120,7 +122,7 @@ def null_variance_bounds(difference: Difference, *, level: float) -> tuple[float
     count = len(difference.gains)
     if count < 2:
         return -1.0, 1.0
-    scale = float(norm.isf(level)) ** 2 * count / (count - 1)
+    scale = float(ndtri(level)) ** 2 * count / (count - 1)
     gains, shares, value = difference.gains, difference.shares, difference.value
     a = 1 - scale * float(shares @ shares)
     if a <= 0:
@@ -162,7 +164,7 @@ def detectable(error: float, effective: float, level: float) -> float | None:
     quantile = _quantile("flips", effective, level)
     if not (math.isfinite(quantile) and math.isfinite(error)):
         return None
-    return error * (quantile + float(norm.isf(1 - POWER)))
+    return error * (quantile + float(ndtri(POWER)))
 
 
 def _quantile(method: str, effective: float, level: float) -> float:
@@ -174,7 +176,7 @@ def _quantile(method: str, effective: float, level: float) -> float:
     if method == "flips":
         if effective < -math.log2(level):
             return math.inf
-        return float(t.isf(level, effective - 1))
-    z = float(norm.isf(level))
+        return -float(stdtrit(effective - 1, level))
+    z = -float(ndtri(level))
     left = 1 - z**2 / effective if effective else -1.0
     return z / math.sqrt(left) if left > 0 else math.inf
