@@ -53,8 +53,8 @@ class FolderStore(Store):
     def _walk(self, folder_key: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield every file below a folder (its key, with a slash at its end, or empty), by sorted names."""
         try:
-            with os.scandir(self.root / folder_key) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(self.root / folder_key) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
             if error.errno not in _NO_SUCH_FILE:
                 raise StoreUnreachable(
@@ -88,10 +88,10 @@ class FolderStore(Store):
     def stat(self, key: str) -> ObjectInfo | None:
         path = self.local_path(key)
         try:
-            found = path.stat() if path else None
+            status = path.stat() if path else None
         except OSError:
             return None
-        return ObjectInfo(key, found.st_size, _etag(found)) if found else None
+        return ObjectInfo(key, status.st_size, _etag(status)) if status else None
 
     def put(self, key: str, data: bytes) -> None:
         refuse_odd(self.uri, key)

@@ -55,13 +55,13 @@ class Records:
         Raises:
             UsageError: when there is none, or more than one.
         """
-        found = [id_ for id_ in self.ids(record) if beginning and id_.startswith(beginning)]
-        if len(found) != 1:
+        ids = [id_ for id_ in self.ids(record) if beginning and id_.startswith(beginning)]
+        if len(ids) != 1:
             raise UsageError(
-                f"{len(found) or 'no'} {record.kind} begin with {beginning!r} in {self.store.uri}",
+                f"{len(ids) or 'no'} {record.kind} begin with {beginning!r} in {self.store.uri}",
                 "`retrain history` and the reports name them, `retrain report latest` shows the newest",
             )
-        return found[0]
+        return ids[0]
 
     def save_table(self, record: type[Record], id_: str, name: str, table: pd.DataFrame) -> str:
         """Store a table of a record and return its key. Same table, same bytes."""

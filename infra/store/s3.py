@@ -104,8 +104,8 @@ class S3Store(ObstoreStore):
         )
         skip = len(self._full(""))
         while (page := self._boto(lambda: next(pages, None))) is not None:
-            for found in objects_of(page):
-                yield ObjectInfo(found.key[skip:], found.size, found.etag) if skip else found
+            for listed in objects_of(page):
+                yield ObjectInfo(listed.key[skip:], listed.size, listed.etag) if skip else listed
 
     def fetch(self, key: str) -> Fetched:
         """Return an object's bytes and ETag; where the ETag is an MD5, it is compared with the bytes."""

@@ -147,7 +147,7 @@ def test_wrong_credentials(answering: Answer, code: str) -> None:
     ("status", "code", "hint"),
     [(400, "AuthorizationHeaderMalformed", "region"), (403, "RequestTimeTooSkewed", "clock")],
 )
-def test_a_refusal_says_what_to_mend(answering: Answer, status: int, code: str, hint: str) -> None:
+def test_a_refusal_says_what_to_fix(answering: Answer, status: int, code: str, hint: str) -> None:
     answering.status, answering.body = status, s3_error(code)
     with pytest.raises(StoreUnreachable) as caught:
         open_store("s3://cells", endpoint=answering.url).check()
@@ -170,7 +170,7 @@ def test_a_missing_bucket(moto_endpoint: str, fake_aws: None) -> None:
         with pytest.raises(StoreUnreachable, match="no bucket") as caught:
             CALLS[name](store)
         assert "create it" in caught.value.hint
-    assert not store.exists("x")  # HEAD has no body that could tell
+    assert not store.exists("x")  # HEAD has no body with a reason
 
 
 @pytest.mark.usefixtures("no_aws")
