@@ -81,11 +81,11 @@ def hardware() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that judge and score."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def forget_peak_memory() -> None:

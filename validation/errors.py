@@ -52,7 +52,7 @@ class RetrainError(Exception):
 
     Args:
         message: what was expected, what was found, and where.
-        hint: what to do next; shown on a line of its own.
+        hint: what to do next; shown on its own line.
     """
 
     exit_code = 1

@@ -41,14 +41,14 @@ class PackedCellCache:
     def find(self, digests: Collection[str]) -> dict[str, tuple[int, int]]:
         """Return place and checksum of the rows of ``digests`` that are cached, the newest of each."""
         wanted = {bytes.fromhex(digest): digest for digest in digests}
-        found: dict[str, tuple[int, int]] = {}
+        places: dict[str, tuple[int, int]] = {}
         for start in range(0, self.rows, _READ_AT_ONCE):
             size = min(_READ_AT_ONCE, self.rows - start) * _ENTRY.size
             block = os.pread(self._index, size, start * _ENTRY.size)
             for place, (digest, crc) in enumerate(_ENTRY.iter_unpack(block), start):
                 if digest in wanted:
-                    found[wanted[digest]] = place, crc
-        return found
+                    places[wanted[digest]] = place, crc
+        return places
 
     def read(self, where: tuple[int, int]) -> bytes | None:
         """Return a row that ``find`` named, or None when it is damaged."""

@@ -27,13 +27,13 @@ def temporary_folder(name: str) -> Iterator[Path]:
 
 def abandoned_folders() -> list[Path]:
     """Return the temporary folders of this user whose process has ended."""
-    found = []
+    folders = []
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         process = _NAME.match(path.name)
         with suppress(OSError):
             if process and path.stat().st_uid == os.getuid() and is_abandoned(path, int(process[1])):
-                found.append(path)
-    return sorted(found)
+                folders.append(path)
+    return sorted(folders)
 
 
 def is_abandoned(path: Path, process: int) -> bool:

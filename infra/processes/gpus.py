@@ -1,4 +1,4 @@
-"""Which GPUs this machine has, and GPUs of its own for each training. No framework is loaded to find out."""
+"""The GPUs of this machine, and exclusive GPUs for each training, without loading a framework."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ REPORT = "report.html"
 
 
 def log_night(client: Any, experiment: str, night: Night, page: bytes) -> None:
-    """Log a night in a run of its own, unless a complete one exists."""
+    """Log a night in its own run, unless a complete one exists."""
     runs = client.search_runs([experiment], f"tags.night = '{night.id}' and attributes.status = 'FINISHED'")
     if any(run.data.tags.get("decision", "") == (night.decision or "") for run in runs):
         return

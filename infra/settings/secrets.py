@@ -48,15 +48,15 @@ AnySecret = SecretStr | SecretAddress
 
 def secret_settings(model: type[BaseModel], before: Path_ = ()) -> dict[Path_, type[AnySecret]]:
     """Return the types of all secret settings, by their path in the model."""
-    found: dict[Path_, type[AnySecret]] = {}
+    secrets: dict[Path_, type[AnySecret]] = {}
     for name, field in model.model_fields.items():
         kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
         for kind in kinds:
             if issubclass(kind, SecretStr | SecretAddress):
-                found[*before, name] = kind
+                secrets[*before, name] = kind
             elif issubclass(kind, BaseModel):
-                found |= secret_settings(kind, (*before, name))
-    return found
+                secrets |= secret_settings(kind, (*before, name))
+    return secrets
 
 
 def variable(prefix: str, path: Path_) -> str:
@@ -79,15 +79,15 @@ def fill_in_outside(environment: MutableMapping[str, str]) -> None:
 
 def from_files(prefix: str, paths: Mapping[Path_, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings that are given as files, nested like the model."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for path in paths:
         name = variable(prefix, path)
         if (place := _file_of(name, environment)) is not None:
-            group = found
+            group = settings
             for part in path[:-1]:
                 group = group.setdefault(part, {})
             group[path[-1]] = read_secret(name + FILE, place)
-    return found
+    return settings
 
 
 def read_secret(name: str, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What the stages need of an object store, as one contract; and the store in memory, made for tests."""
+"""The contract of an object store."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What one read gave: all bytes of one version of an object, and the ETag of that version."""
+    """The result of one read: all bytes of one version of an object, and the ETag of that version."""
 
     data: bytes
     etag: str
 
 
 class Store(ABC):
-    """What the stages need of a bucket. Keys are relative to the store's URI.
+    """An object store. Keys are relative to its URI.
 
-    Every method raises StoreUnreachable when the store does not answer or refuses us.
+    Every method raises StoreUnreachable when the store does not answer or refuses access.
     """
 
     uri: str
 
     @abstractmethod
     def check(self) -> None:
-        """Find out now whether the store can be used, with a message that says what to do if not."""
+        """Raise an error that says what to do when the store cannot be used."""
 
     @abstractmethod
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -46,15 +46,15 @@ class Store(ABC):
 
     @abstractmethod
     def fetch(self, key: str) -> Fetched:
-        """Return an object's bytes and the ETag of just these bytes; raises ObjectMissing when there is none."""
+        """Return an object's bytes and their ETag; raises ObjectMissing when there is none."""
 
     @abstractmethod
     def stat(self, key: str) -> ObjectInfo | None:
-        """Return what a listing would say of ``key`` now; None when there is no such object."""
+        """Return what a listing shows for ``key`` now; None when there is no such object."""
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Write an object whole: readers see the old bytes or the new ones.
+        """Write an object atomically: readers see the old bytes or the new ones.
 
         Raises:
             RetrainError: for an odd key (``store.keys.is_odd``), which a store may hold but this project never writes.
@@ -62,16 +62,16 @@ class Store(ABC):
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether there is an object at ``key``."""
+        """Return whether there is an object at ``key``."""
 
     def delete(self, key: str) -> None:
-        """Remove an object of this project's own; that there is none is no error.
+        """Remove an object that this project wrote; a missing one is not an error.
 
         Raises:
             RetrainError: for any key that is not under ``retraining/``: an input object is never deleted.
         """
         if not key.startswith(OURS) or is_odd(key):
-            raise RetrainError(f"refused to delete {key!r} in {self.uri}", f"only what lies under {OURS} is ours")
+            raise RetrainError(f"refused to delete {key!r} in {self.uri}", f"only objects under {OURS} may be deleted")
         self._remove(key)
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Store(ABC):
         """Remove the object at a key that ``delete`` has checked."""
 
     def unfinished(self) -> Iterator[tuple[Path, int]]:
-        """Yield what killed writers left behind under ``retraining/`` (path, bytes), where a store has such files."""
+        """Yield the temporary files of killed writers under ``retraining/`` (path, bytes), if the store has any."""
         yield from ()
 
     def get(self, key: str) -> bytes:
@@ -89,8 +89,8 @@ class Store(ABC):
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether it was written.
 
-        Atomic on a folder and in memory. Elsewhere a look and a write, since not every S3-compatible store knows
-        conditional writes: whoever needs exactly one winner checks afterwards what was stored.
+        Atomic on a folder and in memory. In a bucket a check and a write, since not every S3-compatible store has
+        conditional writes: a caller that needs exactly one winner checks afterwards what was stored.
         """
         if self.exists(key):
             return False
@@ -98,13 +98,13 @@ class Store(ABC):
         return True
 
     def local_path(self, key: str) -> Path | None:
-        """Where the object lies as a file on this machine, if it does."""
+        """Return the object's file on this machine, if it has one."""
         del key
         return None
 
 
 def missing(uri: str, key: str) -> ObjectMissing:
-    """Return the error for an object that is not there."""
+    """Return the error for a missing object."""
     return ObjectMissing(f"no object {key!r} in {uri}", "it was deleted, or the store is not the one that wrote it")
 
 

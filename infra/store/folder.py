@@ -14,7 +14,7 @@ from infra.store.keys import OURS, is_odd
 from validation.errors import ObjectMissing, StoreUnreachable
 
 _NO_SUCH_FILE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
-# A file that is written in place while it is read is read again; one that never holds still is not one of ours.
+# Reads of a file that changes while it is read.
 _READS = 5
 
 
@@ -35,28 +35,31 @@ class FolderStore(Store):
             raise StoreUnreachable(f"no permission to read and write {self.root}", "check the folder's owner and mode")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        # The walk starts at the deepest folder that the prefix names whole, and never outside the root.
+        # The walk starts at the deepest folder in the prefix, and never outside the root.
         folder_key = prefix.rpartition("/")[0]
         if "/" in prefix and is_odd(folder_key):
             return
         for key, entry in self._walk(f"{folder_key}/" if folder_key else ""):
-            # A name that is no UTF-8 must not stop the listing; its escaped form is reported as missing later.
+            # A name that is not UTF-8 must not stop the listing; its escaped form is reported as missing later.
             text = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             if not text.startswith(prefix):
                 continue
             try:
                 stat = entry.stat()
             except OSError:
-                continue  # deleted while the listing runs, or a dangling link
+                continue  # deleted meanwhile, or a dangling link
             yield ObjectInfo(text, stat.st_size, _etag(stat))
 
     def _walk(self, folder_key: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield every file below a folder (its key, with a slash at its end, or empty), by sorted names."""
         try:
-            with os.scandir(self.root / folder_key) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(self.root / folder_key) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            self._refuse(error)
+            if error.errno not in _NO_SUCH_FILE:
+                raise StoreUnreachable(
+                    f"cannot list {error.filename}: {error.strerror}", "check the folder's owner and mode"
+                ) from error
             return
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -85,10 +88,10 @@ class FolderStore(Store):
     def stat(self, key: str) -> ObjectInfo | None:
         path = self.local_path(key)
         try:
-            found = path.stat() if path else None
+            status = path.stat() if path else None
         except OSError:
             return None
-        return ObjectInfo(key, found.st_size, _etag(found)) if found else None
+        return ObjectInfo(key, status.st_size, _etag(status)) if status else None
 
     def put(self, key: str, data: bytes) -> None:
         refuse_odd(self.uri, key)
@@ -100,13 +103,13 @@ class FolderStore(Store):
     def create(self, key: str, data: bytes) -> bool:
         refuse_odd(self.uri, key)
         path = self._path(key)
-        # Written whole beside it first, then linked: link() fails when the name is taken, atomically.
+        # Written beside it, then linked: link() fails atomically when the name is taken.
         temporary = write_beside(path, data)
         try:
             path.hardlink_to(temporary)
         except OSError:
-            # The name is taken; or the file system knows no hard links (exFAT, some shares), and a look and a write
-            # must do, as in a bucket.
+            # The name is taken, or the file system has no hard links (exFAT, some shares): check and write, as in a
+            # bucket.
             return super().create(key, data)
         finally:
             temporary.unlink()
@@ -121,13 +124,13 @@ class FolderStore(Store):
             raise StoreUnreachable(
                 f"cannot delete {key!r} in {self.uri}: {error.strerror}", "check the folder's owner and mode"
             ) from error
-        if key.count("/") > 2:  # the folder of one candidate, when it was the last of its files
+        if key.count("/") > 2:  # the folder of a candidate, after its last file
             with suppress(OSError):
                 path.parent.rmdir()
 
     def unfinished(self) -> Iterator[tuple[Path, int]]:
         for path in (self.root / OURS).rglob(".tmp-*"):
-            with suppress(OSError):  # finished while we looked
+            with suppress(OSError):  # finished meanwhile
                 yield path, path.stat().st_size
 
     def local_path(self, key: str) -> Path | None:
@@ -142,12 +145,6 @@ class FolderStore(Store):
             raise missing(self.uri, key)
         return self.root / key
 
-    def _refuse(self, error: OSError) -> None:
-        if error.errno not in _NO_SUCH_FILE:
-            raise StoreUnreachable(
-                f"cannot list {error.filename}: {error.strerror}", "check the folder's owner and mode"
-            ) from error
-
 
 def _etag(stat: os.stat_result) -> str:
     return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
@@ -155,6 +152,6 @@ def _etag(stat: os.stat_result) -> str:
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()  # a link to a folder: not followed, and no object
+        return entry.is_dir()  # also a link to a folder, which is not followed and is not an object
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""Every key and name that the project writes, in one place; and how a key from outside is read.
+"""Every key and name that the project writes, and the parsing of input keys.
 
 Layout of the store:
 
@@ -9,20 +9,20 @@ Layout of the store:
     retraining/candidates/<id>/...           model file and native weights
     retraining/looks/<generation>/<n>-<pair>.json  the ledger of looks at the holdout
     retraining/generations/<name>.json       rotations of the holdout
-    retraining/generations/<name>/...        which cells and patients were ever on which of its sides
-    retraining/history/<n>.json              what became champion when, and on which evidence
+    retraining/generations/<name>/...        the cells and patients of each side
+    retraining/history/<n>.json              changes of the champion, with their evidence
     retraining/approvals/<id>.json           decisions that wait for a person
-    retraining/answers/<id>.json             what the person answered
+    retraining/answers/<id>.json             the answers
     retraining/reports/<id>.html             reports
-    retraining/retired/<id>.json             decisions whose report was retired, and why
-    retraining/latest/<name>.json            the few pointers that move (latest snapshot, latest night)
-    retraining/synthetic.json                there when the input cells are synthetic
+    retraining/retired/<id>.json             decisions whose report was retired
+    retraining/latest/<name>.json            moving pointers (latest snapshot, latest night)
+    retraining/synthetic.json                present when the input cells are synthetic
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 LABELED = "labeled/"
 OURS = "retraining/"
@@ -30,77 +30,76 @@ SYNTHETIC_MARK = f"{OURS}synthetic.json"
 MODEL_NAME = "malaria-cell"
 CHAMPION_ALIAS = "champion"
 
-# Files that file managers and the official archive leave among images; they are counted, never fetched.
+# Files of file managers and of the official archive among images: counted, never fetched.
 JUNK_NAMES = frozenset({"thumbs.db", ".ds_store", "desktop.ini"})
 
-# Control characters, and the lone halves of surrogate pairs that stand for a file name that is no UTF-8.
+# Control characters, and the lone surrogates of a file name that is not UTF-8.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def record_key(kind: str, id_: str) -> str:
-    """Return where the record ``id_`` of ``kind`` lies."""
+    """Return the key of the record ``id_`` of ``kind``."""
     return f"{OURS}{kind}/{id_}.json"
 
 
 def table_key(kind: str, id_: str, table: str) -> str:
-    """Return where the table ``table`` of a record lies."""
+    """Return the key of a record's table ``table``."""
     return f"{OURS}{kind}/{id_}.{table}.parquet"
 
 
 def candidate_key(id_: str, name: str) -> str:
-    """Return where the file ``name`` of a candidate lies."""
+    """Return the key of a candidate's file ``name``."""
     return f"{OURS}candidates/{id_}/{name}"
 
 
 def data_docs_key(validation: str) -> str:
-    """Return where the Data Docs of a validation lie; beside the reports' folder, so that a report can link to them."""
+    """Return the key of a validation's Data Docs, beside the reports' folder, so that reports can link to them."""
     return f"{OURS}validations/{validation}.docs.html"
 
 
 def look_key(generation: str, number: int, pair: str) -> str:
-    """Return where look ``number`` of a holdout generation lies; ``pair`` is the digest of who was compared.
+    """Return the key of look ``number`` of a holdout generation; ``pair`` is the digest of the two models.
 
-    With the pair in its name, two nights that take the same number at once lose neither look.
+    With the pair in the key, two nights with the same number lose neither look.
     """
     return f"{OURS}looks/{generation}/{number:04d}-{pair}.json"
 
 
 def history_key(number: int) -> str:
-    """Return where entry ``number`` of the champion's history lies."""
+    """Return the key of entry ``number`` of the champion's history."""
     return f"{OURS}history/{number:06d}.json"
 
 
 def report_key(id_: str) -> str:
-    """Return where the report on a decision lies."""
+    """Return the key of the report on a decision."""
     return f"{OURS}reports/{id_}.html"
 
 
 def report_index_key() -> str:
-    """Return where the index of all reports lies."""
+    """Return the key of the index of all reports."""
     return f"{OURS}reports/index.html"
 
 
 def latest_key(name: str) -> str:
-    """Return where a moving pointer lies."""
+    """Return the key of a moving pointer."""
     return f"{OURS}latest/{name}.json"
 
 
 def is_odd(key: str) -> bool:
-    """Whether ``key`` has parts that obstore refuses (``..``, ``.``, empty, control characters, a trailing slash)."""
+    """Return whether ``key`` has parts that obstore refuses: ``..``, ``.``, empty, control characters, final ``/``."""
     parts = key.split("/")
     return any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(key) is not None
 
 
-@dataclass(frozen=True)
-class LabeledKey:
-    """A key under ``labeled/``, taken apart: the class folder and the file's name."""
+class LabeledKey(NamedTuple):
+    """The parts of a key under ``labeled/``: the class folder and the file's name."""
 
     label: str
     name: str
 
 
 def parse_labeled(key: str) -> LabeledKey | None:
-    """Take ``labeled/<Class>/<name>`` apart; None when ``key`` has not that form or could mislead a path."""
+    """Parse ``labeled/<Class>/<name>``; None when ``key`` has another form or is odd."""
     if not key.startswith(LABELED) or is_odd(key):
         return None
     label, _, name = key.removeprefix(LABELED).partition("/")
@@ -108,7 +107,7 @@ def parse_labeled(key: str) -> LabeledKey | None:
 
 
 def is_junk(key: str) -> bool:
-    """Whether ``key`` is a file manager's leftover."""
+    """Return whether ``key`` is a file manager's leftover."""
     name = key.rsplit("/", 1)[-1].lower()
-    # "._x.png" holds what macOS knows about x.png, and is no image.
+    # "._x.png" is macOS's metadata of x.png, not an image.
     return name in JUNK_NAMES or name.startswith("._")

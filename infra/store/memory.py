@@ -1,4 +1,4 @@
-"""The store in memory, made for tests."""
+"""A store in memory, for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from validation.digest import sha256
 
 
 class MemoryStore(Store):
-    """A store that lives as long as its process; keeps any key, however odd. Made for tests."""
+    """A store in the memory of this process; accepts any key, however odd."""
 
     def __init__(self, uri: str = "memory://") -> None:
         self.uri = uri

@@ -1,7 +1,7 @@
 """Buckets reached through obstore: Google Cloud (gs://) and Azure (az://).
 
-obstore retries what fails on the way (5xx, resets, silence, cut bodies: each measured) with exponential backoff and
-jitter. What it cannot know, that the bytes are the wrong ones, is for the stores here to notice and to ask again.
+obstore retries failed requests (5xx, resets, timeouts, truncated bodies: each measured) with exponential backoff and
+jitter. It cannot detect wrong bytes: the stores here do, and ask again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class WrongBytes(StoreUnreachable):
-    """An answer that came whole and holds other bytes than the server says."""
+    """A complete answer with other bytes than the server states."""
 
 
 class ObstoreStore(Store):
@@ -50,7 +50,7 @@ class ObstoreStore(Store):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         import obstore
 
-        # obstore lists whole folders: "a/b" does not find "a/bc".
+        # obstore lists whole folders: "a/b" does not match "a/bc".
         folder = prefix.rpartition("/")[0]
         chunks = iter(translated(self.uri, lambda: obstore.list(self._data, prefix=folder)))
         while (chunk := translated(self.uri, lambda: next(chunks, None))) is not None:
@@ -66,7 +66,7 @@ class ObstoreStore(Store):
             meta = answer.meta
             data = bytes(answer.bytes())
             if len(data) != meta["size"]:
-                raise WrongBytes(f"{self.uri} gave {len(data)} of the {meta['size']} bytes of {key!r}", _AGAIN)
+                raise WrongBytes(f"{self.uri} returned {len(data)} of the {meta['size']} bytes of {key!r}", _AGAIN)
             return Fetched(data, _etag(meta))
 
         if is_odd(key):
@@ -100,22 +100,18 @@ class ObstoreStore(Store):
         return ObstoreStore.stat(self, key) is not None
 
     def _again(self, call: Callable[[], T]) -> T:
-        """Run ``call``; ask again, after a while, when the bytes that came are the wrong ones."""
+        """Return ``call()``, with retries for wrong bytes."""
         for attempt in range(self.wire.retries):
             try:
                 return call()
             except WrongBytes:
-                _wait(self.wire, attempt)
+                longest = min(self.wire.longest_wait_seconds, self.wire.first_wait_seconds * 3**attempt)
+                # With jitter, so that many clients do not retry at the same moment.
+                time.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - not a secret
         return call()
 
 
-def _wait(wire: WireSettings, attempt: int) -> None:
-    longest = min(wire.longest_wait_seconds, wire.first_wait_seconds * 3**attempt)
-    # Jitter, so that many clients do not come back at the same moment.
-    time.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
-
-
-_AGAIN = "it is tried again tomorrow; if it stays so, look at the object and at what lies between here and the server"
+_AGAIN = "the next night tries again; if it persists, check the object and every proxy between here and the server"
 
 
 def _etag(meta: Any) -> str:
@@ -134,14 +130,14 @@ def _refuse_impossible(uri: str) -> None:
 def wire_options(wire: WireSettings) -> dict[str, Any]:
     """Return obstore's options for timeouts and retries."""
     return {
-        # A timeout for the whole request would fail a large model on a slow line: limit the silence instead.
+        # A timeout of the whole request would fail a large model on a slow line: limit the time between bytes instead.
         "client_options": {
             "allow_http": True,
             "connect_timeout": "3s",
             "read_timeout": f"{wire.silence_seconds * 1000:.0f}ms",
             "timeout": "10m",
         },
-        # obstore's own ten retries within 3 minutes keep a night waiting for a store that is gone.
+        # obstore's default of ten retries within 3 minutes would delay a night whose store is gone.
         "retry_config": {
             "max_retries": wire.retries,
             "backoff": {
@@ -155,7 +151,7 @@ def wire_options(wire: WireSettings) -> dict[str, Any]:
 
 
 def translated(uri: str, call: Callable[[], T], key: str = "") -> T:
-    """Run an obstore call; its errors come back as ours."""
+    """Run an obstore call and translate its errors."""
     from obstore import exceptions
 
     try:
@@ -170,11 +166,11 @@ def translated(uri: str, call: Callable[[], T], key: str = "") -> T:
         raise StoreUnreachable(f"cannot reach {uri}: {first_line(error)}", "check the network and the store") from error
 
 
-# Azure's shared access signatures and presigned links are in the query: whoever reads a log must not get in by it.
+# The query may contain a signature that grants access (Azure's, presigned links), which must not be logged.
 _QUERY = re.compile(r"(https?://[^\s?\"')]*)\?[^\s\"')]*")
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a library says, without the part of an address that may be a secret."""
+    """Return the first line of a library's error, without the part of an address that may be a secret."""
     lines = str(error).strip().splitlines()
     return _QUERY.sub(r"\1?...", lines[0])[:300] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The object store behind one URI: a folder, memory, S3 and what speaks it, Google Cloud or Azure.
+"""Opens the object store of a URI: a folder, memory, S3 and compatible servers, Google Cloud or Azure.
 
 Nothing under ``labeled/`` is ever changed, moved or deleted by this project.
 """
@@ -6,16 +6,13 @@ Nothing under ``labeled/`` is ever changed, moved or deleted by this project.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from infra.settings.groups import WireSettings
 from infra.store.base import Fetched, ObjectInfo, Store
+from infra.store.folder import FolderStore
 from infra.store.memory import MemoryStore
 from validation.errors import SettingsError
-
-if TYPE_CHECKING:
-    from infra.settings.groups import WireSettings
-from infra.store.folder import FolderStore
 
 __all__ = ["Fetched", "FolderStore", "MemoryStore", "ObjectInfo", "Store", "open_store"]
 
@@ -26,13 +23,13 @@ def open_store(
     """Return the store at ``uri``: file:///folder, memory://, s3://bucket/prefix, gs://... or az://...
 
     Raises:
-        SettingsError: for a URI that is none of these.
-        StoreUnreachable: when there are no credentials at all. Whether the store answers is for ``check`` to find.
+        SettingsError: for any other URI.
+        StoreUnreachable: without any credentials. ``check`` finds out whether the store answers.
     """
     parts = urlsplit(uri)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise SettingsError(f"store {uri!r} is no absolute folder", "expected file:///absolute/folder")
+            raise SettingsError(f"store {uri!r} is not an absolute folder", "expected file:///absolute/folder")
         return FolderStore(Path(unquote(parts.path)))
     if parts.scheme == "memory":
         return _memory_stores.setdefault(uri, MemoryStore(uri))
@@ -50,5 +47,5 @@ def open_store(
     )
 
 
-# One process, one memory per name: opening the same URI twice must show the same objects.
+# Opening the same memory:// URI twice gives the same objects.
 _memory_stores: dict[str, MemoryStore] = {}

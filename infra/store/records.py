@@ -29,7 +29,7 @@ class Records:
         return self._parse(record, record_key(record.kind, id_))
 
     def load_at(self, record: type[R], key: str) -> R:
-        """Return the record at ``key``, for those that are not named by one id; raises as ``load`` does."""
+        """Return the record at ``key``, for those without an id; raises as ``load`` does."""
         return self._parse(record, key)
 
     def find(self, record: type[R], id_: str) -> R | None:
@@ -55,13 +55,13 @@ class Records:
         Raises:
             UsageError: when there is none, or more than one.
         """
-        found = [id_ for id_ in self.ids(record) if beginning and id_.startswith(beginning)]
-        if len(found) != 1:
+        ids = [id_ for id_ in self.ids(record) if beginning and id_.startswith(beginning)]
+        if len(ids) != 1:
             raise UsageError(
-                f"{len(found) or 'no'} {record.kind} begin with {beginning!r} in {self.store.uri}",
+                f"{len(ids) or 'no'} {record.kind} begin with {beginning!r} in {self.store.uri}",
                 "`retrain history` and the reports name them, `retrain report latest` shows the newest",
             )
-        return found[0]
+        return ids[0]
 
     def save_table(self, record: type[Record], id_: str, name: str, table: pd.DataFrame) -> str:
         """Store a table of a record and return its key. Same table, same bytes."""
@@ -81,15 +81,15 @@ class Records:
             return pd.read_parquet(io.BytesIO(data))
         except (pa.ArrowException, OSError) as error:
             raise RetrainError(
-                f"the table {key} in {self.store.uri} is damaged", "delete it: the stage that wrote it makes it again"
+                f"the table {key} in {self.store.uri} is damaged", "delete it: the stage that wrote it writes it again"
             ) from error
 
     def point(self, name: str, record: Record) -> None:
-        """Let the moving pointer ``name`` hold ``record``."""
+        """Set the moving pointer ``name`` to ``record``."""
         self.store.put(latest_key(name), record.model_dump_json(indent=2).encode())
 
     def latest(self, name: str, record: type[R]) -> R | None:
-        """Return what the moving pointer ``name`` holds, or None."""
+        """Return the record of the moving pointer ``name``, or None."""
         try:
             return self._parse(record, latest_key(name))
         except ObjectMissing:

@@ -1,6 +1,6 @@
 """An S3 bucket, on AWS or any compatible endpoint, with boto3's own identity (profiles, roles, SSO).
 
-boto3 holds the identity, lists, and answers for odd keys (``..``, control characters), which obstore refuses; obstore
+boto3 provides the identity, lists, and handles odd keys (``..``, control characters), which obstore refuses; obstore
 moves the bytes with boto3's credentials.
 """
 
@@ -43,11 +43,11 @@ class S3Store(ObstoreStore):
         self.wire = wire or WireSettings()
         self.bucket = parts.netloc
         self.prefix = unquote(parts.path).strip("/")
-        # Until the server says that its ETags are something else (encryption with its own or the customer's key).
+        # Until the server says otherwise (encryption with its own or the customer's key).
         self._etags_are_md5 = self.wire.md5_etags
         if not self.bucket or (self.prefix and is_odd(self.prefix)):
             raise SettingsError(
-                f"store {uri!r} names no bucket or an impossible prefix", "expected s3://BUCKET or s3://BUCKET/PREFIX"
+                f"store {uri!r} names no bucket or an invalid prefix", "expected s3://BUCKET or s3://BUCKET/PREFIX"
             )
         with _identity_errors(uri):
             self._connect(endpoint, region)
@@ -59,7 +59,7 @@ class S3Store(ObstoreStore):
         from botocore.exceptions import NoCredentialsError
         from obstore.auth.boto3 import Boto3CredentialProvider
 
-        # What they say below a warning holds signatures and tokens.
+        # Below warnings they log signatures and tokens.
         for name in ("botocore", "urllib3"):
             logging.getLogger(name).setLevel(logging.WARNING)
         session = boto3.Session(region_name=region)
@@ -74,7 +74,7 @@ class S3Store(ObstoreStore):
                 # Since 1.36 boto3 sends new checksums by default, which several S3-compatible servers refuse.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                # Three tries of 3 s: a store that is not there is found out within about 12 s.
+                # Three attempts of 3 s: an absent store is detected within about 12 s.
                 retries={"total_max_attempts": 3, "mode": "standard"},
                 connect_timeout=3,
                 read_timeout=self.wire.silence_seconds,
@@ -95,7 +95,7 @@ class S3Store(ObstoreStore):
         )
 
     def check(self) -> None:
-        """Ask for one key, which needs the same rights as a night: the endpoint, the identity and the bucket."""
+        """List one key, which needs the same endpoint, identity and permissions as a night."""
         self._boto(lambda: self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._full("labeled/"), MaxKeys=1))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -104,11 +104,11 @@ class S3Store(ObstoreStore):
         )
         skip = len(self._full(""))
         while (page := self._boto(lambda: next(pages, None))) is not None:
-            for found in objects_of(page):
-                yield ObjectInfo(found.key[skip:], found.size, found.etag) if skip else found
+            for listed in objects_of(page):
+                yield ObjectInfo(listed.key[skip:], listed.size, listed.etag) if skip else listed
 
     def fetch(self, key: str) -> Fetched:
-        """Return an object's bytes and ETag; where the ETag is an MD5, the bytes are those that it names."""
+        """Return an object's bytes and ETag; where the ETag is an MD5, it is compared with the bytes."""
 
         def read() -> Fetched:
             fetched = self._fetch_odd(key) if is_odd(key) else super(S3Store, self).fetch(key)
@@ -124,31 +124,33 @@ class S3Store(ObstoreStore):
             answer = self._boto(lambda: self._client.get_object(Bucket=self.bucket, Key=self._full(key)), key)
             return Fetched(answer["Body"].read(), answer["ETag"].strip('"'))
         except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError) as error:
-            # boto3 retries a request, and not what breaks off while its body is read.
-            raise WrongBytes(f"{self.uri} gave a part of {key!r}: {first_line(error)}", "try again later") from error
+            # boto3 retries a request, but not a body that breaks off.
+            raise WrongBytes(
+                f"{self.uri} returned a part of {key!r}: {first_line(error)}", "try again later"
+            ) from error
 
     def _verify(self, key: str, fetched: Fetched) -> None:
         if not self._etags_are_md5 or not _MD5.fullmatch(fetched.etag):
-            return  # uploaded in parts, or a server with other ETags: nothing to compare with
-        found = hashlib.md5(fetched.data, usedforsecurity=False).hexdigest()
-        if found == fetched.etag:
+            return  # uploaded in parts, or a server with other ETags
+        md5 = hashlib.md5(fetched.data, usedforsecurity=False).hexdigest()
+        if md5 == fetched.etag:
             return
         head = self._boto(lambda: self._client.head_object(Bucket=self.bucket, Key=self._full(key)), key)
         if "kms" in head.get("ServerSideEncryption", "") or "SSECustomerAlgorithm" in head:
-            log.info("%s encrypts with keys: its ETags are no MD5, and nothing is compared with them", self.uri)
+            log.info("%s encrypts with keys: its ETags are not MD5s, and are not compared", self.uri)
             self._etags_are_md5 = False
             return
         raise WrongBytes(
-            f"{self.uri} gave other bytes of {key!r} than its ETag names: MD5 {found} instead of {fetched.etag}",
-            "something on the way changes what passes, or the object is damaged where it lies; "
-            "for a server whose ETags are no MD5 at all set RETRAIN_WIRE__MD5_ETAGS=false",
+            f"{self.uri} gave other bytes of {key!r} than its ETag names: MD5 {md5} instead of {fetched.etag}",
+            "a proxy changes the bytes, or the object is damaged in the store; "
+            "for a server whose ETags are never MD5s set RETRAIN_WIRE__MD5_ETAGS=false",
         )
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """List the one key: what a HEAD says may differ from it (objects in parts, on some servers)."""
+        """List the key: on some servers a HEAD gives another ETag (objects in parts)."""
         full = self._full(key)
         page = self._boto(lambda: self._client.list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1))
-        # Of all keys that begin with it, the key itself comes first.
+        # Of all keys with this prefix, the key itself comes first.
         first = next(objects_of(page), None)
         return ObjectInfo(key, first.size, first.etag) if first and first.key == full else None
 
@@ -161,12 +163,6 @@ class S3Store(ObstoreStore):
             return False
         return True
 
-    def presign(self, key: str, seconds: int) -> str:
-        """Return a link that anyone can read the object by for ``seconds``."""
-        return self._client.generate_presigned_url(
-            "get_object", Params={"Bucket": self.bucket, "Key": self._full(key)}, ExpiresIn=seconds
-        )
-
     def _full(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
@@ -176,7 +172,7 @@ class S3Store(ObstoreStore):
         try:
             return call()
         except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
+            code, message = (str(error.response.get("Error", {}).get(field, "")) for field in ("Code", "Message"))
             # OpenStack Swift calls a key with a NUL a bad request.
             if key is not None and (code in ("NoSuchKey", "404") or (code == "400" and is_odd(key))):
                 raise missing(self.uri, key) from error
@@ -186,7 +182,7 @@ class S3Store(ObstoreStore):
                     "create it, or correct RETRAIN_STORE or RETRAIN_STORE_ENDPOINT",
                 ) from error
             raise StoreUnreachable(
-                f"{self.uri} refused {error.operation_name}: {code} {_message(error.response)}".rstrip(),
+                f"{self.uri} refused {error.operation_name}: {code} {message}".rstrip(),
                 _refusal_hint(code, error.response),
             ) from error
         except BotoCoreError as error:
@@ -196,23 +192,19 @@ class S3Store(ObstoreStore):
             ) from error
 
 
-def _message(response: Any) -> str:
-    return str(response.get("Error", {}).get("Message", ""))
-
-
 def _refusal_hint(code: str, response: Any) -> str:
     if code in ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException", "301"):
-        return "the bucket lies in another region: set RETRAIN_STORE_REGION or AWS_REGION"
+        return "the bucket is in another region: set RETRAIN_STORE_REGION or AWS_REGION"
     if code == "RequestTimeTooSkewed":
         return "set this machine's clock"
     if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return "try again later; or RETRAIN_STORE_ENDPOINT names something that is no S3 API (a web console?)"
+        return "try again later, or correct RETRAIN_STORE_ENDPOINT if it is not an S3 API (a web console?)"
     return "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...) and the bucket's policy"
 
 
 @contextmanager
 def _identity_errors(uri: str) -> Iterator[None]:
-    """Turn what boto3 and obstore say about profiles, credentials and endpoints into our errors."""
+    """Translate errors of boto3 and obstore about profiles, credentials and endpoints."""
     from botocore.exceptions import BotoCoreError, NoCredentialsError
 
     try:
@@ -224,7 +216,7 @@ def _identity_errors(uri: str) -> Iterator[None]:
         ) from error
     except BotoCoreError as error:
         raise StoreUnreachable(f"cannot sign in to {uri}: {error}", "check AWS_PROFILE and ~/.aws") from error
-    except ValueError as error:  # boto3's word for an endpoint that is no URL
+    except ValueError as error:  # boto3's error for an endpoint that is not a URL
         raise SettingsError(
             f"cannot open store {uri}: {error}", "expected RETRAIN_STORE_ENDPOINT as http(s)://HOST:PORT"
         ) from error

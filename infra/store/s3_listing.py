@@ -1,6 +1,6 @@
-"""Reading the pages of an S3 listing fast: boto3 asks, signs and retries; its own parser takes 130 us a key, this 4.
+"""A fast parser for the pages of an S3 listing: 4 us per key, boto3's takes 130. boto3 still sends, signs and retries.
 
-A page that is not written in the usual way (comments, CDATA, attributes, odd entities) is left to boto3's parser.
+A page with unusual XML (comments, CDATA, attributes, odd entities) is left to boto3's parser.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LISTED = "MalariaListed"
 
 
 def read_fast(client: Any) -> None:
-    """Let a boto3 S3 client's listings be parsed here."""
+    """Parse the listings of a boto3 S3 client here."""
     client.meta.events.register("before-parse.s3.ListObjectsV2", _take_entries)
 
 

@@ -22,7 +22,7 @@ KEY = "labeled/Uninfected/C1P1ThinF_ä b.png"
 
 @pytest.fixture
 def filled(home: Path, empty_registry: Path) -> Path:
-    """A home folder with a champion, a store, a settings file and Prefect's database, which somebody is writing to."""
+    """A home folder with a champion, a store, a settings file and Prefect's database, with an open transaction."""
     registry = registry_in(home, empty_registry)
     model = channel_model()
     version = registry.register(made_up_candidate(model), model, made_up_decision())
@@ -52,7 +52,7 @@ def test_what_was_lost_is_put_back(filled: Path, tmp_path: Path, empty_registry:
     before = registry_in(filled, empty_registry).champion()
     assert before is not None
     saved = tmp_path / "backups" / "monday"
-    # An uncommitted change of somebody else is no obstacle, and not part of it.
+    # Another connection's uncommitted change is no obstacle, and not part of it.
     with closing(sqlite3.connect(filled / "prefect" / "prefect.db")) as writer:
         writer.execute("insert into run values ('unfinished')")
         manifest = command("backup", str(saved))

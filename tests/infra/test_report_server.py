@@ -1,4 +1,4 @@
-"""The web server on loopback: it reads pages, and nothing else, for this machine, and nobody else."""
+"""The web server on loopback: it serves pages only, to this machine only."""
 
 from __future__ import annotations
 

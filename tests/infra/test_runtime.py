@@ -41,7 +41,7 @@ def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings(home=home)
 
 
-def test_libraries_keep_to_the_home_folder_and_call_nobody(settings: Settings) -> None:
+def test_libraries_keep_to_the_home_folder_and_send_no_telemetry(settings: Settings) -> None:
     prepare_environment(settings)
     for name in ("PREFECT_HOME", "MPLCONFIGDIR"):
         assert Path(os.environ[name]).is_relative_to(settings.home)
@@ -50,7 +50,7 @@ def test_libraries_keep_to_the_home_folder_and_call_nobody(settings: Settings) -
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_a_process_goes_on_when_nobody_reads_what_it_logs_any_more(home: Path) -> None:
+def test_a_process_survives_the_end_of_the_reader_of_its_log(home: Path) -> None:
     code = """
 import logging, sys
 from pathlib import Path

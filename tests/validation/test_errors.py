@@ -68,7 +68,7 @@ def test_an_error_survives_pickling_whole(name: str, hint: str) -> None:
         assert str(again) == str(error)
 
 
-def test_a_message_stands_alone_or_above_its_hint() -> None:
+def test_a_message_is_printed_alone_or_above_its_hint() -> None:
     assert str(RetrainError("no champion yet")) == "no champion yet"
     assert str(RetrainError("no champion yet", "run a night first")) == "no champion yet\n  run a night first"
 

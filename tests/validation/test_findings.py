@@ -38,7 +38,7 @@ def test_a_setting_changes_what_something_costs(severities: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("severities", "told"),
+    ("severities", "message"),
     [
         ({"out of fokus": "warn"}, "neither a reason nor a check"),
         ({"truncated": "warn"}, "leaves nothing to train on"),
@@ -47,8 +47,8 @@ def test_a_setting_changes_what_something_costs(severities: dict[str, str]) -> N
         ({"out of focus": "loud"}, "Input should be"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused(severities: dict[str, str], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_an_invalid_severity_is_refused(severities: dict[str, str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         DataRules.model_validate({"severities": severities})
 
 

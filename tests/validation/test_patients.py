@@ -42,7 +42,7 @@ steady = settings(deadline=None, derandomize=True, max_examples=200)
         ("", None),
     ],
 )
-def test_the_patient_stands_before_thin_in_any_case(name: str, patient: str | None) -> None:
+def test_the_patient_is_the_part_before_thin_in_any_case(name: str, patient: str | None) -> None:
     assert patient_of(name, DEFAULT_PATIENT_PATTERN) == patient
 
 
@@ -61,7 +61,7 @@ def test_a_group_that_takes_no_part_is_no_patient() -> None:
 @steady
 @given(st.text(max_size=40))
 @example("a\nthin")
-def test_any_name_gives_a_patient_that_stands_in_it_or_none(name: str) -> None:
+def test_any_name_gives_a_patient_that_it_contains_or_none(name: str) -> None:
     patient = patient_of(name, DEFAULT_PATIENT_PATTERN)
     assert patient is None or (patient and name.rsplit("/", 1)[-1].startswith(patient))
 
@@ -87,7 +87,7 @@ def test_another_process_puts_everybody_on_the_same_side() -> None:
 
 @steady
 @given(st.permutations(NAMES[:12]), st.integers(0, 12))
-def test_nobody_changes_sides_whoever_comes_first_or_not_at_all(order: list[str], arrived: int) -> None:
+def test_no_patient_changes_sides_whatever_the_order_of_arrival(order: list[str], arrived: int) -> None:
     tonight = {name: side_of(name, RULES) for name in order[:arrived]}
     later = {name: side_of(name, RULES) for name in order}
     assert tonight.items() <= later.items()
@@ -118,7 +118,7 @@ def test_a_new_generation_draws_a_new_holdout() -> None:
     assert len(old & new) / len(old) == pytest.approx(0.15, abs=0.04)
 
 
-def test_a_smaller_training_share_takes_nobody_out_of_the_holdout() -> None:
+def test_a_smaller_training_share_removes_no_patient_from_the_holdout() -> None:
     for name in NAMES[:2_000]:
         if side_of(name, RULES) == "holdout":
             assert side_of(name, SplitRules(train=0.6, validation=0.15)) == "holdout"

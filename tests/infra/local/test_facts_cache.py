@@ -38,7 +38,7 @@ def test_a_text_is_replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["text", "cut", "zeros", "empty", "removed"])
-def test_a_damaged_file_is_begun_anew(path: Path, harm: str) -> None:
+def test_a_damaged_file_is_replaced(path: Path, harm: str) -> None:
     whole = path.read_bytes()
     if harm == "removed":
         path.unlink()

@@ -106,7 +106,7 @@ def test_a_temporary_folder_outlives_a_killed_process_and_is_known_by_its_name(
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     (left,) = tmp_path.iterdir()
     with temporary_folder("mine") as mine:
-        assert abandoned_folders() == []  # too young: in containers that share a disk, numbers do not tell
+        assert abandoned_folders() == []  # too young: in containers that share a disk, process ids are not unique
         for path in (left, mine):
             os.utime(path, (0, path.stat().st_mtime - OLD_SECONDS - 1))
         assert abandoned_folders() == [left]

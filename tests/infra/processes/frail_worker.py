@@ -1,4 +1,4 @@
-"""A worker for tests: it answers in capitals, and crashes, hangs or leaves where it is told to."""
+"""A worker for tests: it answers in capitals, and crashes, hangs or exits on command."""
 
 from __future__ import annotations
 

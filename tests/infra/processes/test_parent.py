@@ -35,7 +35,7 @@ def is_alive(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
-    return state != "Z"  # nobody may be there to bury an orphan
+    return state != "Z"  # an orphan may stay a zombie
 
 
 def is_gone(pid: int, seconds: float = 120) -> bool:
@@ -82,7 +82,7 @@ def test_a_child_outlives_the_thread_that_started_it() -> None:
             child.kill()
 
 
-def test_what_was_started_in_a_session_of_its_own_ends_when_its_ancestor_is_killed(tmp_path: Path) -> None:
+def test_a_process_in_its_own_session_ends_when_its_ancestor_is_killed(tmp_path: Path) -> None:
     """As Prefect's workers start flow runs; the reaper ends what cannot look after itself."""
     program = """
 import os, subprocess, sys, time
@@ -120,7 +120,7 @@ def test_a_mark_names_one_process_and_not_the_next_of_its_number() -> None:
             child.kill()
 
 
-def test_a_child_of_nobody_ends_at_once() -> None:
+def test_an_orphan_ends_at_once() -> None:
     # Its parent is this process, not number 1: as if that had died before the child could look.
     done = subprocess.run(
         [sys.executable, "-m", "infra.processes.parent", "1", "waits"], capture_output=True, timeout=300, check=False

@@ -85,7 +85,7 @@ def test_one_that_does_not_listen_is_ended_all_the_same(services: Supervisor) ->
     assert service.process is process  # what was stopped is not started again
 
 
-def test_a_log_that_has_grown_large_is_cut_and_goes_on(services: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_log_is_rotated_and_still_written_to(services: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     service = services.start("worker", ["stays"], dict(os.environ))
     wait(lambda: "up" in service.log.read_text())
     monkeypatch.setattr(module, "LARGEST_LOG", 2)

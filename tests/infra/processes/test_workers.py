@@ -49,7 +49,7 @@ def test_every_item_is_answered_in_order() -> None:
         ("hang", 2, "gave no answer within 2 s"),
     ],
 )
-def test_who_ends_every_worker_is_blamed_and_nobody_else(what: str, seconds: float, how: str) -> None:
+def test_only_the_item_that_ends_every_worker_fails(what: str, seconds: float, how: str) -> None:
     assert answered(["a", what, "b"], seconds=seconds) == ["A", how, "B"]
 
 

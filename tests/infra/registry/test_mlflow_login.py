@@ -1,4 +1,4 @@
-"""MLflow's server as the compose file starts it, with its login: nobody without a password, our registry with one."""
+"""MLflow's server as the compose file starts it: no access without a password; the registry works with one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _healthy(url: str) -> bool:
 
 
 @pytest.mark.parametrize("login", [None, ("operator", "wrong"), ("admin", "password1234"), ("nobody", "")])
-def test_nobody_gets_in_without_the_password(server: str, login: tuple[str, str] | None) -> None:
+def test_login_requires_the_password(server: str, login: tuple[str, str] | None) -> None:
     for path in ("/", "/api/2.0/mlflow/registered-models/search", "/api/2.0/mlflow-artifacts/artifacts"):
         answer = httpx.get(f"{server}{path}", auth=login, trust_env=False)
         assert answer.status_code == 401, path
@@ -112,7 +112,7 @@ def test_our_registry_gets_in_with_it(server: str, home: Path, monkeypatch: pyte
     assert "another-password" not in str(caught.value)
 
 
-def test_no_password_stands_in_a_command() -> None:
+def test_no_command_contains_a_password() -> None:
     for name, service in FILE["services"].items():
         words = " ".join(map(str, [*service.get("entrypoint", []), *service.get("command", [])]))
         assert not re.search(r"\$\{\w*(PASSWORD|SECRET|AUTH|KEY)", words), name

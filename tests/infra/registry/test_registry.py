@@ -196,8 +196,8 @@ def test_anyone_can_load_the_champion_without_us_or_a_framework(registry: Regist
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     scores = np.load(tmp_path / "scores.npy", allow_pickle=True)
-    told = np.asarray(scores.item()["probability"] if scores.dtype == object else scores)
-    np.testing.assert_array_equal(told, ModelFile(GREEN_MODEL).score(cells))
+    probabilities = np.asarray(scores.item()["probability"] if scores.dtype == object else scores)
+    np.testing.assert_array_equal(probabilities, ModelFile(GREEN_MODEL).score(cells))
 
 
 def test_a_server_that_is_not_there_is_given_up_soon(home: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_database_without_its_driver_is_named(home: Path) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_night_stands_on_mlflows_pages_once_with_its_verdict_and_its_report(registry: Registry) -> None:
+def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(registry: Registry) -> None:
     import mlflow
 
     night = Night(

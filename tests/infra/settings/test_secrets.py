@@ -206,7 +206,7 @@ def test_no_log_has_a_secret_whatever_is_logged(caplog: pytest.LogCaptureFixture
     try:
         keep_secrets_out_of_logs()
         keep_secrets_out_of_logs()  # once is enough
-        log = logging.getLogger("somebody.elses")
+        log = logging.getLogger("another.library")
         log.warning("with %s", SECRET)
         log.warning({"as": SECRET})
         try:
@@ -221,7 +221,7 @@ def test_no_log_has_a_secret_whatever_is_logged(caplog: pytest.LogCaptureFixture
     assert "RuntimeError: ***" in caplog.text
 
 
-def test_an_error_that_nobody_foresaw_goes_on_without_its_secret() -> None:
+def test_an_unexpected_error_is_raised_without_its_secret() -> None:
     register_secret(SECRET)
     with pytest.raises(RetrainError, match=r"unexpected KeyError: '\*\*\*'") as caught, redact_exceptions():
         raise KeyError(SECRET)

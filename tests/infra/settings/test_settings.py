@@ -107,7 +107,7 @@ def test_an_impossible_value_is_refused_by_name(
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=why) as caught:
         load_settings()
-    # The rule about shares is told at the second of the two.
+    # The error about shares names the second of the two.
     assert name.removesuffix("TRAIN").removesuffix("__") in caught.value.message
 
 

@@ -1,4 +1,4 @@
-"""Data Docs: what Great Expectations found, on one page that calls nobody and runs nothing."""
+"""Data Docs: what Great Expectations found, on one page that loads nothing and runs nothing."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_it_shows_what_was_expected_and_what_was_found(page: str) -> None:
     assert "values must be greater than or equal to 16.0 and less than or equal to 4096.0" in text
     assert "5003" in text
     assert "parasitized_cells" in text
-    # Met and not met are told by a word, which CSS writes, not by a colour alone.
+    # Met and not met are shown by a word, which CSS writes, not by a colour alone.
     assert page.count("fa-check-circle") > 5
     assert page.count("fa-times") >= 2
 
 
-def test_it_calls_nobody_and_runs_nothing(page: str) -> None:
+def test_it_loads_nothing_and_runs_nothing(page: str) -> None:
     assert not re.search(r"<script|<link|<img|<iframe|href=|src=|url\(|@import|\son\w+=", page)
     assert not re.search(r"https?://", page)
     assert "default-src 'none'" in page
@@ -62,6 +62,6 @@ def test_hostile_text_is_text(page: str) -> None:
     assert "alert(1)" not in page or "&lt;script" in page
 
 
-def test_every_id_stands_once(page: str) -> None:
+def test_every_id_is_unique(page: str) -> None:
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))

@@ -1,4 +1,4 @@
-"""Drift: a batch that differs is told however small, one that does not is not told however large."""
+"""Drift: a batch that differs is reported however small, one that does not is not reported however large."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_cannot_be_compared_is_not(new: list[float], reference: list[float]
 
 
 def test_alike_patients_seldom_seem_to_drift() -> None:
-    """The share of alike nights that are told to have drifted in anything, at the setting's default."""
+    """The share of alike nights that are reported to have drifted in anything, at the setting's default."""
     fired = [
         max(abs(value) for value in drift(cells(8, each=10, seed=100 + night), REFERENCE).values()) > RULES.warn_drift
         for night in range(100)

@@ -1,4 +1,4 @@
-"""What is expected of a batch: each shortfall is found, told with its numbers, and decisive or not."""
+"""The checks of a batch: each shortfall is found, reported with its numbers, and decisive or not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULES = DataRules(min_cells_per_class=10, min_patients_per_class=3)
 
 @pytest.fixture(scope="module", autouse=True)
 def _great_expectations() -> None:
-    """Imported once, calling nobody; only its import may warn (of modules that it should no longer use)."""
+    """Imported once, without network; only its import may warn (of modules that it should no longer use)."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setenv("GX_ANALYTICS_ENABLED", "false")
         warnings.simplefilter("ignore")

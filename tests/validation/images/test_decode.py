@@ -166,7 +166,7 @@ def test_what_opencv_decodes_is_what_pillow_decodes(interlaced: bool) -> None:
 
 @pytest.mark.parametrize("side", [5_000, 10_000, 50_000, 2**31 - 1])
 def test_a_huge_declared_size_is_refused_before_any_pixel_is_decoded(side: int) -> None:
-    # There are no pixels at all: whoever tried to decode them would find the file damaged.
+    # There are no pixels at all: decoding them would fail with "damaged image".
     assert refused(png(side, side)) == "too large"
     assert refused(png(side // 2, side)) == "too large"
 

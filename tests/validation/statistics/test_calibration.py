@@ -30,7 +30,7 @@ def test_the_loss_does_not_depend_on_how_sure_the_model_is() -> None:
     assert temperature == pytest.approx(3, rel=0.1)
 
 
-def test_being_right_about_a_few_cells_makes_nobody_certain() -> None:
+def test_being_right_about_a_few_cells_makes_no_model_certain() -> None:
     labels = np.array([True, False] * 3)
     temperature = temperature_of(np.where(labels, 1.0, -1.0), labels)
     assert 1 / (1 + np.exp(-1 / temperature)) == pytest.approx(4 / 5, abs=0.01)  # (3 + 1) / (3 + 2)
