@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import signal
 import uuid
 from collections import Counter
@@ -209,6 +210,14 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("registry")
     Registry(Settings(home=home))
     return home / "mlflow.db"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave modules that `make quick` runs no test of unread: importing them takes longer than its tests do."""
+    if "not thorough" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    marks = re.search(r"^pytestmark = (.*)$", collection_path.read_text(), flags=re.MULTILINE)
+    return True if marks and re.search("thorough|slow|server|longest", marks[1]) else None
 
 
 def pytest_collection_finish() -> None:

@@ -131,6 +131,7 @@ def test_folders_import_no_stage_and_stages_no_command() -> None:
         assert imported.parts[1] not in ON_TOP, f"{importing} imports {imported}, which only flows/ may"
 
 
+@pytest.mark.thorough
 def test_importing_the_flows_and_the_command_line_loads_no_framework() -> None:
     code = (
         "import sys, flows.cli.main, flows.retrain, flows.train, flows.promote, flows.approve\n"

@@ -24,6 +24,8 @@ from validation.images.decode import decode, to_square
 from validation.records import ChampionRef
 from validation.rules import DataRules
 
+pytestmark = pytest.mark.thorough
+
 FLOORS = ("validation", "infra", "tasks", "flows")
 SIDE = 32
 

@@ -13,6 +13,8 @@ from infra.settings.groups import AlertSettings
 from tests.builders import NOON
 from validation.records import Night, Verdict
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def night() -> Night:

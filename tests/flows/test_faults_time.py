@@ -26,6 +26,8 @@ from tests import ROOT
 from tests.builders import RED, channel_model, folder_context, leave_finished_training, plain_cells, prepare
 from validation.records import Decision, Night, Split
 
+pytestmark = pytest.mark.thorough
+
 FLOORS = ("flows", "tasks", "infra", "validation")
 RIGHT = [timedelta(0)] * 3
 # Set back by ten years before the second night, and corrected to an hour too late before the third.

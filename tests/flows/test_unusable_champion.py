@@ -15,6 +15,8 @@ from tasks.training.specs import train_spec
 from tests.builders import RED, channel_model, folder_context, leave_finished_training, plain_cells, prepare
 from validation.records import Decision, Night, Verdict
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(autouse=True)
 def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations: None) -> None:

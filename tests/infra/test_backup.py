@@ -17,6 +17,8 @@ from infra.store.folder import FolderStore
 from tests.builders import channel_model, made_up_candidate, made_up_decision, registry_in
 from validation.errors import RetrainError, UsageError
 
+pytestmark = pytest.mark.thorough
+
 KEY = "labeled/Uninfected/C1P1ThinF_ä b.png"
 
 

@@ -15,6 +15,8 @@ from infra.privacy import make_private
 from tests import ROOT
 from validation.errors import RetrainError
 
+pytestmark = pytest.mark.thorough
+
 # What writes in a night, one after the other, under each umask; no Prefect, no training.
 WRITES = """
 import os, sys

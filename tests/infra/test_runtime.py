@@ -19,6 +19,8 @@ from infra.settings.settings import Settings
 from tests.infra.processes.test_parent import is_gone
 from validation.errors import RetrainError
 
+pytestmark = pytest.mark.thorough
+
 NAMES = (
     "DO_NOT_TRACK",
     "GX_ANALYTICS_ENABLED",

@@ -245,6 +245,7 @@ def test_a_night_that_trained_nothing_has_nothing_to_decide(context: Context, pr
         decide(context, Evidence(prepared.snapshot, prepared.validation, prepared.split))
 
 
+@pytest.mark.thorough
 class TestRealModels:
     """The whole judgement over real model files: one reads the channel that shows the class, one another channel."""
 

@@ -18,6 +18,8 @@ from tests.tasks.test_report import night_of, remember
 from validation.errors import RetrainError, UsageError
 from validation.records import Decision, Night, Verdict
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def empty(home: Path) -> Context:

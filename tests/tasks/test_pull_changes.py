@@ -19,6 +19,8 @@ from tests.builders import context_over, synthetic_cells
 from validation.digest import sha256
 from validation.records import NEGATIVE, POSITIVE, Snapshot
 
+pytestmark = pytest.mark.thorough
+
 CELLS = synthetic_cells(patients=4)
 KEYS = sorted(CELLS)
 

@@ -35,6 +35,8 @@ from validation.digest import sha256
 from validation.errors import RetrainError, StoreUnreachable
 from validation.records import Snapshot
 
+pytestmark = pytest.mark.thorough
+
 CELLS = synthetic_cells(patients=6)
 KEYS = sorted(CELLS)
 BROKEN = KEYS[4]

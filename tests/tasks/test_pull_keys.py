@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from infra.store.folder import FolderStore
 from tasks.pull import pull
 from tests.builders import CountingStore, context_over
 from validation.digest import sha256
+
+pytestmark = pytest.mark.thorough
 
 PARTS = st.one_of(
     st.text(max_size=12),

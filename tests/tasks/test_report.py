@@ -28,6 +28,8 @@ from tests.tasks.conftest import Crown
 from validation.errors import ObjectMissing, UsageError
 from validation.records import Decision, Night, Start, Verdict
 
+pytestmark = pytest.mark.thorough
+
 
 def night_of(decision: Decision, number: int = 1) -> Night:
     return Night(

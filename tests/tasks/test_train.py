@@ -37,7 +37,7 @@ from validation.errors import SettingsError, TrainingFailed
 from validation.records import Candidate, TrainSpec
 from validation.statistics.threshold import choose_threshold
 
-pytestmark = pytest.mark.usefixtures("no_expectations")
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("no_expectations")]
 
 CELLS = plain_cells(30, 2)
 # Runs instead of the interpreter: registers the fake CNN, then runs the real training process.

@@ -25,6 +25,8 @@ from tests.flows.cli.test_main import retrain
 from validation.errors import UsageError
 from validation.records import ChampionRef, Decision, Verdict
 
+pytestmark = pytest.mark.thorough
+
 COMMANDS = ("history", "rollback", "promote", "approve", "reject")
 
 

@@ -14,6 +14,8 @@ from tests.flows.cli.test_main import retrain
 from validation.findings import REASONS
 from validation.records import POSITIVE
 
+pytestmark = pytest.mark.thorough
+
 CELLS = synthetic_cells(patients=10, cells_per_patient=4)
 HOSTILE = f"labeled/{POSITIVE}/C9P9thin_\u202egnp.exe<script>.png"
 

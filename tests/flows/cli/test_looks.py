@@ -13,6 +13,8 @@ from infra.store.folder import FolderStore
 from tests.builders import plain_cells
 from tests.flows.cli.test_main import retrain
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(autouse=True)
 def logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from flows.cli import main as cli
 from infra.processes.parent import make_tag, tagged_processes
 from tests import ROOT
 
+pytestmark = pytest.mark.thorough
+
 
 def retrain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run the command line in this process and return its exit code."""

@@ -13,6 +13,8 @@ from infra.local.files import Workspace
 from infra.store.folder import FolderStore
 from tests.builders import plain_cells, registry_in
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def used(home: Path, empty_registry: Path) -> Path:

@@ -18,6 +18,8 @@ from tests.builders import folder_context
 from tests.flows.cli.test_main import retrain
 from tests.tasks.reporting.test_index import a_night
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def store(home: Path) -> FolderStore:

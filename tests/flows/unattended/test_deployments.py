@@ -15,6 +15,8 @@ from prefect.utilities.callables import parameter_schema
 from flows.unattended.deploy import TAG
 from tests import ROOT
 
+pytestmark = pytest.mark.thorough
+
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = CONFIG["deployments"]
 

@@ -18,6 +18,8 @@ from infra.prefect_api import PrefectServer
 from infra.settings.settings import Settings
 from validation.errors import Unreachable
 
+pytestmark = pytest.mark.thorough
+
 NOON = datetime(2026, 1, 2, 12, 0, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 

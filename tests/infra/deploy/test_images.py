@@ -22,6 +22,8 @@ from infra.deploy.images.pick import LEFT_OUT, package_name, pick
 from infra.deploy.kubernetes.make import default, template
 from tests import ROOT
 
+pytestmark = pytest.mark.thorough
+
 INFRA = ROOT / "infra" / "deploy"
 LOCK = (ROOT / "requirements.txt").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -22,6 +22,8 @@ from infra.store.s3 import S3Store
 from validation.digest import sha256
 from validation.errors import RetrainError
 
+pytestmark = pytest.mark.thorough
+
 ROW = 48
 
 

@@ -29,6 +29,8 @@ from tests.power import cut_everywhere
 from validation.digest import sha256
 from validation.records import Decision
 
+pytestmark = pytest.mark.thorough
+
 OLD, NEW = b"what was there before " * 400, b"what is there now, and longer " * 400
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from infra.processes.gpus import VISIBLE, devices_of_a_training, gpus, own_gpus
 
+pytestmark = pytest.mark.thorough
+
 SMI = """#!/bin/sh
 echo "GPU 0: NVIDIA H200 (UUID: GPU-5d3c)"
 echo "  MIG 1g.18gb     Device  0: (UUID: MIG-1)"

@@ -15,6 +15,8 @@ import pytest
 from infra.processes.parent import EVERY_SECONDS, kill_tagged, make_tag, tagged_processes
 from tests import ROOT
 
+pytestmark = pytest.mark.thorough
+
 # A module to run: it says who it is, then waits longer than any test.
 CHILD = "import os, sys, time\nprint(os.getpid(), *sys.argv[1:], flush=True)\ntime.sleep(600)\n"
 PARENT = """

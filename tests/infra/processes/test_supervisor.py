@@ -14,6 +14,8 @@ from infra.processes.parent import tagged_processes
 from infra.processes.supervisor import Supervisor
 from validation.errors import RetrainError
 
+pytestmark = pytest.mark.thorough
+
 CODE = {
     "stays": "import time\nprint('up', flush=True)\ntime.sleep(600)\n",
     "ends": "print('I have had enough', flush=True)\nraise SystemExit(3)\n",

@@ -14,6 +14,8 @@ import pytest
 from infra.processes.workers import SPARE, Worker, WorkerDied, WorkerPool
 from validation.errors import RetrainError
 
+pytestmark = pytest.mark.thorough
+
 FRAIL = "tests.infra.processes.frail_worker"
 CODE = """
 from infra.processes.workers import Worker

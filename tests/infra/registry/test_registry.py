@@ -25,6 +25,8 @@ from validation.digest import sha256
 from validation.errors import ModelFileInvalid, RegistryUnreachable, RetrainError, UsageError
 from validation.records import ChampionRef, Decision, Interval, Night, Verdict
 
+pytestmark = pytest.mark.thorough
+
 GREEN_MODEL, RED_MODEL = channel_model(), channel_model(RED)
 
 

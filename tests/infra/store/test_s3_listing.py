@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from infra.store.base import ObjectInfo
 from infra.store.s3_listing import _parse, _take_entries, objects_of
 
+pytestmark = pytest.mark.thorough
+
 HEAD = '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
 
 

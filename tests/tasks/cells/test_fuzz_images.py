@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from infra.local.files import Workspace
 from tasks.cells.measuring import measure_all
@@ -14,6 +15,8 @@ from tests.mutations import mutated
 from validation.digest import sha256
 from validation.images.facts import FACT_NAMES, ImageFacts, judge_image, learn_bounds
 from validation.images.limits import REFUSALS
+
+pytestmark = pytest.mark.thorough
 
 COUNT = 10_000
 

@@ -23,6 +23,8 @@ from validation.images.facts import FACT_NAMES
 from validation.images.measure import inspect
 from validation.records import Finding
 
+pytestmark = pytest.mark.thorough
+
 CELLS = dict(list(synthetic_cells().items())[:12])
 BAD = {
     "labeled/Uninfected/text.png": b"to do: buy stain",

@@ -23,6 +23,8 @@ from tests.builders import Prepared, context_over, plain_cells, prepare
 from validation.digest import sha256
 from validation.errors import RetrainError, SettingsError, Unreachable
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:

@@ -34,7 +34,7 @@ MODEL = channel_model()
 ANN = "ann@lab"
 REPLIES: tuple[Reply, ...] = ("approve", "reject")
 
-pytestmark = pytest.mark.usefixtures("tried_here")
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here")]
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from tests.builders import NOON, channel_model, made_up_candidate, made_up_decis
 from validation.errors import ChampionChanged, RetrainError, UsageError
 from validation.records import ChampionRef, Promotion
 
+pytestmark = pytest.mark.thorough
+
 MODEL = channel_model()
 
 

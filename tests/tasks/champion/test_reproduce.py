@@ -26,6 +26,8 @@ from validation.digest import sha256
 from validation.errors import ModelFileInvalid, NotReproduced
 from validation.records import Candidate, Decision, Evaluation, Start, Verdict
 
+pytestmark = pytest.mark.thorough
+
 MODEL = channel_model()
 
 

@@ -22,6 +22,8 @@ from tests.builders import CountingStore, candidate_of, channel_model, context_o
 from validation.errors import UsageError
 from validation.records import NEGATIVE, POSITIVE, ChampionRef, ValidationResult
 
+pytestmark = pytest.mark.thorough
+
 CELLS = synthetic_cells(patients=16, cells_per_patient=6, scale=0.7)
 FIRST = sorted(CELLS)[0]
 NIGHT = {"night_images": 5}

@@ -26,6 +26,8 @@ from validation.errors import UsageError
 from validation.images.decode import decode, to_square
 from validation.records import NEGATIVE, POSITIVE
 
+pytestmark = pytest.mark.thorough
+
 MODEL = channel_model()
 CELLS = {Path(key).name: (Path(key).parent.name, data) for key, data in plain_cells(3, 4).items()}
 

@@ -27,6 +27,8 @@ from tests.loopback import QuietServer, serving
 from validation.digest import digest
 from validation.errors import DataInvalid, RetrainError, StoreUnreachable, Unreachable, UsageError
 
+pytestmark = pytest.mark.thorough
+
 CONTENT = random.Random(7).randbytes(3_000_000)
 Step = Callable[["Handler"], None]
 

@@ -19,6 +19,8 @@ from tasks.intake.synthetic_cells import SyntheticCell, SyntheticPlan, folder_of
 from validation.errors import UsageError
 from validation.records import CLASSES, NEGATIVE, POSITIVE
 
+pytestmark = pytest.mark.thorough
+
 PLAN = SyntheticPlan(patients=16, cells_per_patient=8, new_patients=4, scale=0.3)
 NLM_NAME = re.compile(r"C\d+(P\d+)?ThinF_IMG_20\d{6}_\d{6}_cell_\d+\.png")
 

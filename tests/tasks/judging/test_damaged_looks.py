@@ -27,6 +27,8 @@ from tests.builders import (
 from validation.errors import StoreUnreachable
 from validation.records import Exhibits, Night, Verdict
 
+pytestmark = pytest.mark.thorough
+
 GATE = {"min_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0, "error_budget": 0.4, "looks": 8}
 LEDGER = "retraining/looks/g1/"
 

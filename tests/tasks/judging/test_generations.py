@@ -24,6 +24,8 @@ from validation.digest import digest
 from validation.errors import RotationRefused
 from validation.records import CLASSES, NEGATIVE, POSITIVE, Split, ValidationResult
 
+pytestmark = pytest.mark.thorough
+
 GATE = {"min_patients": 3, "min_cells_per_class": 4}
 SIDES = ("train", "validation", "holdout")
 

@@ -35,6 +35,8 @@ from validation.digest import sha256
 from validation.errors import LedgerSpent, RetrainError
 from validation.records import ChampionRef, Look
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def context(home: Path) -> Context:

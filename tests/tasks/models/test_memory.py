@@ -11,6 +11,8 @@ from tasks.models.memory import SMALLEST_BATCH, fit_in_memory, out_of_memory
 from tests import ROOT
 from tests.fake_cnn import DefaultRecipe
 
+pytestmark = pytest.mark.thorough
+
 
 class ResourceExhaustedError(Exception):
     """TensorFlow's error, by its name."""

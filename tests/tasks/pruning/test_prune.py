@@ -46,7 +46,7 @@ GATE = {"min_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0, "error_b
 NOW = {"orphan_days": 0, "models_days": 0, "models_nights": 1, "reports_days": 0, "reports_nights": 1, "packs": 1}
 KEEP_ALL = {"automatic": False}
 
-pytestmark = pytest.mark.usefixtures("tried_here")
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here")]
 
 
 class World(NamedTuple):

@@ -16,6 +16,8 @@ from tests.tasks.reporting import samples
 from tests.tasks.reporting.test_index import a_night, remembered
 from validation.records import Verdict
 
+pytestmark = pytest.mark.thorough
+
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )

@@ -8,6 +8,8 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from infra.store.keys import history_key, record_key, report_index_key
 from infra.store.memory import MemoryStore
 from tasks.context import Context
@@ -16,6 +18,8 @@ from tests.builders import NOON, CountingStore, context_over, made_up_decision
 from tests.tasks.reporting.test_page import HOSTILE, text_of
 from tests.tasks.test_report import night_of
 from validation.records import Interval, Night, Promotion, Verdict
+
+pytestmark = pytest.mark.thorough
 
 
 def a_night(number: int, verdict: Verdict = Verdict.KEPT, value: float = 0.95, **changed: object) -> Night:

@@ -47,6 +47,8 @@ from tests.tasks.test_report import night_of
 from validation.errors import StoreUnreachable
 from validation.records import Candidate, Decision, Evaluation, Exhibits, Night, Start
 
+pytestmark = pytest.mark.thorough
+
 
 def the_night(context: Context, prepared: Prepared, registry: Registry, crown: Crown) -> Night:
     crown(candidate_of(context, prepared, channel_model(GREEN), name="keras", seed=2))

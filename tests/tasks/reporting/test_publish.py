@@ -17,6 +17,8 @@ from tests.builders import CountingStore, context_over
 from tests.tasks.reporting.test_index import a_night
 from tests.tasks.reporting.test_page import HOSTILE
 
+pytestmark = pytest.mark.thorough
+
 NIGHTS = """
 import sys
 from pathlib import Path

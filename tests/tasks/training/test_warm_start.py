@@ -24,7 +24,7 @@ from tests.builders import (
 )
 from validation.records import Candidate, ChampionRef, Promotion
 
-pytestmark = pytest.mark.usefixtures("no_expectations")
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("no_expectations")]
 
 CELLS = plain_cells(30, 2)
 

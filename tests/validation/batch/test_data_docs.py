@@ -14,6 +14,8 @@ from validation.batch.totals import totals
 from validation.records import NEGATIVE, POSITIVE
 from validation.rules import DataRules
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def page() -> str:

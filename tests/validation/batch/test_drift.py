@@ -79,6 +79,7 @@ def test_what_cannot_be_compared_is_not(new: list[float], reference: list[float]
     assert sure_delta(np.array(new), np.array(reference)) is None
 
 
+@pytest.mark.thorough
 def test_alike_patients_seldom_seem_to_drift() -> None:
     """The share of alike nights that are reported to have drifted in anything, at the setting's default."""
     fired = [

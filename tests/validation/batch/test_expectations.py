@@ -14,6 +14,8 @@ from validation.batch.totals import totals
 from validation.records import NEGATIVE, POSITIVE, Check
 from validation.rules import DataRules
 
+pytestmark = pytest.mark.thorough
+
 RULES = DataRules(min_cells_per_class=10, min_patients_per_class=3)
 
 
