@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from tasks.context import Context
@@ -64,9 +65,12 @@ def decisions(context: Context, *, strict: bool = False) -> list[Decision]:
 
 
 def finished_decisions(context: Context) -> Iterator[Decision]:
-    """Yield the decisions of finished nights, newest night first."""
-    by_id = {decision.id: decision for decision in decisions(context)}
-    return (by_id[night.decision] for night in nights(context) if night.decision in by_id)
+    """Yield the decisions of finished nights, newest night first; each is read when it is asked for."""
+    for night in nights(context):
+        if night.decision is not None:
+            decision = undamaged(partial(context.records.find, Decision, night.decision))
+            if decision is not None:
+                yield decision
 
 
 def find_night(context: Context, text: str) -> Night:

@@ -73,6 +73,14 @@ def sync(path: Path) -> None:
             raise _cannot_write(path, error) from error
 
 
+def write_at(file: int, data: bytes, place: int) -> None:
+    """Write all of ``data`` into an open file (its descriptor) from byte ``place`` on: one call may write less."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(file, rest, place)
+        rest, place = rest[written:], place + written
+
+
 def _make_folder(path: Path, *, durable: bool) -> None:
     """Create a folder and its parents, as durable as what is written into them."""
     if not path.is_dir():

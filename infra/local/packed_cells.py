@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from infra.local.files import WRITE_HINT
+from infra.local.files import WRITE_HINT, write_at
 from validation.errors import RetrainError
 
 _ENTRY = struct.Struct(">32sI")
@@ -68,9 +68,9 @@ class PackedCellCache:
             try:
                 fcntl.flock(self._index, fcntl.LOCK_EX)
                 place = self.rows
-                _write(self._rows, data, place * self._row_bytes)
+                write_at(self._rows, data, place * self._row_bytes)
                 # Overwrites the rest of a torn entry.
-                _write(self._index, entries, place * _ENTRY.size)
+                write_at(self._index, entries, place * _ENTRY.size)
             except OSError as error:
                 raise _cannot_write(self._path, error) from error
             finally:
@@ -104,18 +104,11 @@ class PackedCellCache:
         self.close()
 
 
-def _write(file: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, at)
-        view, at = view[written:], at + written
-
-
 def _cannot_write(path: Path, error: OSError) -> RetrainError:
     return RetrainError(f"cannot write to {path}: {error.strerror or error}", WRITE_HINT)
 
 
-def clear_shelf(path: Path, row_bytes: int, living: Collection[str]) -> None:
+def keep_packed_cells(path: Path, row_bytes: int, living: Collection[str]) -> None:
     """Rewrite a cache with the rows of ``living`` alone; if killed half-way, it is unchanged or absent.
 
     No other process may have it open.

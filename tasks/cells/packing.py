@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.local.files import write_at
 from infra.local.packed_cells import PackedCellCache
 from infra.processes.dask_cluster import LOCAL
 from tasks.cells.accepted import square_of
@@ -41,7 +42,7 @@ def load_pack(context: Context, pack: Pack) -> npt.NDArray[np.uint8]:
     return array
 
 
-def shelf_place(context: Context, side: int | None = None) -> tuple[Path, int]:
+def packed_cells_place(context: Context, side: int | None = None) -> tuple[Path, int]:
     """Return the folder of packed cells of a side (default: the settings'), and the bytes of one cell."""
     side = side or context.settings.training.side
     # Another Pillow may round otherwise, and rows of two versions must not meet in one array.
@@ -74,7 +75,7 @@ def write_pack(context: Context, path: Path, rows: Any, side: int) -> None:
     progress = Progress(log, "packed", len(cells))
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False}
     try:
-        with temporary.open("wb", buffering=0) as file, PackedCellCache(*shelf_place(context, side)) as cache:
+        with temporary.open("wb", buffering=0) as file, PackedCellCache(*packed_cells_place(context, side)) as cache:
             np.lib.format.write_array_header_1_0(file, {**header, "shape": (len(cells), side, side, 3)})
             begin = file.tell()
             if context.settings.engine != LOCAL:
@@ -91,7 +92,7 @@ def write_pack(context: Context, path: Path, rows: Any, side: int) -> None:
                     squares.append(square)
                 if made:
                     cache.append(made)
-                _write_at(file.fileno(), b"".join(squares), begin + start * side * side * 3)
+                write_at(file.fileno(), b"".join(squares), begin + start * side * side * 3)
                 return len(batch)
 
             with ThreadPoolExecutor(THREADS) as pool:
@@ -122,13 +123,6 @@ def _draw_on_engine(context: Context, cache: PackedCellCache, cells: Sequence[tu
     for drawn in map_chunks(context.settings, draw_chunk, contents, side, context.settings.data.max_pixels):
         cache.append(drawn)
         progress.advance(len(drawn))
-
-
-def _write_at(file: int, data: bytes, place: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(file, rest, place)
-        rest, place = rest[written:], place + written
 
 
 def pixels_digest(path: Path) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from infra.local.facts_cache import FactsCache
-from infra.local.packed_cells import PackedCellCache, clear_shelf
+from infra.local.packed_cells import PackedCellCache, keep_packed_cells
 from infra.local.temporary import abandoned_folders
 from infra.store.keys import OURS
-from tasks.cells.packing import shelf_place
+from tasks.cells.packing import packed_cells_place
 from tasks.context import Context
 from tasks.pruning.removal import CACHES, LEFTOVERS, REPORTS, TRAININGS, Removal, left_behind, of_path
 from tasks.snapshots import tables as snapshots
@@ -74,14 +74,14 @@ def _live(context: Context) -> set[str] | None:
 
 def _stale_cells(context: Context, live: Collection[str]) -> Iterator[Removal]:
     """Yield the packed cells of images that are gone, where they are many."""
-    place, row_bytes = shelf_place(context)
+    place, row_bytes = packed_cells_place(context)
     if not place.is_dir():
         return
     with PackedCellCache(place, row_bytes) as cache:
         rows, stale = cache.rows, cache.stale(live)
     if stale > rows * STALE_SHARE:
         why = f"{stale:,} of {rows:,} packed cells are of images that are not in the store any more"
-        yield Removal(CACHES, str(place), stale * row_bytes, why, partial(clear_shelf, place, row_bytes, live))
+        yield Removal(CACHES, str(place), stale * row_bytes, why, partial(keep_packed_cells, place, row_bytes, live))
 
 
 def _stale_facts(context: Context, live: Collection[str]) -> Iterator[Removal]:
@@ -104,7 +104,7 @@ def _stale_facts(context: Context, live: Collection[str]) -> Iterator[Removal]:
 
 
 def _other_versions(context: Context) -> Unneeded:
-    place, facts = shelf_place(context)[0], _facts_path(context)
+    place, facts = packed_cells_place(context)[0], _facts_path(context)
     for path in _entries(context, "cells"):
         if path != place and not path.name.startswith(".tmp-"):
             yield CACHES, path, "cells packed at another size, or by another Pillow"

@@ -11,7 +11,7 @@ import pytest
 from prefect.settings import Settings as PrefectSettings
 
 from infra.local.facts_cache import FactsCache
-from infra.local.packed_cells import PackedCellCache, clear_shelf
+from infra.local.packed_cells import PackedCellCache, keep_packed_cells
 from infra.local.temporary import OLD_SECONDS, abandoned_folders, temporary_folder
 from infra.runtime import prepare_environment
 from infra.settings.settings import Settings
@@ -62,7 +62,7 @@ def test_a_shelf_that_was_cleared_holds_the_rows_of_the_living_and_takes_new_one
     with PackedCellCache(tmp_path / "cells", ROW) as shelf:
         shelf.append(rows(*range(100)))
     living = {digest for digest, _ in rows(*range(0, 100, 3))}
-    clear_shelf(tmp_path / "cells", ROW, living)
+    keep_packed_cells(tmp_path / "cells", ROW, living)
     with PackedCellCache(tmp_path / "cells", ROW) as shelf:
         assert (shelf.rows, shelf.stale(living)) == (34, 0)
         found = shelf.find({digest for digest, _ in rows(*range(100))})
@@ -79,7 +79,7 @@ def test_rotten_rows_are_not_carried_over(tmp_path: Path) -> None:
         shelf.append(rows(1, 2))
     with (tmp_path / "cells" / "rows.bin").open("r+b") as file:
         file.write(b"\xff" * ROW)
-    clear_shelf(tmp_path / "cells", ROW, {digest for digest, _ in rows(1, 2)})
+    keep_packed_cells(tmp_path / "cells", ROW, {digest for digest, _ in rows(1, 2)})
     with PackedCellCache(tmp_path / "cells", ROW) as shelf:
         assert list(shelf.find(dict(rows(1, 2)))) == [rows(2)[0][0]]
 
