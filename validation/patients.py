@@ -1,12 +1,20 @@
-"""The patient of a cell, and the permanent side of a patient in the split."""
+"""The patient of a cell, and its permanent roles: the fold that it judges, and the members that it tunes.
+
+Both are pure functions of the patient's name. They are constants, not settings: a champion is compared with
+challengers years later on patients that neither has seen, which holds only if no patient ever changes its roles.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-from validation.records import SideName
-from validation.rules import SplitRules
+# Members of a full candidate. Five: each is trained on 70% of the patients, as one network was before there were folds.
+FOLDS = 5
+# Share of the patients outside its fold on whom a member's epoch and temperature are chosen.
+TUNING_SHARE = 1 / 8
+NO_FOLD = -1
+_SALT = "malaria"
 
 
 def patient_of(name: str, pattern: str) -> str | None:
@@ -19,14 +27,15 @@ def patient_of(name: str, pattern: str) -> str | None:
     return (match.group(1) or None) if match else None
 
 
-def side_of(patient: str | None, rules: SplitRules) -> SideName:
-    """Return the side of a patient: a pure function of the name, so that no patient ever changes sides.
+def fold_of(patient: str) -> int:
+    """Return the fold of a patient, 0 .. FOLDS-1; ``NO_FOLD`` for the empty name: it may be any of the others."""
+    return int(_fraction("fold", patient) * FOLDS) if patient else NO_FOLD
 
-    A cell without a patient can only be trained on: its patient may be any of the others.
-    """
-    if patient is None:
-        return "train"
-    fraction = int(hashlib.sha256(f"{rules.generation}/{patient}".encode()).hexdigest()[:16], 16) / 2**64
-    if fraction < rules.train:
-        return "train"
-    return "validation" if fraction < rules.train + rules.validation else "holdout"
+
+def is_tuning(patient: str, member: int) -> bool:
+    """Return whether ``member`` is tuned on a patient: an eighth of those outside its fold, others for each member."""
+    return fold_of(patient) not in (member, NO_FOLD) and _fraction(f"tuning {member}", patient) < TUNING_SHARE
+
+
+def _fraction(role: str, patient: str) -> float:
+    return int(hashlib.sha256(f"{_SALT}/{role}/{patient}".encode()).hexdigest()[:12], 16) / 2**48

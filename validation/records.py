@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 POSITIVE = "Parasitized"
 NEGATIVE = "Uninfected"
@@ -19,19 +19,19 @@ CLASSES = (POSITIVE, NEGATIVE)
 # The metrics that have an interval, in the order of display.
 METRIC_NAMES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
 
-SideName = Literal["train", "validation", "holdout"]
-
 # The cost of a finding: the image, a line in the report, or the whole night.
 Severity = Literal["reject", "warn", "stop"]
 
 
 class Record(BaseModel):
-    """Base of all records: immutable, strict about unknown fields, JSON both ways."""
+    """Base of all records: immutable, strict about unknown fields, JSON both ways.
+
+    A record with a ``form`` has changed since 0.1: one that was stored before counts as absent (infra.store.records).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     kind: ClassVar[str] = "record"
-
 
 class Finding(Record):
     """One problem of one object, in machine-readable form."""
@@ -107,8 +107,8 @@ class ValidationResult(Record):
         return all(check.passed for check in self.checks if check.severity == "invalid")
 
 
-class SideCount(Record):
-    """Patients and cells on one side of a split."""
+class CellCount(Record):
+    """Patients, and cells of both classes."""
 
     patients: int = Field(ge=0)
     positive: int = Field(ge=0)
@@ -120,46 +120,36 @@ class SideCount(Record):
         return self.positive + self.negative
 
 
-class Generation(Record):
-    """A generation of the holdout that a rotation began; the settings name the first one.
-
-    Table ``sides``: patient, side, for every patient known then; later ones are assigned by hash, ``name`` as salt.
-    Table ``pixels``: pixels, patient, side, for all cells that were ever used: they never enter its holdout.
-    """
-
-    kind: ClassVar[str] = "generations"
-
-    name: str
-    first: str = Field(description="the generation in the settings, from which this one descends")
-    number: int = Field(ge=2)
-    previous: str
-    since: datetime
-    why: str
-    who: str
-    sides: str
-    pixels: str
-    holdout: SideCount
-
-
 class Split(Record):
-    """Patient -> side, by hash. Table ``table``: key, sha256, label, patient, side, sorted by (side, sha256).
+    """Which fold each cell is in (validation/patients.py). Table ``table``: one row per cell, sorted by (sha256, key).
 
-    Table ``crossings``: key, pixels, patient, side, before: images left out, since their pixels were on another
-    side of this generation before, under another patient.
+    Its columns: key, sha256, pixels, label, patient (empty for none), origin (the name under which the patient's cells
+    first came, from which fold and roles follow; mostly the patient) and fold (-1 for a cell without a patient, which
+    every member is trained on and nobody is judged by).
+
+    Table ``crossings``: key, pixels, patient, origin, before: images left out, since their pixels were filed under a
+    patient of another origin before.
     """
 
     kind: ClassVar[str] = "splits"
 
+    form: Literal[2] = 2
     id: str
     validation: str
-    generation: str
     table: str
-    train: SideCount
-    validation_side: SideCount
-    holdout: SideCount
-    without_patient: int = Field(ge=0, description="images with no patient, all of them in train")
-    crossed: int = Field(0, ge=0, description="images left out: their pixels were on another side before")
+    folds: tuple[CellCount, ...] = Field(description="patients and cells that each member judges, by fold")
+    without_patient: int = Field(ge=0, description="images with no patient: trained on, never judged by")
+    crossed: int = Field(0, ge=0, description="images left out: their pixels were filed under another patient before")
     crossings: str | None = None
+
+    @property
+    def judging(self) -> CellCount:
+        """All patients with a name, and their cells."""
+        return CellCount(
+            patients=sum(fold.patients for fold in self.folds),
+            positive=sum(fold.positive for fold in self.folds),
+            negative=sum(fold.negative for fold in self.folds),
+        )
 
 
 class Pack(Record):
@@ -179,18 +169,15 @@ class Pack(Record):
 
 
 class TrainSpec(Record):
-    """Everything that determines the result of a training: data, architecture, recipe, seed."""
+    """Everything that determines the result of one member's training: data, fold, architecture, recipe, seed."""
 
     model: str
+    member: int = Field(ge=0, description="the fold whose patients it is not trained on")
     split: str
     side: int = Field(gt=0)
     seed: int = Field(ge=0)
     recipe: dict[str, Any]
     recipe_version: int
-    target_sensitivity: float | None = Field(
-        None, gt=0, le=1, description="of the threshold on the validation patients; None: best balanced accuracy"
-    )
-    start: str | None = Field(None, description="candidate whose weights it starts from; None: random weights")
 
 
 class EpochRecord(Record):
@@ -243,10 +230,13 @@ class Metrics(Record):
         return {name: getattr(self, name) for name in METRIC_NAMES}
 
 
-class Candidate(Record):
-    """A trained CNN: its model file, its frozen threshold, and its training. ``id`` is the digest of the spec."""
+class Member(Record):
+    """One trained network of a candidate. ``id`` is the digest of its spec.
 
-    kind: ClassVar[str] = "candidates"
+    Its file is ONNX: ``images`` uint8 [n, side, side, 3] -> ``logit`` float32 [n], calibrated.
+    """
+
+    kind: ClassVar[str] = "members"
 
     id: str
     spec: TrainSpec
@@ -255,21 +245,54 @@ class Candidate(Record):
     model_bytes: int
     weights_key: str
     weights_sha256: str
-    threshold: float
-    validation: Metrics
     history: tuple[EpochRecord, ...]
     best_epoch: int
     stopped: Literal["early", "deadline", "finished"]
     train_cells: int
     train_patients: int
-    train_patients_digest: str
+    tuning_patients: int
     versions: dict[str, str]
     device: str
     seconds: float
     peak_memory_mb: float
     batch_key: str | None = Field(None, description="image of the first training batch as the CNN's input")
-    created_at: datetime
     batch_size: int | None = Field(None, description="as fitted; smaller than configured when memory ran out")
+    created_at: datetime
+
+
+class Candidate(Record):
+    """A trained CNN: its members in one model file, with its frozen threshold. ``id`` is the digest of its members."""
+
+    kind: ClassVar[str] = "candidates"
+
+    form: Literal[2] = 2
+    id: str
+    model: str
+    split: str
+    side: int = Field(gt=0)
+    members: tuple[Member, ...] = Field(description="in the order of their columns; fewer where a training failed")
+    missing: dict[int, str] = Field(default_factory=dict, description="fold -> why its member could not be trained")
+    model_key: str
+    model_sha256: str
+    model_bytes: int
+    threshold: float
+    target_sensitivity: float | None = Field(
+        None, gt=0, le=1, description="of the threshold on the tuning patients; None: best balanced accuracy"
+    )
+    tuning: Metrics = Field(description="each tuning patient scored by the members that it tuned")
+    train_patients: int = Field(ge=0, description="patients that at least one member was trained or tuned on")
+    train_patients_digest: str
+    created_at: datetime
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds that its members judge, in the order of their columns."""
+        return tuple(member.spec.member for member in self.members)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, all members together."""
+        return sum(member.seconds for member in self.members)
 
 
 class ChampionRef(Record):
@@ -284,11 +307,14 @@ class ChampionRef(Record):
 
 
 class Look(Record):
-    """One evaluation of a challenger on the holdout, recorded before its result is known."""
+    """One evaluation of a challenger against the champion on the judging patients, recorded before its result is known.
+
+    Models are named by the SHA-256 of their files.
+    """
 
     kind: ClassVar[str] = "looks"
 
-    generation: str
+    form: Literal[2] = 2
     number: int = Field(ge=1)
     challenger: str
     champion: str | None
@@ -304,20 +330,34 @@ class Spread(Record):
 
 
 class Evaluation(Record):
-    """Challenger and champion on the same holdout bytes. Table ``predictions``: one row per cell."""
+    """Challenger, champion and reference on the same cells, each patient by the member that has not seen it.
+
+    Table ``predictions``: one row per cell. ``judged`` is the digest of its cells (sha256, patient, fold, label), and
+    ``counts`` that of the per-patient counts of right calls: both are computed again before a promotion.
+    """
 
     kind: ClassVar[str] = "evaluations"
 
+    form: Literal[2] = 2
     id: str
     split: str
     challenger: str
+    challenger_sha256: str
+    challenger_threshold: float
     champion: ChampionRef | None
+    reference: ChampionRef | None = Field(None, description="the fixed champion that small losses are measured against")
     look: Look
     predictions: str
+    judged: str
+    counts: dict[str, str] = Field(description="role -> digest of its counts")
     challenger_metrics: Metrics
     champion_metrics: Metrics | None
     differences: dict[str, Interval] = Field(description="challenger minus champion, paired by patient")
     spreads: dict[str, Spread] = Field(default_factory=dict, description="of the differences that are shares of cells")
+    reference_differences: dict[str, Interval] = Field(
+        default_factory=dict, description="challenger minus reference, where that is not the champion itself"
+    )
+    unjudged: str = Field("", description="why patients with a name are not among the judging ones")
     other: str | None = Field(None, description="the candidate that is not the challenger; scored for the report only")
     other_metrics: Metrics | None = None
     milliseconds: dict[str, float] = Field(
@@ -365,17 +405,22 @@ class Decision(Record):
     failed_trainings: dict[str, str] = Field(description="model name -> why it ended without a model")
     challenger: str | None
     champion_before: ChampionRef | None
-    champion_on_validation: Metrics | None
+    champion_tuning: Metrics | None = Field(None, description="the champion on the tuning patients")
     evaluation: str | None
     gates: tuple[Gate, ...]
     further_patients: int | None = Field(description="for undecided: estimate of how many more would decide it")
     detectable_difference: float | None = Field(
-        None, description="smallest true difference in balanced accuracy that tonight's holdout detects with 80% power"
+        None, description="smallest true difference in balanced accuracy that tonight's patients detect with 80% power"
     )
     champion_problem: str | None = Field(None, description="why the champion could not be loaded or scored")
     synthetic: bool
-    generation: str
     decided_at: datetime
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_three_sides(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Read a decision of before there were folds: the history and the index still show it."""
+        return {name: value for name, value in fields.items() if name not in ("generation", "champion_on_validation")}
 
 
 class Promotion(Record):
@@ -458,7 +503,7 @@ class Night(Record):
 
 
 class PastNight(Record):
-    """The holdout metrics of the champion after a night: a point of the trend."""
+    """The metrics of the champion after a night, on patients it had not seen: a point of the trend."""
 
     decision: str
     at: datetime
@@ -480,11 +525,12 @@ class Exhibits(Record):
 
     kind: ClassVar[str] = "reports"
 
+    form: Literal[2] = 2
     id: str
     cells: str
     counts: dict[str, int] = Field(description="total number of the cells of which a gallery shows a part")
     ledger: tuple[Look, ...]
-    looks: int = Field(description="looks at the holdout that share the error budget")
+    looks: int = Field(description="looks that share the error budget of a year")
     error_budget: float
     past: tuple[PastNight, ...]
     last_good: str | None = Field(None, description="the last decision before this one whose champion could be used")

@@ -96,38 +96,6 @@ class DataRules(Rules):
         return max_pixels
 
 
-class SplitRules(Rules):
-    """Which patient is on which side.
-
-    Another generation is another split: its results cannot be compared with those of the old one. New shares apply to
-    patients that arrive later; a patient never changes sides within a generation.
-    """
-
-    generation: str = Field(
-        "g1",
-        min_length=1,
-        pattern=r"^[A-Za-z0-9._-]+$",
-        description="the first generation: salt of the patient hash; later ones begin with `retrain holdout rotate`",
-    )
-    train: float = Field(0.70, gt=0, lt=1, description="share of patients in training")
-    # The default is validated too: a larger ``train`` alone could leave no holdout.
-    validation: float = Field(
-        0.15,
-        gt=0,
-        lt=1,
-        validate_default=True,
-        description="share of patients in validation; the rest, at least 0.05, is holdout",
-    )
-
-    @field_validator("validation")
-    @classmethod
-    def _leaves_a_holdout(cls, validation: float, info: ValidationInfo) -> float:
-        # Rounded, since 0.8 + 0.15 is a little more than 0.95 in binary.
-        if round(info.data.get("train", 0) + validation, 9) > 0.95:
-            raise ValueError("train + validation leave less than 0.05 for the holdout")
-        return validation
-
-
 class GateRules(Rules):
     """When a challenger may become champion."""
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from infra.settings.secrets import SecretAddress
+from validation.patients import FOLDS
 from validation.redaction import holds_password
 from validation.rules import Rules
 
@@ -44,7 +45,7 @@ class UpSettings(Rules):
         "default: SQLite under the home folder",
     )
     gpu_slots: int = Field(
-        0, ge=0, description="concurrent trainings; 0: as many as the GPUs allow (`training.devices` each), at least 1"
+        0, ge=0, description="concurrent trainings; 0: one per GPU, at least 1"
     )
     train_on_workers: bool = Field(True, description="send trainings to the pool `gpu`, whatever `training.where` is")
 
@@ -121,20 +122,14 @@ class TrainingSettings(Rules):
         None,
         gt=0,
         le=1,
-        description="share of the validation patients' infected cells that the threshold must find, such as `0.97`; "
+        description="share of the tuning patients' infected cells that the threshold must find, such as `0.97`; "
         "default: the threshold of the best balanced accuracy ([training.md](training.md))",
     )
-    warm: bool = Field(
-        False,
-        description="start from a share of the weights of the champion's night and take fewer epochs "
-        "([training.md](training.md))",
-    )
-    devices: int = Field(
-        1,
+    members: int = Field(
+        FOLDS,
         ge=1,
-        le=64,
-        description="GPUs per training, at most those of its machine; without a GPU, parts of the CPU "
-        "([operations.md](operations.md))",
+        le=FOLDS,
+        description="networks per CNN, each judged by the fifth of the patients that it has not seen; 1: a single split",
     )
     fastai: dict[str, Any] = Field(
         default_factory=dict,

@@ -50,7 +50,7 @@ from infra.settings.secrets import (
 from validation.digest import digest
 from validation.errors import SettingsError
 from validation.redaction import HIDDEN, mask
-from validation.rules import DataRules, GateRules, PromotionRules, Rules, SplitRules
+from validation.rules import DataRules, GateRules, PromotionRules, Rules
 
 PREFIX = "RETRAIN_"
 
@@ -95,7 +95,6 @@ class Settings(BaseSettings):
     )
     wire: WireSettings = WireSettings()
     data: DataRules = DataRules()
-    split: SplitRules = SplitRules()
     gate: GateRules = GateRules()
     promotion: PromotionRules = PromotionRules()
     training: TrainingSettings = TrainingSettings()
@@ -150,7 +149,7 @@ class Settings(BaseSettings):
     def fingerprint(self) -> str:
         """Return a digest of all settings that can change a night's outcome, which locations cannot."""
         training = self.training.model_dump(mode="json", exclude={"where", "deployment_timeout_seconds"})
-        sections = (self.data, self.split, self.gate)
+        sections = (self.data, self.gate)
         # Only when it is not the default, so that nights from before this setting existed keep their ids.
         approval = ["person"] if self.promotion.approval == "person" else []
         return digest(*(section.model_dump(mode="json") for section in sections), training, *approval)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
@@ -100,7 +101,21 @@ class Records:
         try:
             return record.model_validate_json(data)
         except ValidationError as error:
+            if "form" in record.model_fields and _is_older(data):
+                raise ObjectMissing(
+                    f"the record {key} in {self.store.uri} was written before there were members",
+                    "it stays where it is, and counts as absent",
+                ) from error
             raise RetrainError(
                 f"the record {key} in {self.store.uri} is damaged or of another version: {error.error_count()} errors",
                 f"first: {error.errors()[0]['loc']} {error.errors()[0]['msg']}",
             ) from error
+
+
+def _is_older(data: bytes) -> bool:
+    """Whether a record is whole and has no ``form``."""
+    try:
+        fields = json.loads(data)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and "form" not in fields
