@@ -1,4 +1,4 @@
-"""Split: each patient stays in train, validation or holdout, by hash; no cell is on two sides, whatever its patient."""
+"""Split: each patient is in its fold for ever, by hash; no cell is in two folds, whatever its patient is called."""
 
 from __future__ import annotations
 
@@ -7,51 +7,41 @@ import logging
 import pandas as pd
 
 from tasks.context import Context
-from tasks.judging.assignments import memorise, remember
-from tasks.judging.generations import current_generation, fixed_sides
+from tasks.judging.assignments import assign_origins, memorise, remember
 from tasks.stage import stage
 from validation.digest import digest
-from validation.patients import side_of
-from validation.records import NEGATIVE, POSITIVE, SideCount, SideName, Split, ValidationResult
+from validation.patients import FOLDS, fold_of
+from validation.records import NEGATIVE, POSITIVE, CellCount, Split, ValidationResult
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["key", "sha256", "pixels", "label", "patient", "side"]
-CROSSINGS = ["key", "pixels", "patient", "side", "before"]
+COLUMNS = ["key", "sha256", "pixels", "label", "patient", "origin", "fold"]
+CROSSINGS = ["key", "pixels", "patient", "origin", "before"]
 
 
 def split(context: Context, validation: ValidationResult) -> Split:
-    """Return the side of each accepted image.
+    """Return the fold of each accepted image.
 
-    A patient keeps its first side in the current generation; a new patient's side follows from its name and the
-    generation alone. An image whose pixels were on another side of this generation (a cell that was filed under
-    another patient since) is left out and named as a crossing.
+    It follows from the patient's name alone, or from the name under which its cells first came. An image whose pixels
+    were filed under a patient of another origin before is left out and named as a crossing.
     """
-    generation = current_generation(context)
-    rules = context.settings.split.model_copy(update={"generation": generation.name})
-    id_ = digest(validation.id, rules.model_dump(mode="json"))
+    id_ = digest(validation.id, "folds", FOLDS)
     if (stored := context.records.find(Split, id_)) is not None:
         return stored
-    table = context.records.load_table(validation.facts)
-    known = remember(context, generation.name)
-    sides = {**known.patients(), **fixed_sides(context, generation)}
-    table["side"] = [sides.get(name) or side_of(name or None, rules) for name in table["patient"]]
-    before = known.pixels()
-    table["before"] = [before.get(pixels, side) for pixels, side in zip(table["pixels"], table["side"], strict=True)]
-    crossed = table["before"] != table["side"]
-    crossings = table.loc[crossed, CROSSINGS].fillna({"before": "two sides"}).sort_values("key", kind="stable")
+    known = remember(context)
+    table = assign_origins(known, context.records.load_table(validation.facts))
+    crossed = table["before"].notna()
+    crossings = table.loc[crossed, CROSSINGS].sort_values("key", kind="stable")
     for key in crossings["key"][:10]:
-        log.warning("left out: the pixels of %s were on another side of generation %s before", key, generation.name)
-    table = table[~crossed].sort_values(["side", "sha256", "key"], kind="stable")[COLUMNS]
-    memorise(context, generation.name, id_, table, known)
+        log.warning("left out: the pixels of %s were filed under another patient before", key)
+    table = table[~crossed].sort_values(["sha256", "key"], kind="stable")
+    table = table.assign(fold=[fold_of(origin) for origin in table["origin"]])[COLUMNS]
+    memorise(context, id_, table, known)
     result = Split(
         id=id_,
         validation=validation.id,
-        generation=generation.name,
         table=context.records.save_table(Split, id_, "rows", table),
-        train=_count(table, "train"),
-        validation_side=_count(table, "validation"),
-        holdout=_count(table, "holdout"),
+        folds=tuple(_count(table[(table["fold"] == fold) & (table["patient"] != "")]) for fold in range(FOLDS)),
         without_patient=int((table["patient"] == "").sum()),
         crossed=len(crossings),
         crossings=context.records.save_table(Split, id_, "crossings", crossings) if len(crossings) else None,
@@ -60,10 +50,9 @@ def split(context: Context, validation: ValidationResult) -> Split:
     return result
 
 
-def _count(table: pd.DataFrame, side: SideName) -> SideCount:
-    rows = table[table["side"] == side]
-    return SideCount(
-        patients=int(rows.loc[rows["patient"] != "", "patient"].nunique()),
+def _count(rows: pd.DataFrame) -> CellCount:
+    return CellCount(
+        patients=int(rows["patient"].nunique()),
         positive=int((rows["label"] == POSITIVE).sum()),
         negative=int((rows["label"] == NEGATIVE).sum()),
     )

@@ -1,4 +1,4 @@
-"""Train: one CNN, in its own process, to one model file with a frozen threshold."""
+"""Train: one member of a CNN, in its own process, on the patients outside its fold."""
 
 from __future__ import annotations
 
@@ -11,98 +11,85 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from infra.processes.gpus import devices_of_a_training
-from infra.scoring.model_file import ModelFile
-from infra.store.keys import candidate_key
-from tasks.cells.side_data import SideData, load_side
+from infra.store.keys import member_key
+from tasks.cells.cell_data import CellData, load_cells
 from tasks.context import Context
 from tasks.stage import stage
-from tasks.training.specs import find_candidate
-from validation.digest import digest, sha256
-from validation.errors import ModelFileInvalid, TrainingFailed
-from validation.records import Candidate, EpochRecord, Pack, SideName, Split, TrainSpec
-from validation.statistics.metrics import summarise
-from validation.statistics.threshold import choose_threshold
+from tasks.training.specs import find_member
+from validation.digest import sha256
+from validation.errors import TrainingFailed
+from validation.records import EpochRecord, Member, Pack, Split, TrainSpec
 
 log = logging.getLogger(__name__)
 
-Sides = Mapping[SideName, SideData]
-
-SIDES: tuple[SideName, ...] = ("train", "validation")
-# Fields of the child's result that a candidate has under the same name.
+# Fields of the child's result that a member has under the same name.
 COPIED = ("best_epoch", "stopped", "versions", "device", "seconds", "peak_memory_mb")
 # Loading the framework and writing the files come on top of the fit's own deadline.
 GRACE_SECONDS = 300.0
 
 
-def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Candidate:
-    """Return the candidate of ``spec``, trained unless it is stored already.
+def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Member:
+    """Return the member of ``spec``, trained unless it is stored already.
 
     Raises:
         TrainingFailed: when the training ends without a model, for any reason.
     """
-    id_, stored = find_candidate(context, spec)
+    id_, stored = find_member(context, spec)
     if stored is not None:
         return stored
     folder = context.workspace.scratch(f"train-{id_}")
-    sides = {side: load_side(context, split, pack, side) for side in SIDES}
-    for name, side in sides.items():
-        if len(set(side.labels.tolist())) < 2:
+    cells = load_cells(context, split, pack)
+    fitted, tuning = cells.training(spec.member), cells.tuning(spec.member)
+    for name, part in {"trained": fitted, "tuned": tuning}.items():
+        if len(set(part.labels.tolist())) < 2:
             raise TrainingFailed(
-                f"the {name} side of the split has {side.patients_count} patients and not cells of both classes",
+                f"{describe(spec)} would be {name} on {part.patients_count} patients without cells of both classes",
                 "more patients are needed",
             )
     if (result := _finished(folder)) is None:
-        _write_request(context, folder, spec, pack, sides)
+        _write_request(context, folder, spec, pack, fitted, tuning)
         _run_child(folder, spec)
         result = _finished(folder)
     if result is None:
-        raise TrainingFailed(f"the training of {spec.model} left no model", f"see {folder / 'stderr.log'}")
-    candidate = _keep(context, id_, spec, folder, result, sides)
+        raise TrainingFailed(f"the training of {describe(spec)} left no model", f"see {folder / 'stderr.log'}")
+    member = _keep(context, id_, spec, folder, result, fitted, tuning)
     shutil.rmtree(folder)
-    return candidate
+    return member
 
 
-def _write_request(context: Context, folder: Path, spec: TrainSpec, pack: Pack, sides: Sides) -> None:
-    labels = np.zeros(pack.cells, np.float32)
-    for side in sides.values():
-        labels[side.start : side.stop] = side.labels
-    for name, array in (("labels", labels), ("patients", sides["validation"].codes)):
-        buffer = io.BytesIO()  # NumPy's own writing hides a full disk
-        np.save(buffer, array)
-        (folder / f"{name}.npy").write_bytes(buffer.getvalue())
-    request: dict[str, Any] = {
+def describe(spec: TrainSpec) -> str:
+    """Return the name of a training for people: the CNN and the number of its member, from 1."""
+    return f"{spec.model}, member {spec.member + 1}"
+
+
+def _write_request(
+    context: Context, folder: Path, spec: TrainSpec, pack: Pack, fitted: CellData, tuning: CellData
+) -> None:
+    buffer = io.BytesIO()  # NumPy's own writing hides a full disk
+    np.savez(
+        buffer,
+        train=fitted.rows,
+        train_labels=fitted.labels.astype(np.float32),
+        tuning=tuning.rows,
+        tuning_labels=tuning.labels.astype(np.float32),
+        tuning_patients=tuning.codes,
+    )
+    (folder / "rows.npz").write_bytes(buffer.getvalue())
+    request = {
         "model": spec.model,
         "recipe": spec.recipe,
-        "seed": spec.seed,
+        # Members differ by their patients and by chance.
+        "seed": spec.seed + spec.member,
         "pack": str(context.workspace.pack_path(pack.id)),
-        "devices": devices_of_a_training(context.settings.training.devices),
-        "start": _fetch_start(context, folder, spec.start) if spec.start else None,
-        **{name: [side.start, side.stop] for name, side in sides.items()},
     }
     (folder / "request.json").write_text(json.dumps(request))
-
-
-def _fetch_start(context: Context, folder: Path, candidate: str) -> str:
-    """Copy the weights of an earlier candidate into the folder and return the file's name."""
-    earlier = context.records.load(Candidate, candidate)
-    weights = context.store.get(earlier.weights_key)
-    if sha256(weights) != earlier.weights_sha256:
-        raise TrainingFailed(
-            f"the weights of candidate {candidate}, to start from, are not those that were recorded",
-            "run the night again with RETRAIN_TRAINING__WARM=false",
-        )
-    name = f"start{Path(earlier.weights_key).suffix}"
-    (folder / name).write_bytes(weights)
-    return name
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -137,7 +124,7 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
             problem = f"it did not end within {limit:g} s and was killed by signal {-code}"
     if code:
         raise TrainingFailed(
-            f"the training of {spec.model} ended without a model: {problem or _cause(folder, code)}",
+            f"the training of {describe(spec)} ended without a model: {problem or _cause(folder, code)}",
             f"its output is in {folder / 'stderr.log'}; the night can be run again",
         )
 
@@ -153,13 +140,13 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> str:
         if "error" in message:
             problem = message["error"]
         elif "warning" in message:
-            log.warning("%s: %s", spec.model, message["warning"])
+            log.warning("%s: %s", describe(spec), message["warning"])
         else:
             epoch = EpochRecord.model_validate(message["epoch"])
             accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
             log.info(
                 "%s epoch %d: training loss %.4f, validation loss %.4f%s (%.0f s)",
-                *(spec.model, epoch.epoch, epoch.train_loss, epoch.valid_loss, accuracy, epoch.seconds),
+                *(describe(spec), epoch.epoch, epoch.train_loss, epoch.valid_loss, accuracy, epoch.seconds),
             )
     return problem
 
@@ -171,29 +158,26 @@ def _cause(folder: Path, code: int) -> str:
     return lines[-1][:300] if lines else f"exit code {code}"
 
 
-def _keep(context: Context, id_: str, spec: TrainSpec, folder: Path, result: dict[str, Any], sides: Sides) -> Candidate:
-    """Freeze the threshold on the validation patients; store model file, weights and, last, the record."""
-    if before := result.get("epochs_before"):
-        log.info("%s resumed after epoch %d of a training that was killed", spec.model, before)
+def _keep(
+    context: Context,
+    id_: str,
+    spec: TrainSpec,
+    folder: Path,
+    result: dict[str, Any],
+    fitted: CellData,
+    tuning: CellData,
+) -> Member:
+    """Store a member's file, its weights and, last, its record."""
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
-    valid, fitted = sides["validation"], sides["train"]
-    probabilities = _score(onnx, spec, folder, valid)
-    threshold = choose_threshold(
-        valid.labels,
-        probabilities,
-        valid.codes,
-        prevalence=float(fitted.labels.mean()),
-        target_sensitivity=spec.target_sensitivity,
-    )
-    model_key, weights_key = candidate_key(id_, "model.onnx"), candidate_key(id_, result["weights"])
+    model_key, weights_key = member_key(id_, "member.onnx"), member_key(id_, result["weights"])
     context.store.put(model_key, onnx)
     context.store.put(weights_key, weights)
     batch_key = None
     # A picture of the first batch, for the report; optional.
     if (name := result.get("batch")) and (folder / name).exists():
-        batch_key = candidate_key(id_, name)
+        batch_key = member_key(id_, name)
         context.store.put(batch_key, (folder / name).read_bytes())
-    candidate = Candidate(
+    member = Member(
         id=id_,
         spec=spec,
         model_key=model_key,
@@ -201,39 +185,17 @@ def _keep(context: Context, id_: str, spec: TrainSpec, folder: Path, result: dic
         model_bytes=len(onnx),
         weights_key=weights_key,
         weights_sha256=sha256(weights),
-        threshold=threshold,
-        validation=summarise(valid.scored(probabilities, threshold), resamples=context.settings.gate.resamples),
         history=tuple(EpochRecord.model_validate(epoch) for epoch in result["history"]),
-        train_cells=len(fitted.labels),
+        train_cells=len(fitted),
         train_patients=fitted.patients_count,
-        train_patients_digest=digest(sorted(set(fitted.patients))),
+        tuning_patients=tuning.patients_count,
         batch_size=result.get("batch_size"),
         batch_key=batch_key,
         created_at=datetime.now(UTC),
         **{name: result[name] for name in COPIED},
     )
-    context.records.save(candidate, id_)
-    return candidate
-
-
-def _score(onnx: bytes, spec: TrainSpec, folder: Path, valid: SideData) -> npt.NDArray[np.float64]:
-    """Score the validation cells with the model file of a training, which may be unusable.
-
-    Raises:
-        TrainingFailed: when it is; its result is deleted, so that the next try trains again.
-    """
-    try:
-        probabilities = ModelFile(onnx).score(valid.images).astype(np.float64)
-        problem = "" if np.isfinite(probabilities).all() else "it scores some validation cells as NaN"
-    except ModelFileInvalid as error:
-        problem = error.message
-    if problem:
-        (folder / "result.json").unlink()
-        raise TrainingFailed(
-            f"the training of {spec.model} left an unusable model file: {problem}",
-            "run the night again",
-        )
-    return probabilities
+    context.records.save(member, id_)
+    return member
 
 
 train_task = stage(train)

@@ -6,10 +6,10 @@ Layout of the store:
     retraining/<kind>/<id>.json              records (validation/records.py)
     retraining/<kind>/<id>.<table>.parquet   their tables
     retraining/validations/<id>.docs.html    Great Expectations' Data Docs of a validation
-    retraining/candidates/<id>/...           model file and native weights
+    retraining/candidates/<id>/...           model file
     retraining/looks/<generation>/<n>-<pair>.json  the ledger of looks at the holdout
-    retraining/generations/<name>.json       rotations of the holdout
-    retraining/generations/<name>/...        the cells and patients of each side
+    retraining/splits/origins/<id>.cells.parquet   the first name of every patient and cell, for ever
+    retraining/members/<id>/...              a member's file and its native weights
     retraining/history/<n>.json              changes of the champion, with their evidence
     retraining/approvals/<id>.json           decisions that wait for a person
     retraining/answers/<id>.json             the answers
@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 LABELED = "labeled/"
 OURS = "retraining/"
+ORIGINS = f"{OURS}splits/origins/"
 SYNTHETIC_MARK = f"{OURS}synthetic.json"
 MODEL_NAME = "malaria-cell"
 CHAMPION_ALIAS = "champion"
@@ -50,6 +51,11 @@ def table_key(kind: str, id_: str, table: str) -> str:
 def candidate_key(id_: str, name: str) -> str:
     """Return the key of a candidate's file ``name``."""
     return f"{OURS}candidates/{id_}/{name}"
+
+
+def member_key(id_: str, name: str) -> str:
+    """Return the key of a member's file ``name``."""
+    return f"{OURS}members/{id_}/{name}"
 
 
 def data_docs_key(validation: str) -> str:

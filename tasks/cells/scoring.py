@@ -1,15 +1,17 @@
-"""Score one side of a split with one model file: the same way for every model."""
+"""Score cells with one model file: the same way for every model, each cell by a member that has not seen its patient."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from infra.scoring.model_file import ModelFile
+from tasks.cells.cell_data import CellData
 from tasks.cells.packing import draw_cells
-from tasks.cells.side_data import SideData
 from tasks.context import Context
 from validation.errors import ModelFileInvalid
 from validation.statistics.metrics import Scored
@@ -23,31 +25,36 @@ class ScoredFile:
     milliseconds: float
 
 
-def score_side(context: Context, model: bytes, sha256: str, threshold: float, side: SideData) -> ScoredFile:
-    """Score the cells of a side, at the size that the model was trained at, whatever the setting is now.
+def score_cells(
+    context: Context, file: ModelFile, threshold: float, cells: CellData, members: npt.NDArray[np.int64] | None = None
+) -> ScoredFile:
+    """Score each cell by the column in ``members``, int [n]; by default that of its fold.
+
+    A file without members scores all with its ``probability``. Cells have the size that the file was trained at,
+    whatever the setting is now.
 
     Raises:
-        ModelFileInvalid: when the file is not the recorded one, breaks the contract, or gives scores that are not
-            probabilities.
+        ModelFileInvalid: when the file breaks the contract, or gives scores that are not probabilities.
         RetrainError: when the cells cannot be read, which is not the model's fault.
     """
-    file = ModelFile(model, sha256_expected=sha256)
-    if side.images.shape[1] != file.side:
-        images = np.zeros((len(side.keys), file.side, file.side, 3), np.uint8)
-        draw_cells(context, list(zip(side.keys, side.sha256, strict=True)), images)
-        side = replace(side, images=images)
+    images: Any = cells.images
+    if images.shape[1] != file.side:
+        images = np.zeros((len(cells), file.side, file.side, 3), np.uint8)
+        draw_cells(context, list(zip(cells.keys, cells.sha256, strict=True)), images)
     started = time.perf_counter()
     try:
-        probabilities = file.score(side.images).astype(np.float64)
+        columns = cells.folds if members is None else members
+        scores = file.score_by_fold(images, columns) if file.folds else file.score(images)
     except ModelFileInvalid:
         raise
     except Exception as error:  # any error of onnxruntime for a graph that loads and does not run
         raise ModelFileInvalid(f"the model does not run: {str(error)[:200]}", "retrain, or roll back") from error
     elapsed = time.perf_counter() - started
+    probabilities = scores.astype(np.float64)
     bad = int((~((probabilities >= 0) & (probabilities <= 1))).sum())
     if bad:
         raise ModelFileInvalid(
             f"{bad} of {len(probabilities)} scores are not probabilities (NaN, or outside 0 to 1)",
             "the model is broken: retrain, or roll back",
         )
-    return ScoredFile(side.scored(probabilities, threshold), 1000 * elapsed / max(1, len(probabilities)))
+    return ScoredFile(cells.scored(probabilities, threshold), 1000 * elapsed / max(1, len(probabilities)))

@@ -1,4 +1,4 @@
-"""What was ever on which side of a generation: patients and pixels, so that nothing turns up on two sides.
+"""The name under which each patient and each cell first came, from which their fold and roles follow for ever.
 
 A split adds what is new in it, as a table of its own that is never changed, before its record is written. So a night
 that was killed and is run again finds what it remembered itself, and comes to the same split.
@@ -6,72 +6,83 @@ that was killed and is run again finds what it remembered itself, and comes to t
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
-from infra.store.keys import OURS
+from infra.store.keys import ORIGINS
 from tasks.context import Context
-from validation.records import Generation, SideName, Split
+from validation.records import Split
 
-COLUMNS = ["pixels", "patient", "side"]
-# A patient or a cell of which two sides are told (two machines at once) is kept out of the holdout.
-_SIDES: tuple[SideName, ...] = ("train", "validation", "holdout")
+COLUMNS = ["pixels", "patient", "origin"]
+# Of pixels that are not remembered; no name of a patient has a line break (infra/store/keys.py).
+_NEW = "\n"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """All cells that were ever on a side of one generation, with the pixels and the patient of each."""
+    """All cells that were ever dealt out: pixels, patient and origin of each."""
 
     rows: pd.DataFrame
-    stored: bool = True
 
-    def patients(self) -> dict[str, SideName]:
-        """Return the side of every patient that was ever dealt out."""
+    def patients(self) -> dict[str, str]:
+        """Return the origin of every known patient; of two (two machines at once) the first by name."""
         known = self.rows[self.rows["patient"] != ""]
-        return _first_side(known, "patient")
+        return dict(known.groupby("patient")["origin"].min())
 
-    def pixels(self) -> dict[str, SideName | None]:
-        """Return the side of all pixels that were ever dealt out; None for those that were on two."""
-        sides = self.rows.groupby("pixels")["side"]
-        one: dict[str, SideName | None] = dict(sides.first())
-        return {**one, **dict.fromkeys(sides.nunique().loc[lambda count: count > 1].index)}
+    def pixels(self) -> dict[str, str | None]:
+        """Return the origin of all known pixels, empty for cells without a patient; None for those that had two."""
+        origins = self.rows.groupby("pixels")["origin"]
+        one: dict[str, str | None] = dict(origins.first())
+        return {**one, **dict.fromkeys(origins.nunique().loc[lambda count: count > 1].index)}
 
 
-def remember(context: Context, generation: str) -> Memory:
-    """Return what is remembered of a generation: since it began, and what it began with."""
-    tables = [
-        context.records.load_table(info.key)
-        for info in sorted(context.store.list(f"{OURS}{Generation.kind}/{generation}/"), key=lambda info: info.key)
-        if info.key.endswith(".memory.parquet")
-    ]
-    # Splits of before there was a memory are remembered by their own tables, until the next split stores all of it.
-    stored = bool(tables)
-    tables = tables or [context.records.load_table(split.table)[COLUMNS] for split in splits_of(context, generation)]
-    begun = context.records.find(Generation, generation)
-    if begun is not None:
-        tables.append(context.records.load_table(begun.pixels))
+def remember(context: Context) -> Memory:
+    """Return what all splits have remembered."""
+    keys = sorted(info.key for info in context.store.list(ORIGINS) if info.key.endswith(".parquet"))
+    tables = [context.records.load_table(key) for key in keys]
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS, dtype=str)
-    return Memory(rows.drop_duplicates(COLUMNS, ignore_index=True), stored)
+    return Memory(rows.drop_duplicates(COLUMNS, ignore_index=True))
 
 
-def memorise(context: Context, generation: str, split: str, rows: pd.DataFrame, known: Memory) -> None:
+def memorise(context: Context, split: str, rows: pd.DataFrame, known: Memory) -> None:
     """Add what a split has and the memory has not."""
     both = rows[COLUMNS].drop_duplicates().merge(known.rows, how="left", on=COLUMNS, indicator=True)
     new = both.loc[both["_merge"] == "left_only", COLUMNS]
-    if not known.stored:
-        new = pd.concat([known.rows, new], ignore_index=True)
     if len(new):
-        context.records.save_table(Generation, f"{generation}/{split}", "memory", new)
+        context.records.save_table(Split, f"origins/{split}", "cells", new)
 
 
-def splits_of(context: Context, generation: str) -> list[Split]:
-    """Return all stored splits of a generation."""
-    splits = (context.records.load(Split, id_) for id_ in context.records.ids(Split))
-    return [split for split in splits if split.generation == generation]
+def assign_origins(known: Memory, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return ``cells`` (pixels, patient) with ``origin``, and ``before``: what the pixels' origin was, if another.
+
+    A patient keeps its origin. A new one whose cells are known under another name (a renamed patient, or one whose
+    cells had no name) has the origin of most of them; else its own name. A cell with known pixels keeps their origin:
+    with another than its patient's it can neither be trained on nor be judged by, since a member may have seen the one
+    and be judged by the other.
+    """
+    pixels, patients = known.pixels(), known.patients()
+    before = [pixels.get(name, _NEW) for name in cells["pixels"]]
+    for patient, origin in _origins_by_pixels(cells["patient"], before).items():
+        patients.setdefault(patient, origin)
+    own = [patients.get(name, name) for name in cells["patient"]]
+    origins = [
+        old if old not in (_NEW, None) and not patient else origin
+        for old, patient, origin in zip(before, cells["patient"], own, strict=True)
+    ]
+    crossed = [old != _NEW and old != origin for old, origin in zip(before, origins, strict=True)]
+    named = ["two patients" if old is None else old for old in before]
+    return cells.assign(
+        origin=origins, before=[name if is_crossed else None for name, is_crossed in zip(named, crossed, strict=True)]
+    )
 
 
-def _first_side(rows: pd.DataFrame, name: str) -> dict[str, SideName]:
-    order = rows["side"].map({side: number for number, side in enumerate(_SIDES)})
-    lowest = order.groupby(rows[name]).min()
-    return {str(value): _SIDES[int(number)] for value, number in lowest.items()}
+def _origins_by_pixels(patients: Iterable[str], before: Iterable[str | None]) -> dict[str, str]:
+    """Return the origin of most known cells of each patient; of equally many the first by name."""
+    counts: dict[str, Counter[str]] = {}
+    for patient, origin in zip(patients, before, strict=True):
+        if patient and origin is not None and origin != _NEW:
+            counts.setdefault(patient, Counter())[origin] += 1
+    return {name: min(count, key=lambda origin: (-count[origin], origin)) for name, count in counts.items()}
