@@ -405,7 +405,12 @@ class Decision(Record):
     failed_trainings: dict[str, str] = Field(description="model name -> why it ended without a model")
     challenger: str | None
     champion_before: ChampionRef | None
-    champion_tuning: Metrics | None = Field(None, description="the champion on the tuning patients")
+    tuning: dict[str, Metrics] = Field(
+        default_factory=dict, description="challenger and champion on the same cells of tuning patients"
+    )
+    not_looked: str = Field(
+        "", description="why a challenger that earned a look did not get one; the gates are then those of its best case"
+    )
     evaluation: str | None
     gates: tuple[Gate, ...]
     further_patients: int | None = Field(description="for undecided: estimate of how many more would decide it")
