@@ -12,11 +12,10 @@ from infra.provenance import forget_peak_memory, hardware, peak_memory_mb, revis
 from infra.registry.registry import Registry
 from infra.store.keys import SYNTHETIC_MARK
 from tasks.context import Context
-from tasks.judging.generations import current_generation
 from tasks.pruning.retire import find_retired
 from tasks.report import report, report_again, report_path
 from tasks.reporting.words.recorded import nothing_new
-from tasks.training.specs import train_spec
+from tasks.training.specs import member_specs
 from validation.digest import digest
 from validation.records import (
     Candidate,
@@ -63,10 +62,8 @@ def night_id(context: Context, snapshot: Snapshot) -> str:
         SettingsError: for an invalid recipe.
     """
     settings = context.settings
-    specs = [train_spec(settings, model, "").model_dump(mode="json") for model in settings.training.models]
-    generation = current_generation(context).name
-    rotated = [generation] if generation != settings.split.generation else []
-    return digest(snapshot.id, settings.fingerprint(), specs, *rotated)
+    specs = [spec.model_dump(mode="json") for model in settings.training.models for spec in member_specs(settings, model, "")]
+    return digest(snapshot.id, settings.fingerprint(), specs)
 
 
 def start_night(context: Context, id_: str, registry: Registry) -> Start:
@@ -128,7 +125,7 @@ def build_night_record(
         champion_before=before.version if before else None,
         champion_after=champion_after.version if champion_after else None,
         challenger=challenger.id if challenger else None,
-        challenger_model=challenger.spec.model if challenger else None,
+        challenger_model=challenger.model if challenger else None,
         metrics=evaluation.challenger_metrics.intervals() if evaluation else {},
         images={
             "found": snapshot.objects,

@@ -1,4 +1,4 @@
-"""The nightly flow: pull, validate, split, pack, train, evaluate, decide, promote, report.
+"""The nightly flow: pull, validate, split, pack, train, combine, evaluate, decide, promote, report.
 
 It says only which stage follows which, and where the trainings run; what a stage does is in its module of tasks/.
 """
@@ -6,6 +6,8 @@ It says only which stage follows which, and where the trainings run; what a stag
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -19,9 +21,10 @@ from flows.train import remote_trainings
 from infra.registry.registry import Registry
 from infra.settings.settings import load_settings
 from tasks.champion.history import reconcile_champion
-from tasks.context import Context
+from tasks.combine import combine_task, find_candidate
+from tasks.context import Context, Progress
 from tasks.decide import Evidence, decide_task
-from tasks.evaluate import evaluate_task, prepare_contest_task
+from tasks.evaluate import NoLook, evaluate_task, prepare_contest_task
 from tasks.pack import pack_task
 from tasks.promote import promote_task
 from tasks.pruning.prune import tidy
@@ -31,11 +34,10 @@ from tasks.reporting.index import refresh_index
 from tasks.reporting.publish import note_in_registry, publish_task
 from tasks.split import split_task
 from tasks.train import train_task
-from tasks.training.specs import train_spec
-from tasks.training.warm_start import earlier_candidates
+from tasks.training.specs import member_specs
 from tasks.validate import validate_task
-from validation.errors import ChampionUnusable, LedgerSpent, TrainingFailed
-from validation.records import Candidate, Night, Pack, Split, Start
+from validation.errors import ChampionUnusable, TrainingFailed
+from validation.records import Candidate, Member, Night, Pack, Split, Start, TrainSpec
 
 log = logging.getLogger(__name__)
 
@@ -106,47 +108,71 @@ def _compete(context: Context, evidence: Evidence, start: Start, registry: Regis
     """Train both CNNs, choose the challenger on tuning patients, evaluate it if it is worth a look."""
     split = clock.time("split", split_task, context, evidence.validation)
     pack = clock.time("pack", pack_task, context, split)
-    candidates, failed = _train_all(context, start, split, pack, clock)
+    candidates, failed = _train_all(context, split, pack, clock)
     contest = clock.time("choose", prepare_contest_task, context, candidates, start, registry, split, pack)
     evidence = Evidence(evidence.snapshot, evidence.validation, split, candidates, failed, contest)
     if not contest.worth_a_look:
         return evidence
     try:
-        return replace(evidence, evaluation=clock.time("evaluate", evaluate_task, context, contest, split, pack))
-    except LedgerSpent as error:
-        log.error("%s", error)
-        return replace(evidence, refused_look=error.message)
+        judged = clock.time("evaluate", evaluate_task, context, contest, split, pack, registry)
     except ChampionUnusable as error:
         log.error("the champion cannot be used: %s", error)
         broken = replace(contest, champion_problem=error.message)
         return replace(evidence, contest=broken, contest_broke_off=True)
+    if isinstance(judged, NoLook):
+        return replace(evidence, no_look=judged)
+    return replace(evidence, evaluation=judged)
 
 
 def _train_all(
-    context: Context, start: Start, split: Split, pack: Pack, clock: StageTimer
+    context: Context, split: Split, pack: Pack, clock: StageTimer
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """Train every CNN of the settings; the failure of one does not fail the night."""
+    """Train the members of every CNN of the settings; the failure of one CNN does not fail the night."""
     settings = context.settings
-    earlier = earlier_candidates(context, start.champion, split) if settings.training.warm else {}
     candidates: list[Candidate] = []
     failed: dict[str, str] = {}
-    specs = [train_spec(settings, model, split.id, earlier.get(model)) for model in settings.training.models]
-    remote = specs if settings.training.where == "deployment" else []
-    with remote_trainings(context, remote) as sent:
-        for spec in specs:
-            name = f"train {spec.model}"
+    todo: dict[str, list[TrainSpec]] = {}
+    for model in settings.training.models:
+        specs = member_specs(settings, model, split.id)
+        _, stored = find_candidate(context, specs)
+        if stored is None:
+            todo[model] = specs
+        else:
+            candidates.append(stored)
+    progress = Progress(log, "trained members", sum(map(len, todo.values())))
+    with remote_trainings(context, [spec for specs in todo.values() for spec in specs]) as remote:
+        for model, specs in todo.items():
             try:
-                if spec.model in sent:
-                    candidate = clock.time(name, sent[spec.model].result)
-                else:
-                    candidate = clock.time(name, train_task, context, spec, split, pack)
+                candidate = clock.time(f"train {model}", _train_model, context, specs, split, pack, remote, progress)
                 candidates.append(candidate)
             except TrainingFailed as error:
                 log.error("%s", error)
-                failed[spec.model] = error.message
+                failed[model] = error.message
     if not candidates:
         raise TrainingFailed(
             "no CNN could be trained: " + "; ".join(f"{model}: {why}" for model, why in failed.items()),
             "the champion is untouched; correct the cause and run the night again",
         )
     return candidates, failed
+
+
+def _train_model(
+    context: Context,
+    specs: list[TrainSpec],
+    split: Split,
+    pack: Pack,
+    remote: Mapping[tuple[str, int], Future[Member]],
+    progress: Progress,
+) -> Candidate:
+    """Train the members of one CNN and combine those that came of it."""
+    members: list[Member] = []
+    missing: dict[int, str] = {}
+    for spec in specs:
+        try:
+            future = remote.get((spec.model, spec.member))
+            members.append(future.result() if future else train_task(context, spec, split, pack))
+        except TrainingFailed as error:
+            log.error("%s", error)
+            missing[spec.member] = error.message
+        progress.advance()
+    return combine_task(context, members, missing, split, pack)

@@ -1,6 +1,6 @@
-"""The training flow: one CNN, on any worker of its pool, usually ``gpu``; and how a night starts and awaits it.
+"""The training flow: one member of a CNN, on any worker of its pool, usually ``gpu``; and how a night starts and awaits it.
 
-Only names travel: the worker reads the split from the store, builds the pack on its own disk, and stores the candidate.
+Only names travel: the worker reads the split from the store, builds the pack on its own disk, and stores the member.
 The night starts all its trainings at once; the pool's concurrency limit, the number of GPUs, decides how many run.
 """
 
@@ -26,10 +26,10 @@ from infra.processes.gpus import own_gpus
 from tasks.context import Context
 from tasks.pack import pack_task
 from tasks.pruning.prune import tidy_here
-from tasks.train import train_task
-from tasks.training.specs import find_candidate
+from tasks.train import describe, train_task
+from tasks.training.specs import find_member
 from validation.errors import RetrainError, TrainingFailed
-from validation.records import Candidate, Split, TrainSpec
+from validation.records import Member, Split, TrainSpec
 
 log = logging.getLogger(__name__)
 
@@ -41,42 +41,47 @@ TRIES = 2
 
 @flow(name="train", validate_parameters=True)
 def train_flow(spec: TrainSpec) -> str:
-    """Train the CNN that ``spec`` describes; return the candidate's id."""
+    """Train the member that ``spec`` describes; return its id."""
     with opened() as context:
         settings = context.settings
         split = context.records.load(Split, spec.split)
-        with own_gpus(settings.home / "gpus", settings.training.devices) as own:
-            log.info("%s is trained on %s", spec.model, f"GPU {', '.join(own)}" if own else "the CPU")
-            candidate = train_task(context, spec, split, pack_task(context, split))
+        with own_gpus(settings.home / "gpus") as own:
+            log.info("%s is trained on %s", describe(spec), f"GPU {', '.join(own)}" if own else "the CPU")
+            member = train_task(context, spec, split, pack_task(context, split))
         tidy_here(context)
-    return candidate.id
+    return member.id
 
 
 @contextmanager
-def remote_trainings(context: Context, specs: list[TrainSpec]) -> Iterator[dict[str, Future[Candidate]]]:
-    """Start trainings on their deployments, all at once; yield a future candidate for each model.
+def remote_trainings(
+    context: Context, specs: list[TrainSpec]
+) -> Iterator[dict[tuple[str, int], Future[Member]]]:
+    """Start trainings on their deployments, all at once; yield a future for each member, by model and number.
+
+    Where trainings run in this process's children there are none.
 
     A night that is stopped stops waiting; its trainings continue, and the next night finds them.
     """
+    specs = specs if context.settings.training.where == "deployment" else []
     stop = threading.Event()
     with ThreadPoolExecutor(max(1, len(specs)), thread_name_prefix="training") as pool:
         try:
             # With the flow run's context in each thread, Prefect shows the trainings under the night.
             yield {
-                spec.model: pool.submit(contextvars.copy_context().run, train_remotely, context, spec, stop)
+                (spec.model, spec.member): pool.submit(contextvars.copy_context().run, train_remotely, context, spec, stop)
                 for spec in specs
             }
         finally:
             stop.set()
 
 
-def train_remotely(context: Context, spec: TrainSpec, stop: threading.Event | None = None) -> Candidate:
+def train_remotely(context: Context, spec: TrainSpec, stop: threading.Event | None = None) -> Member:
     """Run a training on its deployment, or wait for the run that a killed night has started.
 
     Raises:
         TrainingFailed: when it failed, or did not end in time and was cancelled.
     """
-    id_, stored = find_candidate(context, spec)
+    id_, stored = find_member(context, spec)
     if stored is not None:
         return stored
     server = PrefectServer(prefect_api_url() or _url_of_this_run())
@@ -88,10 +93,10 @@ def train_remotely(context: Context, spec: TrainSpec, stop: threading.Event | No
         log.warning("run %s crashed: %s", run["name"], state["message"])
     if state["type"] != "COMPLETED":
         raise TrainingFailed(
-            f"the run of train/{spec.model} is {state['name']}: {state['message'] or 'no reason is known'}",
+            f"the run of train/{spec.model} for member {spec.member + 1} is {state['name']}: {state['message'] or 'no reason is known'}",
             f"see run {run['name']} on Prefect's page",
         )
-    return context.records.load(Candidate, id_)
+    return context.records.load(Member, id_)
 
 
 def _running_or_new(server: PrefectServer, spec: TrainSpec, id_: str) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def _running_or_new(server: PrefectServer, spec: TrainSpec, id_: str) -> dict[st
             log.info("%s is already running: run %s", name, runs[0]["name"])
             return runs[0]
         if not runs:
-            log.info("waiting for a worker to run %s", name)
+            log.info("waiting for a worker to train %s", describe(spec))
             parameters = {"spec": spec.model_dump(mode="json")}
             started = run_deployment(name, parameters=parameters, timeout=0, idempotency_key=key, as_subflow=True)
             return server.run(str(cast(FlowRun, started).id))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from infra.store.keys import SYNTHETIC_MARK
 from tasks.champion.approval import leave_to_person, waits_for_person
 from tasks.context import Context
-from tasks.evaluate import Contest
-from tasks.judging.generations import current_generation
+from tasks.evaluate import Contest, NoLook
+from tasks.judging.verdict import verdict_of
 from tasks.nights import last_good_decision
 from tasks.reporting.words import recorded
 from tasks.reporting.words.conditions import recorded_condition
 from tasks.stage import stage
 from validation.digest import digest
-from validation.gate import GateResult, judge, judge_first
+from validation.gate import GateResult
 from validation.records import Candidate, Decision, Evaluation, Snapshot, Split, ValidationResult, Verdict
 
 
@@ -31,7 +31,7 @@ class Evidence:
     failed_trainings: Mapping[str, str] = field(default_factory=dict)
     contest: Contest | None = None
     evaluation: Evaluation | None = None
-    refused_look: str = ""
+    no_look: NoLook | None = None
     contest_broke_off: bool = False
 
 
@@ -47,7 +47,7 @@ def decide(context: Context, evidence: Evidence) -> Decision:
         candidates,
         champion.model_dump(exclude={"since"}) if champion else None,
         evidence.evaluation.id if evidence.evaluation else None,
-        evidence.refused_look,
+        evidence.no_look.why if evidence.no_look else "",
         context.settings.gate.model_dump(),
         *waits_for_person(context.settings),
         *([contest.champion_problem] if contest and contest.champion_problem else []),
@@ -65,14 +65,14 @@ def decide(context: Context, evidence: Evidence) -> Decision:
         failed_trainings=dict(evidence.failed_trainings),
         challenger=contest.challenger.id if contest else None,
         champion_before=champion,
-        champion_on_validation=contest.champion_on_validation if contest else None,
+        tuning=dict(contest.tuning) if contest else {},
+        not_looked=evidence.no_look.why if evidence.no_look else "",
         evaluation=evidence.evaluation.id if evidence.evaluation else None,
         gates=tuple(gate.model_copy(update={"sentence": recorded_condition(gate)}) for gate in result.gates),
         further_patients=result.further_patients,
         detectable_difference=result.detectable_difference,
         champion_problem=(contest.champion_problem or None) if contest else None,
         synthetic=context.store.exists(SYNTHETIC_MARK),
-        generation=evidence.split.generation if evidence.split else current_generation(context).name,
         decided_at=datetime.now(UTC),
     )
     context.records.save(decision, id_)
@@ -91,17 +91,16 @@ def _judge(context: Context, evidence: Evidence) -> tuple[GateResult, str]:
             contest.champion,
             contest.champion_problem,
             last_good_decision(context),
-            looked_at_holdout=evidence.contest_broke_off,
+            was_judged=evidence.contest_broke_off,
         )
-    if evidence.refused_look:
-        return GateResult(Verdict.UNDECIDED), recorded.look_refused(evidence.refused_look)
+    if evidence.no_look is not None:
+        best_case = evidence.no_look.best_case
+        result = replace(best_case, verdict=Verdict.UNDECIDED) if best_case else GateResult(Verdict.UNDECIDED)
+        return result, recorded.not_looked(evidence.no_look.why, result)
     if evaluation is None:
-        lost = recorded.lost_on_validation(contest.challenger.validation, contest.champion_on_validation)
+        lost = recorded.lost_on_tuning(contest.challenger.tuning, contest.tuning.get("champion"))
         return GateResult(Verdict.KEPT), lost
-    if contest.champion is None:
-        result = judge_first(evaluation.challenger_metrics, rules)
-    else:
-        result = judge(evaluation.challenger_metrics, evaluation.differences, rules, evaluation.spreads)
+    result = verdict_of(evaluation, rules)
     result = leave_to_person(context.settings, result)
     hours = context.settings.promotion.approval_hours
     return result, recorded.judged(result, has_champion=contest.champion is not None, approval_hours=hours)

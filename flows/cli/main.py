@@ -155,10 +155,10 @@ def _night(settings: Settings, as_json: bool) -> None:
 def _check(settings: Settings) -> None:
     """Report mistakes in the settings before anything is started."""
     from tasks.context import Context
-    from tasks.training.specs import train_spec
+    from tasks.training.specs import member_specs
 
     for model in settings.training.models:
-        train_spec(settings, model, "")
+        member_specs(settings, model, "")
     Context.open(settings).store.check()
 
 

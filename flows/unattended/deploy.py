@@ -85,7 +85,7 @@ def refuse_unknown_parameters(server: PrefectServer) -> None:
 
 def ensure_pools(server: PrefectServer, settings: Settings) -> int:
     """Create the process pools ``cpu`` and ``gpu`` if missing; return how many trainings run at once."""
-    slots = settings.up.gpu_slots or max(1, len(gpus()) // settings.training.devices)
+    slots = settings.up.gpu_slots or max(1, len(gpus()))
     server.ensure_pool("cpu", None)
     server.ensure_pool("gpu", slots)
     return slots

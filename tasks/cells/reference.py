@@ -28,7 +28,7 @@ def reference_of(context: Context, champion: ChampionRef | None) -> Reference:
         return Reference("this batch itself, since there is no champion yet", None)
     records = context.records
     candidate = records.find(Candidate, champion.candidate)
-    split = records.find(Split, candidate.spec.split) if candidate else None
+    split = records.find(Split, candidate.split) if candidate else None
     validation = records.find(ValidationResult, split.validation) if split else None
     if split is None or validation is None:
         return Reference(f"this batch itself, since the records of version {champion.version} are gone", None)
@@ -36,6 +36,6 @@ def reference_of(context: Context, champion: ChampionRef | None) -> Reference:
     if not set(FACT_NAMES) <= set(facts.columns):
         name = f"this batch itself, since the images of version {champion.version} were measured by other rules"
         return Reference(name, None)
-    rows = records.load_table(split.table)
-    trained = facts[facts["key"].isin(rows.loc[rows["side"] == "train", "key"])]
+    # Its members together were trained on every cell of the split.
+    trained = facts[facts["key"].isin(records.load_table(split.table)["key"])]
     return Reference(f"the {len(trained):,} training images of version {champion.version}", trained)

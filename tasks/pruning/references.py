@@ -2,7 +2,7 @@
 
 A night's decision needs its report's records and tables; a registered version, an open approval and the newest night
 also need their model files. What a record names is a reference; the records themselves are the roots: decisions,
-nights, the history, approvals, answers, the ledger of looks and the generations are never removed.
+nights, the history, approvals, answers, the ledger of looks and the origins of patients are never removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from infra.registry.registry import Registry
 from tasks.champion.approval import open_requests
 from tasks.champion.history import history
 from tasks.context import Context
-from tasks.judging.ledger import read_ledger
 from tasks.nights import decisions, load_all
 from validation.records import (
     ApprovalAnswer,
@@ -26,6 +25,7 @@ from validation.records import (
     Decision,
     Evaluation,
     Exhibits,
+    Member,
     Night,
     Record,
     Retired,
@@ -37,7 +37,7 @@ from validation.records import (
 
 THREADS = 16
 # Only these kinds are ever removed; everything else in the store stays.
-REMOVABLE = tuple(record.kind for record in (Snapshot, ValidationResult, Split, Candidate, Evaluation, Exhibits))
+REMOVABLE = tuple(record.kind for record in (Snapshot, ValidationResult, Split, Member, Candidate, Evaluation, Exhibits))
 
 
 @dataclass
@@ -113,7 +113,7 @@ class References:
             self._of_decision(decision, needed)
         needed.all_of(Candidate, *(candidate for candidate, _ in self._origins))
         needed.all_of(Candidate, *(request.challenger for request in self._open_requests))
-        self._of_looks_and_starts(needed)
+        self._of_starts(needed)
         self._of_now(needed)
         self._of_candidates(needed)
         return needed
@@ -156,10 +156,7 @@ class References:
     def _exhibits(self) -> set[str]:
         return set(self._context.records.ids(Exhibits))
 
-    def _of_looks_and_starts(self, needed: Needed) -> None:
-        for entry in read_ledger(self._context):
-            if entry.look is not None:
-                needed.record_of(Candidate, entry.look.challenger, entry.look.champion)
+    def _of_starts(self, needed: Needed) -> None:
         for start in load_all(self._context, Start, strict=True):
             needed.record_of(Candidate, start.champion.candidate if start.champion else None)
 
@@ -172,24 +169,29 @@ class References:
         needed.all_of(ValidationResult, validation.id if validation else None)
 
     def _of_candidates(self, needed: Needed) -> None:
-        """Keep the sources of the candidates that stay: of a registered one all, since it must be reproducible."""
+        """Keep the sources of the candidates that stay: of a registered one all, since it must be reproducible.
+
+        The files of members are needed until their candidate is stored; later only those of registered ones, whose
+        native weights are for whoever wants to train further.
+        """
         records = self._context.records
         registered = {candidate for candidate, _ in self._origins}
 
-        def origin(id_: str) -> tuple[str, Split | None, ValidationResult | None]:
+        def origin(id_: str) -> tuple[str, Candidate | None, Split | None, ValidationResult | None]:
             candidate = records.find(Candidate, id_)
-            split = records.find(Split, candidate.spec.split) if candidate else None
-            return id_, split, records.find(ValidationResult, split.validation) if split else None
+            split = records.find(Split, candidate.split) if candidate else None
+            return id_, candidate, split, records.find(ValidationResult, split.validation) if split else None
 
         candidates = {id_ for kind, id_ in needed.whole | needed.records if kind == Candidate.kind}
         with ThreadPoolExecutor(THREADS) as pool:
-            for id_, split, validation in pool.map(origin, sorted(candidates)):
+            for id_, candidate, split, validation in pool.map(origin, sorted(candidates)):
                 keep = needed.all_of if id_ in registered else needed.record_of
+                keep(Member, *(member.id for member in candidate.members) if candidate else ())
                 needed.all_of(Split, split.id if split else None)
                 keep(ValidationResult, validation.id if validation else None)
                 keep(Snapshot, validation.snapshot if validation else None)
 
     def rescored_evaluations(self) -> list[Evaluation]:
-        """Return the evaluations whose holdout cells a rollback or an approval would score again."""
+        """Return the evaluations whose cells a rollback or an approval would score again."""
         ids = (decision.evaluation for decision in self.decisions if decision.id in self._may_be_scored_again)
         return [e for id_ in ids if id_ and (e := self._context.records.find(Evaluation, id_)) is not None]

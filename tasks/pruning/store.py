@@ -18,7 +18,7 @@ from tasks.context import Context
 from tasks.pruning.references import REMOVABLE, Needed, References
 from tasks.pruning.removal import REGISTRY, STORE, Removal
 from tasks.pruning.unreferenced import UnreferencedSince
-from validation.records import Candidate
+from validation.records import Candidate, Member
 
 # Records are named by digests; an object with any other name is left alone.
 _ID = re.compile(r"[0-9a-f]{24}(?=[./])")
@@ -56,6 +56,8 @@ def _why(kind: str, id_: str, needed: Needed, unreferenced: UnreferencedSince) -
     """Return why something may go now; None when it has not been unreferenced for long enough."""
     if (kind, id_) not in needed.records:
         return "nothing refers to it" if unreferenced.is_due(f"{kind}/{id_}") else None
+    if kind == Member.kind:
+        return "files of a member whose candidate is stored and not registered; its record stays"
     if kind == Candidate.kind:
         return "files of a challenger that was decided long ago and never registered; its record stays"
     return "tables that only retired reports needed; the record stays"
