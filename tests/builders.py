@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,23 +17,26 @@ from PIL import Image
 
 from infra.local.files import Workspace
 from infra.registry.registry import Registry
-from infra.scoring.model_file import INPUT, OUTPUT
+from infra.scoring.model_file import INPUT, LOGIT
 from infra.settings.settings import Settings
 from infra.store.base import Store
 from infra.store.folder import FolderStore
-from infra.store.keys import LABELED, candidate_key
+from infra.store.keys import LABELED, candidate_key, member_key
 from infra.store.memory import MemoryStore
 from infra.store.records import Records
+from tasks.combine import combine
 from tasks.context import Context
 from tasks.intake.synthetic_cells import SyntheticPlan, folder_of, night_cells
+from tasks.models.onnx_file import combine as combine_files
 from tasks.pack import pack
 from tasks.pull import pull
 from tasks.split import split
 from tasks.train import train
-from tasks.training.specs import train_spec
+from tasks.training.specs import member_specs
 from tasks.validate import validate
 from tests.model_files import assembled
 from validation.digest import digest, sha256
+from validation.patients import FOLDS
 from validation.records import (
     NEGATIVE,
     POSITIVE,
@@ -41,6 +45,7 @@ from validation.records import (
     Decision,
     EpochRecord,
     Interval,
+    Member,
     Metrics,
     Pack,
     Snapshot,
@@ -135,14 +140,14 @@ def plain_cells(patients: int = 60, each: int = 6, *, seed: int = 1, first: int 
     return cells
 
 
-def channel_model(channel: int = GREEN, *, side: int = SIDE, centre: float = 105.0, **contract: Any) -> bytes:
-    """Return a model file that keeps the contract: the sigmoid of an image's mean in one colour channel.
+def channel_member(channel: int = GREEN, *, side: int = SIDE, centre: float = 105.0, **contract: Any) -> bytes:
+    """Return a member's file: its logit is an image's mean in one colour channel, less ``centre``, by ten.
 
     ``contract`` breaks it: ``input_name``, ``output_name``, ``input_type``, ``shape``.
     """
     from onnx import TensorProto, helper
 
-    given, told = contract.get("input_name", INPUT), contract.get("output_name", OUTPUT)
+    given, named = contract.get("input_name", INPUT), contract.get("output_name", LOGIT)
     constants = {
         "over": np.array([1, 2], np.int64),
         "channel": np.array(channel, np.int64),
@@ -154,16 +159,20 @@ def channel_model(channel: int = GREEN, *, side: int = SIDE, centre: float = 105
         helper.make_node("ReduceMean", ["float", "over"], ["means"], keepdims=0),
         helper.make_node("Gather", ["means", "channel"], ["mean"], axis=1),
         helper.make_node("Sub", ["mean", "centre"], ["apart"]),
-        helper.make_node("Mul", ["apart", "sharpness"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], [told]),
+        helper.make_node("Mul", ["apart", "sharpness"], [named]),
     ]
     return assembled(
         nodes,
         constants,
         contract.get("shape", ["n", side, side, 3]),
         given=(given, contract.get("input_type", TensorProto.UINT8)),
-        told=told,
+        told=named,
     )
+
+
+def channel_model(channel: int = GREEN, *, folds: Sequence[int] = range(FOLDS), **member: Any) -> bytes:
+    """Return a candidate's file of equal members: ``channel_member`` for each of ``folds``."""
+    return combine_files([(fold, channel_member(channel, **member)) for fold in folds])
 
 
 class Prepared(NamedTuple):
@@ -207,12 +216,16 @@ def leave_finished_training(context: Context, spec: TrainSpec, model: bytes) -> 
 
 
 def candidate_of(
-    context: Context, prepared: Prepared, model: bytes, *, name: str = "fastai", seed: int = 1
+    context: Context, prepared: Prepared, member: bytes, *, name: str = "fastai", seed: int = 1
 ) -> Candidate:
-    """Return a stored candidate whose training is said to have made ``model``."""
-    spec = train_spec(context.settings, name, prepared.split.id).model_copy(update={"seed": seed})
-    leave_finished_training(context, spec, model)
-    return train(context, spec, prepared.split, prepared.pack)
+    """Return a stored candidate, each of whose trainings is said to have made ``member``."""
+    specs = [
+        spec.model_copy(update={"seed": seed}) for spec in member_specs(context.settings, name, prepared.split.id)
+    ]
+    for spec in specs:
+        leave_finished_training(context, spec, member)
+    members = [train(context, spec, prepared.split, prepared.pack) for spec in specs]
+    return combine(context, members, {}, prepared.split, prepared.pack)
 
 
 def registry_in(home: Path, empty: Path) -> Registry:
@@ -244,28 +257,48 @@ def metrics_of(value: float, *, cells: int = 100, patients: int = 10, spread: fl
     )
 
 
-def made_up_candidate(model: bytes, *, name: str = "fastai", id_: str = "c" * 24, valid: float = 0.95) -> Candidate:
-    """Return a candidate that nothing was trained for; only its model file is real."""
-    return Candidate(
+def made_up_member(fold: int, *, name: str = "fastai") -> Member:
+    """Return a member that nothing was trained for."""
+    id_ = f"{fold}" * 24
+    return Member(
         id=id_,
-        spec=TrainSpec(model=name, split="5" * 24, side=SIDE, seed=1, recipe={"epochs": 2}, recipe_version=1),
-        model_key=candidate_key(id_, "model.onnx"),
-        model_sha256=sha256(model),
-        model_bytes=len(model),
-        weights_key=candidate_key(id_, "weights.bin"),
+        spec=TrainSpec(
+            model=name, member=fold, split="5" * 24, side=SIDE, seed=1, recipe={"epochs": 2}, recipe_version=1
+        ),
+        model_key=member_key(id_, "member.onnx"),
+        model_sha256="0" * 64,
+        model_bytes=10,
+        weights_key=member_key(id_, "weights.bin"),
         weights_sha256="0" * 64,
-        threshold=0.1 + 0.2,  # no short decimal: a registry must give back the very same float
-        validation=metrics_of(valid),
         history=(EpochRecord(epoch=1, train_loss=0.5, valid_loss=0.4, seconds=0.1),),
         best_epoch=1,
         stopped="finished",
         train_cells=10,
         train_patients=2,
-        train_patients_digest="d" * 24,
+        tuning_patients=1,
         versions={"framework": "1.0"},
         device="cpu",
         seconds=0.2,
         peak_memory_mb=10.0,
+        created_at=NOON,
+    )
+
+
+def made_up_candidate(model: bytes, *, name: str = "fastai", id_: str = "c" * 24, valid: float = 0.95) -> Candidate:
+    """Return a candidate that nothing was trained for; only its model file is real."""
+    return Candidate(
+        id=id_,
+        model=name,
+        split="5" * 24,
+        side=SIDE,
+        members=tuple(made_up_member(fold, name=name) for fold in range(FOLDS)),
+        model_key=candidate_key(id_, "model.onnx"),
+        model_sha256=sha256(model),
+        model_bytes=len(model),
+        threshold=0.1 + 0.2,  # no short decimal: a registry must give back the very same float
+        tuning=metrics_of(valid),
+        train_patients=2,
+        train_patients_digest="d" * 24,
         created_at=NOON,
     )
 
@@ -285,11 +318,9 @@ def made_up_decision(
         failed_trainings={},
         challenger="c" * 24,
         champion_before=before,
-        champion_on_validation=None,
         evaluation=None,
         gates=(),
         further_patients=None,
         synthetic=True,
-        generation="g1",
         decided_at=NOON,
     )

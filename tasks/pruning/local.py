@@ -21,7 +21,7 @@ from tasks.snapshots import tables as snapshots
 from tasks.snapshots.fetch_log import Journal
 from validation.digest import digest
 from validation.images.facts import FACTS_VERSION
-from validation.records import Candidate
+from validation.records import Member
 
 DAY = 86_400.0
 # The packed cells or the facts are rewritten when this share of them is of images that are gone.
@@ -164,7 +164,7 @@ def _work_folders(context: Context) -> Unneeded:
     days = context.settings.prune.scratch_days
     scratch = context.workspace.home / "scratch"
     for path in sorted(scratch.iterdir()) if scratch.is_dir() else ():
-        if path.name.startswith("train-") and context.records.find(Candidate, path.name.removeprefix("train-")):
+        if path.name.startswith("train-") and context.records.find(Member, path.name.removeprefix("train-")):
             yield TRAININGS, path, "its candidate is stored"
         elif _age(path) > days * DAY:
             yield TRAININGS, path, f"it failed, or was killed, over {days:g} days ago"

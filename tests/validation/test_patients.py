@@ -1,4 +1,4 @@
-"""Patients: read from awkward names, and on one side for ever."""
+"""Patients: read from awkward names, and in one fold for ever."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from validation.patients import patient_of, side_of
-from validation.rules import DEFAULT_PATIENT_PATTERN, SplitRules
+from validation.patients import FOLDS, NO_FOLD, fold_of, is_tuning, patient_of
+from validation.rules import DEFAULT_PATIENT_PATTERN
 
-RULES = SplitRules()
 NAMES = [f"C{i}P{i * 7}" for i in range(10_000)]
 steady = settings(deadline=None, derandomize=True, max_examples=200)
 
@@ -66,63 +65,48 @@ def test_any_name_gives_a_patient_that_it_contains_or_none(name: str) -> None:
     assert patient is None or (patient and name.rsplit("/", 1)[-1].startswith(patient))
 
 
-def test_sides_are_what_they_always_were() -> None:
-    # A patient who moved from the holdout to training would flatter every model from then on.
-    known = {"C100P61": "train", "C1": "train", "C47P8": "train", "C33P1": "holdout", "C130P91": "holdout"}
-    assert {patient: side_of(patient, RULES) for patient in known} == known
+def test_roles_are_what_they_always_were() -> None:
+    # A patient who moved to another fold would flatter every model from then on.
+    known = {"C100P61": 4, "C1": 1, "C47P8": 0, "C33P1": 1, "C130P91": 0, "C8P8": 2}
+    assert {patient: fold_of(patient) for patient in known} == known
+    assert [name for name in NAMES[:60] if is_tuning(name, 0)] == ["C16P112", "C36P252", "C50P350", "C51P357", "C52P364"]
 
 
-def test_another_process_puts_everybody_on_the_same_side() -> None:
+def roles(name: str) -> list[int]:
+    return [fold_of(name), *(int(is_tuning(name, member)) for member in range(FOLDS))]
+
+
+def test_another_process_gives_everybody_the_same_roles() -> None:
     code = (
-        "import json, sys; from validation.patients import side_of; from validation.rules import SplitRules\n"
-        "print(json.dumps([side_of(name, SplitRules()) for name in json.load(sys.stdin)]))"
+        "import json, sys; from validation.patients import FOLDS, fold_of, is_tuning\n"
+        "roles = lambda name: [fold_of(name), *(int(is_tuning(name, member)) for member in range(FOLDS))]\n"
+        "print(json.dumps([roles(name) for name in json.load(sys.stdin)]))"
     )
     # From the last to the first, with another seed for Python's own hashes.
     there = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(NAMES[999::-1]), env={**os.environ, "PYTHONHASHSEED": "77"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert json.loads(there.stdout)[::-1] == [side_of(name, RULES) for name in NAMES[:1_000]]
+    assert json.loads(there.stdout)[::-1] == [roles(name) for name in NAMES[:1_000]]
 
 
-@steady
-@given(st.permutations(NAMES[:12]), st.integers(0, 12))
-def test_no_patient_changes_sides_whatever_the_order_of_arrival(order: list[str], arrived: int) -> None:
-    tonight = {name: side_of(name, RULES) for name in order[:arrived]}
-    later = {name: side_of(name, RULES) for name in order}
-    assert tonight.items() <= later.items()
-    assert later == {name: side_of(name, RULES) for name in NAMES[:12]}
+def test_folds_are_about_equal_over_many_names() -> None:
+    found = Counter(fold_of(name) for name in NAMES)
+    for fold in range(FOLDS):
+        # Four standard deviations of a share in 10,000 draws are 0.016.
+        assert found[fold] / len(NAMES) == pytest.approx(1 / FOLDS, abs=0.016)
 
 
-@pytest.mark.parametrize(
-    "rules", [RULES, SplitRules(generation="g2"), SplitRules(train=0.5, validation=0.2)], ids=["g1", "g2", "50-20-30"]
-)
-def test_shares_are_about_right_over_many_names(rules: SplitRules) -> None:
-    found = Counter[str](side_of(name, rules) for name in NAMES)
-    expected = {
-        "train": rules.train,
-        "validation": rules.validation,
-        "holdout": 1 - rules.train - rules.validation,
-    }
-    for side, share in expected.items():
-        # Four standard deviations of a share in 10,000 draws are 0.02 at most.
-        assert found[side] / len(NAMES) == pytest.approx(share, abs=0.02)
+@pytest.mark.parametrize("member", range(FOLDS))
+def test_an_eighth_of_the_other_patients_tune_each_member(member: int) -> None:
+    outside = [name for name in NAMES if fold_of(name) != member]
+    tuning = {name for name in NAMES if is_tuning(name, member)}
+    assert len(tuning) / len(outside) == pytest.approx(1 / 8, abs=0.015)
+    assert tuning <= set(outside)
+    others = {name for name in NAMES if is_tuning(name, (member + 1) % FOLDS)}
+    assert len(others & tuning) < len(tuning) / 4
 
 
-def test_a_new_generation_draws_a_new_holdout() -> None:
-    def holdout(generation: str) -> set[str]:
-        return {name for name in NAMES if side_of(name, SplitRules(generation=generation)) == "holdout"}
-
-    old, new = holdout("g1"), holdout("g2")
-    # Independent draws share 0.15 of each other's patients.
-    assert len(old & new) / len(old) == pytest.approx(0.15, abs=0.04)
-
-
-def test_a_smaller_training_share_removes_no_patient_from_the_holdout() -> None:
-    for name in NAMES[:2_000]:
-        if side_of(name, RULES) == "holdout":
-            assert side_of(name, SplitRules(train=0.6, validation=0.15)) == "holdout"
-
-
-def test_a_cell_without_a_patient_is_for_training_only() -> None:
-    assert {side_of(None, SplitRules(generation=f"g{i}")) for i in range(40)} == {"train"}
+def test_a_cell_without_a_patient_is_in_no_fold_and_tunes_nobody() -> None:
+    assert fold_of("") == NO_FOLD
+    assert not any(is_tuning("", member) for member in range(FOLDS))
