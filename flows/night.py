@@ -62,7 +62,9 @@ def night_id(context: Context, snapshot: Snapshot) -> str:
         SettingsError: for an invalid recipe.
     """
     settings = context.settings
-    specs = [spec.model_dump(mode="json") for model in settings.training.models for spec in member_specs(settings, model, "")]
+    specs = [
+        spec.model_dump(mode="json") for model in settings.training.models for spec in member_specs(settings, model, "")
+    ]
     return digest(snapshot.id, settings.fingerprint(), specs)
 
 

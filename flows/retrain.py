@@ -124,9 +124,7 @@ def _compete(context: Context, evidence: Evidence, start: Start, registry: Regis
     return replace(evidence, evaluation=judged)
 
 
-def _train_all(
-    context: Context, split: Split, pack: Pack, clock: StageTimer
-) -> tuple[list[Candidate], dict[str, str]]:
+def _train_all(context: Context, split: Split, pack: Pack, clock: StageTimer) -> tuple[list[Candidate], dict[str, str]]:
     """Train the members of every CNN of the settings; the failure of one CNN does not fail the night."""
     settings = context.settings
     candidates: list[Candidate] = []

@@ -53,9 +53,7 @@ def train_flow(spec: TrainSpec) -> str:
 
 
 @contextmanager
-def remote_trainings(
-    context: Context, specs: list[TrainSpec]
-) -> Iterator[dict[tuple[str, int], Future[Member]]]:
+def remote_trainings(context: Context, specs: list[TrainSpec]) -> Iterator[dict[tuple[str, int], Future[Member]]]:
     """Start trainings on their deployments, all at once; yield a future for each member, by model and number.
 
     Where trainings run in this process's children there are none.
@@ -68,7 +66,9 @@ def remote_trainings(
         try:
             # With the flow run's context in each thread, Prefect shows the trainings under the night.
             yield {
-                (spec.model, spec.member): pool.submit(contextvars.copy_context().run, train_remotely, context, spec, stop)
+                (spec.model, spec.member): pool.submit(
+                    contextvars.copy_context().run, train_remotely, context, spec, stop
+                )
                 for spec in specs
             }
         finally:

@@ -63,8 +63,8 @@ class Rival:
 class Contest:
     """Tonight's challenger and what it has to beat, before the look at the judging patients.
 
-    ``tuning``: challenger and champion on the same cells of tuning patients. ``reference``: the fixed version that small
-    losses are measured against; None where that is the champion itself.
+    ``tuning``: challenger and champion on the same cells of tuning patients. ``rivals``: the champion, and the fixed
+    reference that small losses are measured against, unless that is the champion itself.
     """
 
     challenger: Candidate
@@ -163,7 +163,7 @@ def _judgeable(
 
 @dataclass(frozen=True)
 class NoLook:
-    """Why a challenger that earned a look did not get one; with the gates of its best case, where those refuse it."""
+    """Why a challenger that earned a look did not get one; with the gates of its best case, if not even that passes."""
 
     why: str
     best_case: GateResult | None = None
@@ -180,11 +180,15 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
     rules, challenger, champion = context.settings.gate, contest.challenger, contest.champion
     named = load_cells(context, split, pack).judged_by(range(FOLDS))
     cells = _judging(context, contest, named)
+    id_ = _id(context, contest, split, cells)
+    if (stored := context.records.find(Evaluation, id_)) is not None:
+        seal(context, registry, stored)
+        return stored
     scores = _compared(context, contest, cells)
-    new, old, first = (found.scored if (found := scores.get(role)) else None for role in ROLES[:3])
-    assert new is not None
-    if old is not None and (best_case := could_pass(new, old, rules, first)).verdict is not Verdict.PROMOTED:
-        return NoLook("even if every cell that the two call differently were the challenger's, it could not pass", best_case)
+    new = scores["challenger"].scored
+    old, first = (scores[role].scored if role in scores else None for role in ("champion", "reference"))
+    if old is not None and (best := could_pass(new, old, rules, first)).verdict is not Verdict.PROMOTED:
+        return NoLook("it could not pass even if it were right wherever the two differ", best)
     try:
         look = take_look(context, registry, challenger.model_sha256, champion.model_sha256 if champion else None)
     except LedgerSpent as error:
@@ -193,16 +197,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
     if contest.other and (other := _other(context, contest.other, cells)):
         scores["other"] = other
     table = _table(cells, scores)
-    judged = judged_digest(table)
-    reference = contest.rivals["reference"].version if "reference" in contest.rivals else None
-    versions = [version and version.model_dump(exclude={"since"}) for version in (champion, reference)]
-    id_ = digest(
-        *(split.id, judged, challenger.id, challenger.model_sha256, versions),
-        *(contest.other.id if "other" in scores and contest.other else None, rules.model_dump(), METHOD_VERSION),
-    )
-    if (stored := context.records.find(Evaluation, id_)) is not None:
-        seal(context, registry, stored)
-        return stored
+    reference = contest.rivals.get("reference")
     metrics = {role: summarise(scored.scored, resamples=rules.resamples) for role, scored in scores.items()}
     level = level_of_look(rules)
     result = Evaluation(
@@ -212,10 +207,10 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
         challenger_sha256=challenger.model_sha256,
         challenger_threshold=challenger.threshold,
         champion=champion,
-        reference=reference,
+        reference=reference.version if reference else None,
         look=look,
         predictions=context.records.save_table(Evaluation, id_, "predictions", table),
-        judged=judged,
+        judged=judged_digest(table),
         counts={role: counts_digest(table, role, scored.scored.threshold) for role, scored in scores.items()},
         challenger_metrics=metrics["challenger"],
         champion_metrics=metrics.get("champion"),
@@ -230,6 +225,20 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
     context.records.save(result, id_)
     seal(context, registry, result)
     return result
+
+
+def _id(context: Context, contest: Contest, split: Split, cells: CellData) -> str:
+    """Return the id of an evaluation: a digest of all that determines it, known before anything is scored."""
+    versions = [contest.champion, *(contest.rivals[role].version for role in ("reference",) if role in contest.rivals)]
+    return digest(
+        split.id,
+        cells.digest,
+        [contest.challenger.id, contest.challenger.model_sha256],
+        [version and version.model_dump(exclude={"since"}) for version in versions],
+        contest.other.id if contest.other else None,
+        context.settings.gate.model_dump(),
+        METHOD_VERSION,
+    )
 
 
 def _judging(context: Context, contest: Contest, named: CellData) -> CellData:
@@ -252,7 +261,9 @@ def _unjudged(contest: Contest, named: CellData, cells: CellData) -> str:
         if not rival.file.folds:
             reasons.append(f"the {role}, version {rival.version.version}, has no members and has seen most of them")
         elif len(rival.file.folds) < FOLDS:
-            reasons.append(f"the {role}, version {rival.version.version}, has {len(rival.file.folds)} of {FOLDS} members")
+            reasons.append(
+                f"the {role}, version {rival.version.version}, has {len(rival.file.folds)} of {FOLDS} members"
+            )
     return f"{missing} of {named.patients_count} patients do not judge: {'; '.join(reasons)}"
 
 

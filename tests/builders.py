@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from tasks.models.onnx_file import combine as combine_files
 
 from infra.local.files import Workspace
 from infra.registry.registry import Registry
-from infra.scoring.model_file import INPUT, LOGIT
+from infra.scoring.model_file import INPUT, LOGIT, OUTPUT
 from infra.settings.settings import Settings
 from infra.store.base import Store
 from infra.store.folder import FolderStore
@@ -27,7 +28,6 @@ from infra.store.records import Records
 from tasks.combine import combine
 from tasks.context import Context
 from tasks.intake.synthetic_cells import SyntheticPlan, folder_of, night_cells
-from tasks.models.onnx_file import combine as combine_files
 from tasks.pack import pack
 from tasks.pull import pull
 from tasks.split import split
@@ -170,6 +170,19 @@ def channel_member(channel: int = GREEN, *, side: int = SIDE, centre: float = 10
     )
 
 
+def single_network(channel: int = GREEN, *, side: int = SIDE) -> bytes:
+    """Return a model file of 0.1, without members: ``probability`` alone."""
+    import onnx
+    from onnx import helper
+
+    model = onnx.load_from_string(channel_member(channel, side=side))
+    model.graph.node.append(helper.make_node("Sigmoid", [LOGIT], [OUTPUT]))
+    model.graph.output[0].name = OUTPUT
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def channel_model(channel: int = GREEN, *, folds: Sequence[int] = range(FOLDS), **member: Any) -> bytes:
     """Return a candidate's file of equal members: ``channel_member`` for each of ``folds``."""
     return combine_files([(fold, channel_member(channel, **member)) for fold in folds])
@@ -219,9 +232,7 @@ def candidate_of(
     context: Context, prepared: Prepared, member: bytes, *, name: str = "fastai", seed: int = 1
 ) -> Candidate:
     """Return a stored candidate, each of whose trainings is said to have made ``member``."""
-    specs = [
-        spec.model_copy(update={"seed": seed}) for spec in member_specs(context.settings, name, prepared.split.id)
-    ]
+    specs = [spec.model_copy(update={"seed": seed}) for spec in member_specs(context.settings, name, prepared.split.id)]
     for spec in specs:
         leave_finished_training(context, spec, member)
     members = [train(context, spec, prepared.split, prepared.pack) for spec in specs]

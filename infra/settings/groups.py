@@ -44,9 +44,7 @@ class UpSettings(Rules):
         description="Prefect's database, of this machine alone: `postgresql://user:password@host/prefect`; "
         "default: SQLite under the home folder",
     )
-    gpu_slots: int = Field(
-        0, ge=0, description="concurrent trainings; 0: one per GPU, at least 1"
-    )
+    gpu_slots: int = Field(0, ge=0, description="concurrent trainings; 0: one per GPU, at least 1")
     train_on_workers: bool = Field(True, description="send trainings to the pool `gpu`, whatever `training.where` is")
 
     @field_validator("host")

@@ -37,7 +37,9 @@ from validation.records import (
 
 THREADS = 16
 # Only these kinds are ever removed; everything else in the store stays.
-REMOVABLE = tuple(record.kind for record in (Snapshot, ValidationResult, Split, Member, Candidate, Evaluation, Exhibits))
+REMOVABLE = tuple(
+    record.kind for record in (Snapshot, ValidationResult, Split, Member, Candidate, Evaluation, Exhibits)
+)
 
 
 @dataclass

@@ -1,44 +1,53 @@
-"""Evaluate: who challenges, on which bytes both are scored, and what a look at the holdout costs."""
+"""Evaluate: who challenges, on which bytes both are scored, and what a look costs."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tasks.models.onnx_file import combine as combine_files
 
 from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
-from tasks.cells.side_data import load_side
+from infra.store.keys import record_key
+from tasks.cells.cell_data import load_cells
+from tasks.champion.history import ChampionChange, append_change
 from tasks.context import Context
-from tasks.evaluate import Contest, choose_challenger, evaluate, prepare_contest
+from tasks.evaluate import Contest, NoLook, Rival, choose_challenger, evaluate, prepare_contest
+from tasks.judging.ledger import read_ledger
 from tests.builders import (
     NOON,
     RED,
     Prepared,
     candidate_of,
+    channel_member,
     channel_model,
     made_up_candidate,
+    made_up_decision,
     metrics_of,
+    single_network,
+    with_settings,
 )
 from tests.tasks.conftest import Crown
-from validation.digest import sha256
 from validation.errors import ChampionUnusable, ModelFileInvalid, RegistryUnreachable
 from validation.images.decode import decode, to_square
-from validation.records import Candidate, ChampionRef, Look, Metrics, Start
+from validation.patients import FOLDS, fold_of
+from validation.records import Candidate, ChampionRef, Evaluation, Look, Metrics, Split, Start
 from validation.statistics.metrics import Scored
 
 
 @pytest.fixture
 def good(context: Context, prepared: Prepared) -> Candidate:
-    return candidate_of(context, prepared, channel_model(), name="fastai")
+    return candidate_of(context, prepared, channel_member(), name="fastai")
 
 
 @pytest.fixture
 def worse(context: Context, prepared: Prepared) -> Candidate:
-    return candidate_of(context, prepared, channel_model(RED), name="keras")
+    return candidate_of(context, prepared, channel_member(RED), name="keras")
 
 
 def started(champion: ChampionRef | None = None) -> Start:
@@ -57,15 +66,20 @@ def contest_of(
     )
 
 
-def looks(context: Context, generation: str = "g1") -> list[Look]:
-    keys = sorted(info.key for info in context.store.list(f"retraining/looks/{generation}/"))
-    return [Look.model_validate_json(context.store.get(key)) for key in keys]
+def judged(context: Context, contest: Contest, prepared: Prepared, registry: Registry) -> Evaluation:
+    result = evaluate(context, contest, prepared.split, prepared.pack, registry)
+    assert isinstance(result, Evaluation), result
+    return result
+
+
+def looks(context: Context, registry: Registry) -> list[Look]:
+    return [entry.look for entry in read_ledger(context, registry) if entry.look]
 
 
 class TestChallenger:
     @staticmethod
     def candidate(name: str, metrics: Metrics) -> Candidate:
-        return made_up_candidate(b"", name=name).model_copy(update={"validation": metrics})
+        return made_up_candidate(b"", name=name).model_copy(update={"tuning": metrics})
 
     def test_the_better_balanced_accuracy_challenges(self) -> None:
         first, second = self.candidate("fastai", metrics_of(0.94)), self.candidate("keras", metrics_of(0.95))
@@ -91,7 +105,7 @@ class TestContest:
     ) -> None:
         contest = contest_of(context, prepared, registry, worse, good)
         assert contest.challenger == good
-        assert (contest.champion, contest.champion_model, contest.champion_on_validation) == (None, None, None)
+        assert (contest.champion, contest.rivals, contest.tuning) == (None, {}, {"challenger": good.tuning})
         assert contest.worth_a_look
 
     def test_a_better_challenger_is_worth_a_look(
@@ -107,7 +121,7 @@ class TestContest:
         contest = contest_of(context, prepared, registry, good)
         assert contest.champion == champion
         # Scored again tonight: the same cells at the same frozen threshold give what its training saw.
-        assert contest.champion_on_validation == worse.validation
+        assert contest.tuning == {"challenger": good.tuning, "champion": worse.tuning}
         assert contest.worth_a_look
 
     def test_a_worse_or_equal_one_is_not_and_costs_no_look(
@@ -121,9 +135,9 @@ class TestContest:
     ) -> None:
         crown(good)
         assert not contest_of(context, prepared, registry, worse).worth_a_look
-        again = candidate_of(context, prepared, channel_model(centre=104.0), seed=2)
+        again = candidate_of(context, prepared, channel_member(centre=104.0), seed=2)
         assert not contest_of(context, prepared, registry, again).worth_a_look
-        assert looks(context) == []
+        assert looks(context, registry) == []
 
     def test_a_night_killed_after_its_promotion_resumes_against_the_champion_it_started_with(
         self,
@@ -205,7 +219,7 @@ class TestContest:
         contest = contest_of(context, prepared, registry, good)
         assert problem in contest.champion_problem
         assert not contest.worth_a_look
-        assert looks(context) == []
+        assert looks(context, registry) == []
 
     def test_a_registry_that_is_away_is_no_champion_that_is_broken(
         self,
@@ -232,7 +246,7 @@ class TestContest:
 
 
 class TestEvaluation:
-    def test_both_are_scored_on_the_same_holdout_bytes(
+    def test_both_are_scored_on_the_same_bytes(
         self,
         context: Context,
         prepared: Prepared,
@@ -244,21 +258,21 @@ class TestEvaluation:
         crown(worse)
         # The registry's file is what counts: the candidate's own may be long gone.
         context.store.objects.pop(worse.model_key)  # type: ignore[attr-defined]
-        result = evaluate(context, contest_of(context, prepared, registry, good), prepared.split, prepared.pack)
-        holdout = load_side(context, prepared.split, prepared.pack, "holdout")
+        result = judged(context, contest_of(context, prepared, registry, good), prepared, registry)
+        cells = load_cells(context, prepared.split, prepared.pack).judged_by(range(FOLDS))
         table = context.records.load_table(result.predictions)
-        assert tuple(table["key"]) == holdout.keys
-        assert tuple(table["patient"]) == holdout.patients
-        np.testing.assert_array_equal(table["label"], holdout.labels.astype(int))
-        np.testing.assert_array_equal(table["challenger"], ModelFile(channel_model()).score(holdout.images))
-        np.testing.assert_array_equal(table["champion"], ModelFile(channel_model(RED)).score(holdout.images))
+        assert list(table["key"]) == list(cells.keys)
+        assert list(table["patient"]) == list(cells.patients)
+        np.testing.assert_array_equal(table["label"], cells.labels.astype(int))
+        np.testing.assert_array_equal(table["challenger"], ModelFile(channel_model()).score(cells.images[:]))
+        np.testing.assert_array_equal(table["champion"], ModelFile(channel_model(RED)).score(cells.images[:]))
 
         assert result.champion == registry.champion()
         assert result.challenger_metrics.threshold == good.threshold
         assert result.champion_metrics is not None
         assert result.champion_metrics.threshold == worse.threshold
-        assert result.challenger_metrics.cells == result.champion_metrics.cells == len(holdout.keys)
-        assert result.challenger_metrics.patients == prepared.split.holdout.patients
+        assert result.challenger_metrics.cells == result.champion_metrics.cells == len(cells.keys)
+        assert result.challenger_metrics.patients == prepared.split.judging.patients == 60
         new, old = result.challenger_metrics.balanced_accuracy, result.champion_metrics.balanced_accuracy
         assert new
         assert old
@@ -269,43 +283,42 @@ class TestEvaluation:
     def test_a_first_champion_is_not_compared(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate
     ) -> None:
-        result = evaluate(context, contest_of(context, prepared, registry, good), prepared.split, prepared.pack)
+        result = judged(context, contest_of(context, prepared, registry, good), prepared, registry)
         assert (result.champion, result.champion_metrics, result.differences) == (None, None, {})
         assert context.records.load_table(result.predictions)["champion"].isna().all()
-        assert [look.spent for look in looks(context)] == [0]
+        assert [look.spent for look in looks(context, registry)] == [0]
 
     def test_a_champion_of_another_size_is_scored_at_its_own(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, crown: Crown
     ) -> None:
         model = channel_model(RED, side=24)
         champion = made_up_candidate(model, name="keras", id_="big")
-        champion = champion.model_copy(update={"spec": champion.spec.model_copy(update={"side": 24})})
+        champion = champion.model_copy(update={"side": 24})
         context.store.put(champion.model_key, model)
         crown(champion)
         contest = contest_of(context, prepared, registry, good)
-        result = evaluate(context, contest, prepared.split, prepared.pack)
+        result = judged(context, contest, prepared, registry)
         table = context.records.load_table(result.predictions)
         images = [to_square(decode(context.store.get(key), context.settings.data), 24) for key in table["key"]]
         np.testing.assert_array_equal(table["champion"], ModelFile(model).score(np.array(images)))
-        assert contest.champion_on_validation is not None
-        assert contest.champion_on_validation.cells == prepared.split.validation_side.cells
+        assert contest.tuning["champion"].cells == good.tuning.cells
 
     def test_the_cnn_that_did_not_challenge_is_scored_for_the_report_alone(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, worse: Candidate
     ) -> None:
-        alone = evaluate(context, contest_of(context, prepared, registry, good), prepared.split, prepared.pack)
+        alone = judged(context, contest_of(context, prepared, registry, good), prepared, registry)
         contest = contest_of(context, prepared, registry, worse, good)
-        result = evaluate(context, contest, prepared.split, prepared.pack)
+        result = judged(context, contest, prepared, registry)
         assert (result.challenger, result.other) == (good.id, worse.id)
-        holdout = load_side(context, prepared.split, prepared.pack, "holdout")
+        cells = load_cells(context, prepared.split, prepared.pack).judged_by(range(FOLDS))
         table = context.records.load_table(result.predictions)
-        np.testing.assert_array_equal(table["other"], ModelFile(channel_model(RED)).score(holdout.images))
+        np.testing.assert_array_equal(table["other"], ModelFile(channel_model(RED)).score(cells.images[:]))
         assert result.other_metrics is not None
         assert result.other_metrics.threshold == worse.threshold
         assert set(result.milliseconds) == {"challenger", "other"}
         assert all(value > 0 for value in result.milliseconds.values())
         # It took no look, and nothing that a gate reads is another than without it.
-        assert [look.challenger for look in looks(context)] == [good.id]
+        assert [look.challenger for look in looks(context, registry)] == [good.model_sha256]
         assert (result.challenger_metrics, result.differences) == (alone.challenger_metrics, alone.differences)
         assert context.records.load_table(alone.predictions)["other"].isna().all()
         assert (alone.other, alone.other_metrics) == (None, None)
@@ -315,27 +328,17 @@ class TestEvaluation:
     ) -> None:
         contest = contest_of(context, prepared, registry, worse, good)
         context.store.put(worse.model_key, b"no model")
-        result = evaluate(context, contest, prepared.split, prepared.pack)
+        result = judged(context, contest, prepared, registry)
         assert (result.challenger, result.other, result.other_metrics) == (good.id, None, None)
 
-    def test_a_champion_that_fails_on_the_holdout_alone_is_unusable_too(
-        self,
-        context: Context,
-        prepared: Prepared,
-        registry: Registry,
-        good: Candidate,
-        worse: Candidate,
-        crown: Crown,
+    def test_a_champion_that_fails_on_the_judging_patients_alone_is_unusable_too(
+        self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, worse: Candidate, crown: Crown
     ) -> None:
         crown(worse)
-        contest = replace(
-            contest_of(context, prepared, registry, good), champion_model=channel_model(centre=float("nan"))
-        )
-        contest = replace(contest, champion=contest.champion.model_copy(  # type: ignore[union-attr]
-            update={"model_sha256": sha256(contest.champion_model or b"")}
-        ))  # fmt: skip
+        contest = contest_of(context, prepared, registry, good)
+        broken = Rival(contest.rivals["champion"].version, ModelFile(channel_model(centre=float("nan"))))
         with pytest.raises(ChampionUnusable, match="not probabilities"):
-            evaluate(context, contest, prepared.split, prepared.pack)
+            judged(context, replace(contest, rivals={"champion": broken}), prepared, registry)
 
     def test_what_was_evaluated_is_not_scored_again(
         self,
@@ -349,10 +352,10 @@ class TestEvaluation:
     ) -> None:
         crown(worse)
         contest = contest_of(context, prepared, registry, good)
-        first = evaluate(context, contest, prepared.split, prepared.pack)
-        monkeypatch.setattr("tasks.evaluate._score", lambda *_: pytest.fail("scored again"))
-        assert evaluate(context, contest, prepared.split, prepared.pack) == first
-        assert len(looks(context)) == 1
+        first = judged(context, contest, prepared, registry)
+        monkeypatch.setattr("tasks.evaluate.score_cells", lambda *_: pytest.fail("scored again"))
+        assert judged(context, contest, prepared, registry) == first
+        assert len(looks(context, registry)) == 1
 
     def test_a_look_is_in_the_ledger_before_its_result_is_known(
         self,
@@ -371,15 +374,19 @@ class TestEvaluation:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("tasks.evaluate._score", killed)
+            patch.setattr("tasks.evaluate.summarise", killed)
             with pytest.raises(KeyboardInterrupt):
-                evaluate(context, contest, prepared.split, prepared.pack)
-        (look,) = looks(context)
-        assert (look.number, look.challenger, look.champion) == (1, good.id, worse.id)
+                judged(context, contest, prepared, registry)
+        (look,) = looks(context, registry)
+        assert (look.number, look.challenger, look.champion) == (
+            1,
+            good.model_sha256,
+            worse.model_sha256,
+        )
         assert look.spent == pytest.approx(0.05 / 24)
         # Looking again at the same challenger is the same look.
-        assert evaluate(context, contest, prepared.split, prepared.pack).look == look
-        assert looks(context) == [look]
+        assert judged(context, contest, prepared, registry).look == look
+        assert looks(context, registry) == [look]
 
     def test_a_candidate_whose_model_file_was_swapped_is_refused(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate
@@ -387,4 +394,118 @@ class TestEvaluation:
         contest = contest_of(context, prepared, registry, good)
         context.store.put(good.model_key, channel_model(centre=90))
         with pytest.raises(ModelFileInvalid, match="recorded is"):
-            evaluate(context, contest, prepared.split, prepared.pack)
+            judged(context, contest, prepared, registry)
+
+    def test_each_patient_is_judged_by_the_column_of_its_fold(
+        self, context: Context, prepared: Prepared, registry: Registry
+    ) -> None:
+        members = [channel_member(centre=90.0 + 5 * fold) for fold in range(FOLDS)]
+        model = combine_files(list(enumerate(members)))
+        different = made_up_candidate(model, id_="different")
+        context.store.put(different.model_key, model)
+        result = judged(context, contest_of(context, prepared, registry, different), prepared, registry)
+        table = context.records.load_table(result.predictions)
+        assert list(table["fold"]) == [fold_of(patient) for patient in table["patient"]]
+        cells = load_cells(context, prepared.split, prepared.pack).judged_by(range(FOLDS))
+        columns = ModelFile(model).score_members(cells.images[:])
+        np.testing.assert_array_equal(table["challenger"], columns[np.arange(len(cells)), cells.folds])
+        assert len(np.unique(columns[0])) == FOLDS
+
+    def test_where_nothing_could_pass_no_look_is_taken(
+        self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, crown: Crown
+    ) -> None:
+        # Calls differ nowhere: no labels could make one of the two better.
+        crown(candidate_of(context, prepared, channel_member(centre=104.9), name="keras"))
+        result = evaluate(
+            context, contest_of(context, prepared, registry, good), prepared.split, prepared.pack, registry
+        )
+        assert isinstance(result, NoLook)
+        assert result.best_case is not None
+        assert "superior balanced accuracy" in [gate.name for gate in result.best_case.gates if not gate.passed]
+        assert looks(context, registry) == []
+
+    def test_a_missing_member_costs_its_patients(
+        self, context: Context, prepared: Prepared, registry: Registry, worse: Candidate, crown: Crown
+    ) -> None:
+        crown(worse)
+        model = channel_model(folds=(0, 1, 3, 4))
+        four = made_up_candidate(model, id_="four")
+        four = four.model_copy(update={"members": tuple(m for m in four.members if m.spec.member != 2)})
+        context.store.put(four.model_key, model)
+        result = judged(context, contest_of(context, prepared, registry, four), prepared, registry)
+        assert 2 not in set(context.records.load_table(result.predictions)["fold"])
+        lost = prepared.split.folds[2].patients
+        assert result.challenger_metrics.patients == prepared.split.judging.patients - lost
+        assert f"{lost} of 60 patients do not judge: the challenger has 4 of 5 members" in result.unjudged
+
+    def test_small_losses_are_measured_against_the_first_champion_of_the_line_too(
+        self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, worse: Candidate
+    ) -> None:
+        middle = candidate_of(context, prepared, channel_member(centre=100.0), seed=3)
+        for number, candidate in enumerate((worse, middle), start=1):
+            decision = made_up_decision(f"{number}" * 24)
+            version = registry.register(candidate, context.store.get(candidate.model_key), decision)
+            change = ChampionChange("promoted", "a test", decision.id, registry.champion(), version, "why", "")
+            append_change(context, registry, change)
+        contest = contest_of(context, prepared, registry, good)
+        assert {role: rival.version.candidate for role, rival in contest.rivals.items()} == {
+            "champion": middle.id,
+            "reference": worse.id,
+        }
+        result = judged(context, contest, prepared, registry)
+        assert result.reference == contest.rivals["reference"].version
+        table = context.records.load_table(result.predictions)
+        assert not table["reference"].isna().any()
+        assert result.reference_differences["balanced_accuracy"].value > 0.05
+        named = with_settings(context, gate={"reference": "2"})
+        assert set(contest_of(named, prepared, registry, good).rivals) == {"champion"}
+
+
+class TestChampionWithoutMembers:
+    """A champion of 0.1: a single network, which may be judged only by patients that it has not seen."""
+
+    @pytest.fixture
+    def seen(self, prepared: Prepared, context: Context) -> list[str]:
+        return sorted(set(context.records.load_table(prepared.split.table)["patient"]))[:48]
+
+    @pytest.fixture
+    def old(self, context: Context, registry: Registry, prepared: Prepared, seen: list[str]) -> ChampionRef:
+        model = single_network(RED)
+        candidate = made_up_candidate(model, name="keras", id_="a" * 24)
+        context.store.put(candidate.model_key, model)
+        table = context.records.load_table(prepared.split.table)
+        table["side"] = np.where(table["patient"].isin(seen), "train", "holdout")
+        context.records.save_table(Split, "5" * 24, "rows", table[["key", "sha256", "pixels", "patient", "side"]])
+        context.store.put(
+            record_key("candidates", candidate.id),
+            json.dumps({"id": candidate.id, "spec": {"split": "5" * 24}}).encode(),
+        )
+        version = registry.register(candidate, model, made_up_decision("old"))
+        registry.set_champion(version.version)
+        return version
+
+    def test_it_is_compared_on_the_patients_that_it_has_not_seen(
+        self,
+        context: Context,
+        prepared: Prepared,
+        registry: Registry,
+        good: Candidate,
+        old: ChampionRef,
+        seen: list[str],
+    ) -> None:
+        contest = contest_of(context, prepared, registry, good)
+        assert contest.champion == old
+        assert contest.tuning["champion"].cells == contest.tuning["challenger"].cells < good.tuning.cells
+        result = judged(context, contest, prepared, registry)
+        table = context.records.load_table(result.predictions)
+        assert set(table["patient"]) == set(context.records.load_table(prepared.split.table)["patient"]) - set(seen)
+        assert "48 of 60 patients do not judge: the champion, version 1, has no members" in result.unjudged
+
+    def test_without_its_records_nothing_is_compared(
+        self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, old: ChampionRef
+    ) -> None:
+        context.store.delete(record_key("candidates", old.candidate))
+        contest = contest_of(context, prepared, registry, good)
+        result = evaluate(context, contest, prepared.split, prepared.pack, registry)
+        assert isinstance(result, NoLook)
+        assert looks(context, registry) == []

@@ -149,7 +149,13 @@ def night_of(context: Context, number: int, cells: dict[int, str]) -> pd.DataFra
     id_ = f"{number:024d}"
     facts = pd.DataFrame(
         [
-            {"key": f"{name}-{pixel}", "sha256": f"{pixel:02d}", "pixels": f"p{pixel}", "label": POSITIVE, "patient": name}
+            {
+                "key": f"{name}-{pixel}",
+                "sha256": f"{pixel:02d}",
+                "pixels": f"p{pixel}",
+                "label": POSITIVE,
+                "patient": name,
+            }
             for pixel, name in sorted(cells.items())
         ]
     )

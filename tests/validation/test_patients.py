@@ -69,7 +69,13 @@ def test_roles_are_what_they_always_were() -> None:
     # A patient who moved to another fold would flatter every model from then on.
     known = {"C100P61": 4, "C1": 1, "C47P8": 0, "C33P1": 1, "C130P91": 0, "C8P8": 2}
     assert {patient: fold_of(patient) for patient in known} == known
-    assert [name for name in NAMES[:60] if is_tuning(name, 0)] == ["C16P112", "C36P252", "C50P350", "C51P357", "C52P364"]
+    assert [name for name in NAMES[:60] if is_tuning(name, 0)] == [
+        "C16P112",
+        "C36P252",
+        "C50P350",
+        "C51P357",
+        "C52P364",
+    ]
 
 
 def roles(name: str) -> list[int]:
