@@ -1,4 +1,4 @@
-"""The training flow: one member of a CNN, on any worker of its pool, usually ``gpu``; and how a night starts and awaits it.
+"""The training flow: one member of a CNN, on any worker of its pool, usually ``gpu``; how a night starts and awaits it.
 
 Only names travel: the worker reads the split from the store, builds the pack on its own disk, and stores the member.
 The night starts all its trainings at once; the pool's concurrency limit, the number of GPUs, decides how many run.
