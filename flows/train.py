@@ -93,7 +93,7 @@ def train_remotely(context: Context, spec: TrainSpec, stop: threading.Event | No
         log.warning("run %s crashed: %s", run["name"], state["message"])
     if state["type"] != "COMPLETED":
         raise TrainingFailed(
-            f"the run of train/{spec.model} for member {spec.member + 1} is {state['name']}: {state['message'] or 'no reason is known'}",
+            f"the run that trains {describe(spec)}, is {state['name']}: {state['message'] or 'no reason is known'}",
             f"see run {run['name']} on Prefect's page",
         )
     return context.records.load(Member, id_)

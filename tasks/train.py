@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from infra.scoring.model_file import MemberFile
 from infra.store.keys import member_key
 from tasks.cells.cell_data import CellData, load_cells
 from tasks.context import Context
 from tasks.stage import stage
 from tasks.training.specs import find_member
 from validation.digest import sha256
-from validation.errors import TrainingFailed
+from validation.errors import ModelFileInvalid, TrainingFailed
 from validation.records import EpochRecord, Member, Pack, Split, TrainSpec
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,7 @@ def _keep(
 ) -> Member:
     """Store a member's file, its weights and, last, its record."""
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
+    _refuse_unusable(onnx, spec, folder, tuning)
     model_key, weights_key = member_key(id_, "member.onnx"), member_key(id_, result["weights"])
     context.store.put(model_key, onnx)
     context.store.put(weights_key, weights)
@@ -196,6 +198,24 @@ def _keep(
     )
     context.records.save(member, id_)
     return member
+
+
+def _refuse_unusable(onnx: bytes, spec: TrainSpec, folder: Path, tuning: CellData) -> None:
+    """Score the tuning cells with the file of a training.
+
+    Raises:
+        TrainingFailed: when it cannot be used; its result is deleted, so that the next try trains again.
+    """
+    try:
+        finite = np.isfinite(MemberFile(onnx).score_logits(tuning.images)).all()
+        problem = "" if finite else "it scores some tuning cells as NaN"
+    except ModelFileInvalid as error:
+        problem = error.message
+    if problem:
+        (folder / "result.json").unlink()
+        raise TrainingFailed(
+            f"the training of {describe(spec)} left an unusable model file: {problem}", "run the night again"
+        )
 
 
 train_task = stage(train)

@@ -1,4 +1,4 @@
-"""The cells of a split as arrays: who is trained on, tuned on and judged by, as training, thresholds and judging read."""
+"""The cells of a split as arrays, by role: what a member is trained on, tuned on and judged by."""
 
 from __future__ import annotations
 

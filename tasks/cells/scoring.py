@@ -1,4 +1,4 @@
-"""Score cells with one model file: the same way for every model, each cell by a member that has not seen its patient."""
+"""Score cells with a model file: the same way for every model, each by a member that has not seen its patient."""
 
 from __future__ import annotations
 

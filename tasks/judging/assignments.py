@@ -72,7 +72,7 @@ def assign_origins(known: Memory, cells: pd.DataFrame) -> pd.DataFrame:
         old if old not in (_NEW, None) and not patient else origin
         for old, patient, origin in zip(before, cells["patient"], own, strict=True)
     ]
-    crossed = [old != _NEW and old != origin for old, origin in zip(before, origins, strict=True)]
+    crossed = [old not in {_NEW, origin} for old, origin in zip(before, origins, strict=True)]
     named = ["two patients" if old is None else old for old in before]
     return cells.assign(
         origin=origins, before=[name if is_crossed else None for name, is_crossed in zip(named, crossed, strict=True)]

@@ -12,13 +12,13 @@ from infra.registry.registry import Registry
 from infra.store.keys import SYNTHETIC_MARK
 from tasks.context import Context
 from tasks.decide import Evidence, decide
-from tasks.evaluate import Contest, evaluate, prepare_contest
+from tasks.evaluate import Contest, NoLook, evaluate, prepare_contest
 from tests.builders import (
     NOON,
     RED,
     Prepared,
     candidate_of,
-    channel_model,
+    channel_member,
     made_up_candidate,
     metrics_of,
     with_settings,
@@ -47,8 +47,9 @@ NEXT = Snapshot(
 )  # fmt: skip
 
 
-def contest(champion: ChampionRef | None = CHAMPION, *, on_validation: float = 0.9) -> Contest:
-    return Contest(CHALLENGER, champion, b"" if champion else None, metrics_of(on_validation) if champion else None)
+def contest(champion: ChampionRef | None = CHAMPION, *, on_tuning: float = 0.9) -> Contest:
+    tuning = {"challenger": CHALLENGER.tuning} | ({"champion": metrics_of(on_tuning)} if champion else {})
+    return Contest(CHALLENGER, champion, tuning=tuning)
 
 
 def difference(value: float, half: float) -> dict[str, Interval]:
@@ -62,9 +63,13 @@ def evaluation(value: float = 0.95, differences: dict[str, Interval] | None = No
         id=f"{value} {differences} {metrics}",
         split="split",
         challenger=CHALLENGER.id,
+        challenger_sha256=CHALLENGER.model_sha256,
+        challenger_threshold=CHALLENGER.threshold,
         champion=champion,
-        look=Look(generation="g1", number=1, challenger=CHALLENGER.id, champion=None, spent=0, looked_at=NOON),
+        look=Look(number=1, challenger=CHALLENGER.model_sha256, champion=None, spent=0, looked_at=NOON),
         predictions="key",
+        judged="digest",
+        counts={},
         challenger_metrics=metrics_of(value, **metrics),
         champion_metrics=metrics_of(0.9) if champion else None,
         differences=differences or {},
@@ -86,7 +91,7 @@ def evidence(prepared: Prepared) -> Evidence:
         (
             {"evaluation": evaluation(differences=difference(0.03, 0.04))},
             Verdict.UNDECIDED,
-            "8 further holdout patients",
+            "further patients",
         ),
         (
             {"evaluation": evaluation(differences=difference(-0.03, 0.01))},
@@ -96,19 +101,19 @@ def evidence(prepared: Prepared) -> Evidence:
         ({"evaluation": evaluation(0.7, difference(0.03, 0.01))}, Verdict.KEPT, "champion stays|AUC|0.7000|0.9000"),
         ({"evaluation": evaluation(0.95, difference(0.03, 0.01), patients=2)}, Verdict.UNDECIDED, "2 patients|least 3"),
         (
-            {"contest": contest(on_validation=0.97)},
+            {"contest": contest(on_tuning=0.97)},
             Verdict.KEPT,
-            "champion stays|validation patients|0.9500|0.9700|balanced accuracy|holdout was not looked at",
+            "champion stays|tuning patients|0.9500|0.9700|balanced accuracy|no look was taken",
         ),
         (
-            {"refused_look": "the holdout was looked at 24 times"},
+            {"no_look": NoLook("24 looks were taken this year")},
             Verdict.UNDECIDED,
-            "the holdout was looked at 24 times",
+            "24 looks were taken this year",
         ),
         (
-            {"contest": replace(contest(), champion_model=None, champion_problem="no ONNX model")},
+            {"contest": replace(contest(), champion_problem="no ONNX model")},
             Verdict.CHAMPION_UNUSABLE,
-            "version 3|no ONNX model|not count as beaten|holdout was not looked at",
+            "version 3|no ONNX model|not count as beaten|no look was taken",
         ),
     ],
 )
@@ -133,7 +138,7 @@ def test_every_gate_is_stored_with_its_numbers_in_words(context: Context, eviden
     for fact in ("0.40 points higher", "2.00 points lower", "1.00 points lower", "level 0.0021"):
         assert fact in sentences["sensitivity not worse"]
     assert "cannot be compared" in sentences["specificity not worse"]
-    assert "10 patients" in sentences["holdout patients"]
+    assert "10 patients" in sentences["judging patients"]
     assert "0.9500" in sentences["AUC floor"]
     assert "level" not in sentences["AUC floor"]
 
@@ -177,7 +182,6 @@ def test_a_decision_names_the_evidence_it_rests_on(context: Context, evidence: E
     assert (decision.challenger, decision.evaluation) == (CHALLENGER.id, judged.id)
     assert decision.champion_before == CHAMPION
     assert decision.failed_trainings == {"keras": "killed"}
-    assert decision.generation == "g1"
     assert not decision.synthetic
 
 
@@ -191,7 +195,7 @@ def test_the_same_evidence_is_the_same_decision(context: Context, evidence: Evid
         replace(judged, contest=contest(CHAMPION.model_copy(update={"version": "4"}))),
         replace(judged, evaluation=evaluation(differences=difference(0.04, 0.01))),
         replace(judged, candidates=(CHALLENGER, CHALLENGER)),
-        replace(judged, evaluation=None, refused_look="spent"),
+        replace(judged, evaluation=None, no_look=NoLook("spent")),
     ]
     ids = {decide(context, other).id for other in others}
     ids.add(decide(with_settings(context, gate={"looks": 3}), judged).id)
@@ -218,21 +222,19 @@ def test_an_unusable_champion_is_reported_with_the_last_good_decision(context: C
     second = decide(context, otherwise)
     assert second.id != first.id
     assert good.id in second.sentence
-    # The champion failed later, on the holdout: a look was taken, and the sentence says so.
+    # The champion failed later, on the judging patients, and the sentence says so.
     late = decide(context, replace(otherwise, contest_broke_off=True, snapshot=NEXT))
-    assert "holdout was looked at" in late.sentence
+    assert "judging patients" in late.sentence
     assert "nothing was compared" in late.sentence
 
 
-def test_the_detectable_difference_is_recorded_when_the_holdout_was_looked_at(
-    context: Context, evidence: Evidence
-) -> None:
+def test_the_detectable_difference_is_recorded_with_an_evaluation(context: Context, evidence: Evidence) -> None:
     known = {"balanced_accuracy": Spread(error=0.004, effective_patients=20.0)}
     judged = evaluation(differences=difference(0.03, 0.01)).model_copy(update={"spreads": known})
     smallest = decide(context, replace(evidence, evaluation=judged)).detectable_difference
     # Student's quantile at 0.05 / 24 with 19 degrees of freedom is 3.26, that of 80% power 0.84.
     assert smallest == pytest.approx(0.004 * (3.256 + 0.842), rel=0.01)
-    assert decide(context, replace(evidence, contest=contest(on_validation=0.97))).detectable_difference is None
+    assert decide(context, replace(evidence, contest=contest(on_tuning=0.97))).detectable_difference is None
 
 
 def test_synthetic_cells_are_recorded(context: Context, evidence: Evidence) -> None:
@@ -255,16 +257,17 @@ class TestRealModels:
         contest = prepare_contest(context, candidates, start, registry, prepared.split, prepared.pack)
         judged = None
         if contest.worth_a_look:
-            judged = evaluate(context, contest, prepared.split, prepared.pack)
-        return decide(
-            context, Evidence(prepared.snapshot, prepared.validation, prepared.split, candidates, {}, contest, judged)
-        )
+            judged = evaluate(context, contest, prepared.split, prepared.pack, registry)
+        evidence = Evidence(prepared.snapshot, prepared.validation, prepared.split, candidates, {}, contest)
+        if isinstance(judged, NoLook):
+            return decide(context, replace(evidence, no_look=judged))
+        return decide(context, replace(evidence, evaluation=judged))
 
     def test_a_better_model_is_promoted_and_a_worse_one_kept_out(
         self, context: Context, prepared: Prepared, registry: Registry, crown: Crown
     ) -> None:
-        worse = candidate_of(context, prepared, channel_model(RED), name="keras")
-        good = candidate_of(context, prepared, channel_model(), name="fastai")
+        worse = candidate_of(context, prepared, channel_member(RED), name="keras")
+        good = candidate_of(context, prepared, channel_member(), name="fastai")
         first = self.night(context, prepared, registry, worse)
         assert first.verdict is Verdict.KEPT
         for fact in ("No champion yet", "fails a floor"):
@@ -279,5 +282,5 @@ class TestRealModels:
         assert (second.verdict, second.challenger) == (Verdict.PROMOTED, good.id)
         assert all(gate.passed for gate in second.gates)
         crown(good)
-        other = candidate_of(context, prepared, channel_model(RED), name="keras", seed=2)
+        other = candidate_of(context, prepared, channel_member(RED), name="keras", seed=2)
         assert self.night(context, prepared, registry, other).verdict is Verdict.KEPT

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tasks import models
@@ -235,6 +234,29 @@ def test_a_training_that_hangs_is_killed_after_its_deadline(
 def test_a_training_that_cannot_start_is_a_failed_training(context: Context, prepared: Prepared) -> None:
     with pytest.raises(TrainingFailed, match="No such file or directory"):
         run(context, prepared, spec_of(prepared, "/nowhere/model.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (b"no model", "not a usable ONNX model"),
+        (channel_member(side=32), r"expected uint8 \[n, 32, 32, 3\], found uint8"),
+        (channel_member(output_name="y"), "expected images uint8"),
+        (channel_member(centre=float("nan")), "as NaN"),
+    ],
+    ids=["rubbish", "other side", "other contract", "nan"],
+)
+def test_an_unusable_model_file_is_a_failed_training_and_is_trained_again(
+    model: bytes, why: str, context: Context, prepared: Prepared, red_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model)
+    spec = spec_of(prepared, path)
+    with pytest.raises(TrainingFailed, match=f"left an unusable model file: .*{why}"):
+        run(context, prepared, spec)
+    assert context.records.ids(Member) == []
+    path.write_bytes(red_model.read_bytes())
+    assert run(context, prepared, spec).model_sha256 == sha256(red_model.read_bytes())
 
 
 def test_a_training_that_ended_when_its_parent_was_killed_is_kept(
