@@ -228,6 +228,12 @@ def leave_finished_training(context: Context, spec: TrainSpec, model: bytes) -> 
     return folder
 
 
+def leave_finished_trainings(context: Context, name: str, split: str, member: bytes) -> None:
+    """Leave behind the trainings of all members of a CNN, each of which ended with ``member``."""
+    for spec in member_specs(context.settings, name, split):
+        leave_finished_training(context, spec, member)
+
+
 def candidate_of(
     context: Context, prepared: Prepared, member: bytes, *, name: str = "fastai", seed: int = 1
 ) -> Candidate:

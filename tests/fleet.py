@@ -19,7 +19,7 @@ from infra.settings.settings import Settings
 from infra.store.base import Store
 from infra.store.folder import FolderStore
 from tests import ROOT
-from tests.builders import SIDE, channel_model, plain_cells
+from tests.builders import SIDE, channel_member, plain_cells
 
 MODELS = ("fastai", "keras")
 # Prefect looks oftener, so that tests wait less, and not so often that a busy machine does nothing else. Its scheduler
@@ -56,7 +56,7 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
     recipes = {name: json.dumps({"model": str(folder / f"{name}.onnx")}) for name in MODELS}
     for name in MODELS:
         if not (folder / f"{name}.onnx").exists():  # it may be a pipe by now, see hold_training
-            (folder / f"{name}.onnx").write_bytes(channel_model())
+            (folder / f"{name}.onnx").write_bytes(channel_member())
     theirs = ("RETRAIN_", "PREFECT_", "MALARIA_", "MLFLOW_", "AWS_")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     return {
@@ -64,6 +64,8 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
         "PYTHONPATH": ":".join([str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "RETRAIN_HOME": str(home),
         "RETRAIN_TRAINING__SIDE": str(SIDE),
+        # Two processes for each CNN are enough to be several.
+        "RETRAIN_TRAINING__MEMBERS": "2",
         "RETRAIN_TRAINING__FASTAI": recipes["fastai"],
         "RETRAIN_TRAINING__KERAS": recipes["keras"],
         "RETRAIN_DATA__MIN_CELLS_PER_CLASS": "2",
@@ -86,10 +88,15 @@ def hold_training(folder: Path, name: str) -> None:
 def let_training_go(folder: Path, name: str, *, waiting: bool) -> None:
     """Give a training its model file, through the pipe to one that is waiting."""
     path = folder / f"{name}.onnx"
-    if waiting:
-        path.write_bytes(channel_model())
-    path.unlink()
-    path.write_bytes(channel_model())
+    beside = folder / f".{name}.onnx"
+    beside.write_bytes(channel_member())
+    if not waiting:
+        beside.replace(path)
+        return
+    with path.open("wb") as pipe:
+        # Before the waiting one gets its file: the next member must find no pipe.
+        beside.replace(path)
+        pipe.write(channel_member())
 
 
 class Up:

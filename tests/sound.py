@@ -49,11 +49,11 @@ def check_sound(home: Path, **settings: Any) -> list[str]:
     if champion is not None:
         # Loaded from the registry and run, as whoever uses it would.
         ModelFile(registry.model_bytes(champion), sha256_expected=champion.model_sha256)
-    _check_records(context)
+    _check_records(context, registry)
     return versions
 
 
-def _check_records(context: Context) -> None:
+def _check_records(context: Context, registry: Registry) -> None:
     """Read every record: a torn one would raise."""
     for kind in (Candidate, Decision, Night):
         for id_ in context.records.ids(kind):
@@ -61,7 +61,7 @@ def _check_records(context: Context) -> None:
     for id_ in context.records.ids(Candidate):
         candidate = context.records.load(Candidate, id_)
         assert sha256(context.store.get(candidate.model_key)) == candidate.model_sha256
-    assert all(entry.look is not None for entry in read_ledger(context, context.settings.split.generation))
+    assert all(entry.look is not None for entry in read_ledger(context, registry))
 
 
 def inputs(home: Path) -> dict[str, bytes]:

@@ -71,8 +71,7 @@ def model() -> bytes:
 def champion(home: Path, empty_registry: Path, model: bytes) -> ChampionRef:
     registry: Registry = registry_in(home, empty_registry)
     candidate = made_up_candidate(model)
-    spec = candidate.spec.model_copy(update={"side": SIDE})
-    reference = registry.register(candidate.model_copy(update={"spec": spec}), model, made_up_decision())
+    reference = registry.register(candidate.model_copy(update={"side": SIDE}), model, made_up_decision())
     registry.set_champion(reference.version)
     return reference
 

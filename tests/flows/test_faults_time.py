@@ -21,9 +21,8 @@ from infra.store.folder import FolderStore
 from tasks.champion.history import champion_at, history
 from tasks.context import Context
 from tasks.judging.ledger import read_ledger
-from tasks.training.specs import train_spec
 from tests import ROOT
-from tests.builders import RED, channel_model, folder_context, leave_finished_training, plain_cells, prepare
+from tests.builders import RED, channel_member, folder_context, leave_finished_trainings, plain_cells, prepare
 from validation.records import Decision, Night, Split
 
 pytestmark = pytest.mark.thorough
@@ -77,10 +76,9 @@ def three_nights(home: Path, empty: Path, clocks: list[timedelta]) -> tuple[list
         with pytest.MonkeyPatch.context() as patch:
             set_clock(patch, wrong_by)
             prepared = prepare(context, Registry(context.settings).champion())
-            models = channel_model(RED) if number == 0 else channel_model(centre=100.0 + number)
+            member = channel_member(RED) if number == 0 else channel_member(centre=100.0 + number)
             for name in ("fastai", "keras"):
-                spec = train_spec(context.settings, name, prepared.split.id)
-                leave_finished_training(context, spec, models)
+                leave_finished_trainings(context, name, prepared.split.id, member)
             nights.append(retrain.run_night(context))
     return nights, context
 
@@ -92,12 +90,15 @@ def test_a_clock_that_jumps_changes_no_name_no_order_and_no_level(
     for name, clocks in (("right", RIGHT), ("jumping", JUMPING)):
         monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / name))
         nights, context = three_nights(tmp_path / name, empty_registry, clocks)
-        generation = context.settings.split.generation
         entries = history(context)
         results.append(
             (
                 [(night.id, night.decision, night.verdict, night.champion_after) for night in nights],
-                [(entry.look.number, entry.look.spent) for entry in read_ledger(context, generation) if entry.look],
+                [
+                    (entry.look.number, entry.look.spent)
+                    for entry in read_ledger(context, Registry(context.settings))
+                    if entry.look
+                ],
                 [(entry.number, entry.action, entry.version_before, entry.version_after) for entry in entries],
             )
         )

@@ -11,8 +11,7 @@ from flows import retrain
 from infra.registry.registry import Registry
 from infra.store.folder import FolderStore
 from tasks.context import Context
-from tasks.training.specs import train_spec
-from tests.builders import RED, channel_model, folder_context, leave_finished_training, plain_cells, prepare
+from tests.builders import RED, channel_member, folder_context, leave_finished_trainings, plain_cells, prepare
 from validation.records import Decision, Night, Verdict
 
 pytestmark = pytest.mark.thorough
@@ -29,8 +28,8 @@ def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations:
 def a_night(context: Context, fastai: bytes, keras: bytes) -> Night:
     """One night whose trainings have ended with these model files."""
     prepared = prepare(context, Registry(context.settings).champion())
-    for name, model in (("fastai", fastai), ("keras", keras)):
-        leave_finished_training(context, train_spec(context.settings, name, prepared.split.id), model)
+    for name, member in (("fastai", fastai), ("keras", keras)):
+        leave_finished_trainings(context, name, prepared.split.id, member)
     return retrain.run_night(context)
 
 
@@ -41,7 +40,7 @@ def test_a_night_with_a_tampered_champion_promotes_nobody_and_goes_on_once_it_is
     (home / "mlflow.db").write_bytes(empty_registry.read_bytes())
     gate = {"min_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0}
     context = folder_context(home, plain_cells(), gate=gate)
-    first = a_night(context, channel_model(RED), channel_model(RED, centre=104.0))
+    first = a_night(context, channel_member(RED), channel_member(RED, centre=104.0))
     assert (first.verdict, first.champion_after) == (Verdict.PROMOTED, "1")
 
     assert isinstance(context.store, FolderStore)
@@ -50,7 +49,7 @@ def test_a_night_with_a_tampered_champion_promotes_nobody_and_goes_on_once_it_is
     (file,) = (home / "mlflow-artifacts").rglob("*.onnx")
     sound = file.read_bytes()
     file.write_bytes(sound + b"!")
-    second = a_night(context, channel_model(), channel_model(centre=104.0))
+    second = a_night(context, channel_member(), channel_member(centre=104.0))
     assert second.verdict is Verdict.CHAMPION_UNUSABLE
     assert (second.champion_before, second.champion_after) == ("1", "1")
     assert second.decision

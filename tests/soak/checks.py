@@ -16,7 +16,6 @@ from infra.store.keys import LABELED, OURS, report_key
 from tasks.champion.approval import open_requests
 from tasks.champion.history import history
 from tasks.context import Context
-from tasks.judging.generations import current_generation
 from tasks.judging.ledger import read_ledger
 from tasks.report import report
 from validation.errors import RetrainError
@@ -27,7 +26,7 @@ def look() -> dict[str, Any]:
     """Return how things stand, and everything that is wrong."""
     settings = load_settings()
     context, registry = Context.open(settings), Registry(settings)
-    wrong = [*_objects(context), *_ledger(context), *_reports(context)]
+    wrong = [*_objects(context), *_ledger(context, registry), *_reports(context)]
     champion = registry.champion()
     usable = True
     if champion is not None:
@@ -39,7 +38,7 @@ def look() -> dict[str, Any]:
     entries = history(context)
     if champion is not None and entries[-1].version_after != champion.version:
         wrong.append(f"the history ends with version {entries[-1].version_after}, the alias is at {champion.version}")
-    spent = len([entry for entry in read_ledger(context, current_generation(context).name) if entry.cost(1) > 0])
+    spent = len([entry for entry in read_ledger(context, registry) if entry.cost(1) > 0])
     return {
         "wrong": wrong,
         "history": [[entry.action, entry.version_before, entry.version_after] for entry in entries],
@@ -50,7 +49,6 @@ def look() -> dict[str, Any]:
         "retired": len(context.records.ids(Retired)),
         "waiting": [request.decision for request in open_requests(context)],
         "looks": spent,
-        "spent": spent >= settings.gate.looks,
     }
 
 
@@ -79,9 +77,9 @@ def _objects(context: Context) -> list[str]:
     return wrong
 
 
-def _ledger(context: Context) -> list[str]:
+def _ledger(context: Context, registry: Registry) -> list[str]:
     rules = context.settings.gate
-    entries = read_ledger(context, current_generation(context).name)
+    entries = read_ledger(context, registry)
     spent = sum(entry.cost(rules.error_budget) for entry in entries)
     wrong = [f"look {entry.key} cannot be read" for entry in entries if entry.look is None]
     if [entry.number for entry in entries] != list(range(1, len(entries) + 1)):

@@ -7,10 +7,8 @@ from typing import Any
 from infra.registry.registry import Registry
 from infra.settings.settings import load_settings
 from tasks.commands.answer_approval import answer
-from tasks.commands.inspect_data import inspect_now
 from tasks.commands.rollback import rollback
 from tasks.context import Context
-from tasks.judging.generations import rotate
 from tasks.pruning.prune import prune
 
 
@@ -30,16 +28,6 @@ def go_back(version: str | None) -> dict[str, Any]:
         Context.open(settings), Registry(settings), version, why="as the soak has drawn", who="a person"
     )
     return {"version": champion.version, "sha256": champion.model_sha256}
-
-
-def begin_generation() -> dict[str, Any]:
-    """Rotate the holdout over the cells that lie in the bucket now."""
-    settings = load_settings()
-    context = Context.open(settings)
-    result = inspect_now(context, Registry(settings).champion())
-    with context.workspace.night_lock():
-        begun = rotate(context, context.records.load_table(result.facts), "the looks are spent", "a person")
-    return {"generation": begun.name}
 
 
 def prune_now(dry_run: bool = False) -> dict[str, Any]:

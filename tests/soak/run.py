@@ -57,8 +57,6 @@ class Soak:
         self._check(number, drawn, state)
         for key, data in gone.items():
             self.bucket.put(key, data)
-        if state.get("spent"):
-            self._rotate(number)
         checks.backdate([self.home, self.temporary])
         told = {
             "night": number,
@@ -179,13 +177,6 @@ class Soak:
                 hands.prune_now, environment=self.settings, log=self.folder / "nights.log",
                 kill_after=self.random.uniform(0.02, 0.6),
             )  # fmt: skip
-
-    def _rotate(self, number: int) -> None:
-        """The looks are spent: new patients arrive, and a new generation of the holdout begins with them."""
-        self.bucket.deliver(10)
-        answer = self._act(hands.begin_generation, wanted=False)
-        if answer.get("error") not in (None, "RotationRefused"):
-            self.wrong.append(f"night {number}: the holdout could not be rotated: {answer}")
 
     def _act(self, function: Any, *arguments: Any, wanted: bool = True) -> dict[str, Any]:
         ended = child.act(function, *arguments, environment=self.settings, log=self.folder / "nights.log")

@@ -9,7 +9,6 @@ import pytest
 
 from infra.store.keys import latest_key, record_key
 from infra.store.memory import MemoryStore
-from tasks.commands.rotate_holdout import holdout_status
 from tasks.context import Context
 from tasks.nights import decisions, find_decision, find_night, finished_decisions, last_good_decision, nights
 from tasks.reporting.exhibits import exhibits
@@ -53,7 +52,6 @@ def test_a_damaged_record_is_named_and_hides_no_other(empty: Context, told: pyte
     damage(empty)
     assert find_night(empty, "abc").decision == "abc"
     assert (decisions(empty), last_good_decision(empty)) == ([made], made)
-    assert holdout_status(empty)["looks_taken"] == 0
     assert record_key(Night.kind, "damaged") in told.text
     assert record_key(Decision.kind, "damaged") in told.text
     # Pruning must not believe that it knows all references.

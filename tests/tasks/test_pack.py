@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.cells.cell_data import load_cells
 from tasks.cells.packing import load_pack
-from tasks.cells.side_data import load_side
 from tasks.context import Context
 from tasks.pack import pack
 from tasks.pull import pull
@@ -21,7 +21,7 @@ from validation.digest import sha256
 from validation.errors import ObjectMissing, RetrainError
 from validation.images.decode import RGB, decode, to_square
 from validation.images.limits import Limits
-from validation.records import POSITIVE, SideName, Split
+from validation.records import POSITIVE, Split
 
 CELLS = synthetic_cells(patients=20)
 
@@ -136,17 +136,23 @@ def test_other_pixels_than_recorded_are_an_error(context: Context, divided: Spli
     assert caught.value.hint
 
 
-def test_sides_are_their_rows_of_table_and_array(context: Context, divided: Split) -> None:
+def test_cells_are_rows_of_table_and_array(context: Context, divided: Split) -> None:
     made = pack(context, divided)
     table = context.records.load_table(divided.table)
-    names: tuple[SideName, ...] = ("train", "validation", "holdout")
-    for name in names:
-        side, rows = load_side(context, divided, made, name), table[table["side"] == name]
-        assert side.keys == tuple(rows["key"])
-        assert list(side.labels) == list(rows["label"] == POSITIVE)
-        assert side.patients_count == rows["patient"].nunique()
-        expected = [to_square(decode(CELLS[key], context.settings.data), made.side) for key in side.keys]
-        np.testing.assert_array_equal(side.images, expected)
+    cells = load_cells(context, divided, made)
+    for part in (cells, cells.training(1), cells.tuning(1), cells.judged_by([1])):
+        rows = table.iloc[part.rows]
+        assert len(rows) == len(part) > 0
+        assert list(part.keys) == list(rows["key"])
+        assert list(part.labels) == list(rows["label"] == POSITIVE)
+        assert part.patients_count == rows["patient"].nunique()
+        expected = [to_square(decode(CELLS[key], context.settings.data), made.side) for key in part.keys]
+        assert part.images.shape == np.array(expected).shape
+        np.testing.assert_array_equal(part.images[:], expected)
+        np.testing.assert_array_equal(part.images[np.array([1, 0])], [expected[1], expected[0]])
+    roles = [set(part.rows) for part in (cells.training(1), cells.tuning(1), cells.judged_by([1]))]
+    assert set.union(*roles) == set(cells.rows)
+    assert sum(map(len, roles)) == len(cells)
 
 
 # --- kept by content ---------------------------------------------------------------------------------------------

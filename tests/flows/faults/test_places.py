@@ -16,7 +16,7 @@ import boto3
 import pytest
 
 from infra.store.s3 import S3Store
-from tests.builders import channel_model, plain_cells
+from tests.builders import channel_member, plain_cells
 from tests.faults import Fault as Broken
 from tests.faults import Proxy, running
 from tests.nights import Nights, Told
@@ -171,7 +171,10 @@ def test_of_two_nights_at_once_the_second_is_refused_and_the_first_goes_on(night
         refused = nights.run(home, "run", "--json")
         refused_clearly(refused, 1, f"another night is running on {home} (process {first[0]})")
         assert "wait for it to end" in refused.err
-        held.write(channel_model())
+        beside = nights.folder / "next.onnx"
+        beside.write_bytes(channel_member())
+        beside.replace(pipe)  # the next member must find no pipe
+        held.write(channel_member())
     assert nights.wait(first).night["verdict"] == "promoted"
     pipe.unlink()
     assert check_sound(home) == ["1"]

@@ -19,7 +19,7 @@ import yaml
 from infra.prefect_api import FINAL, PrefectServer
 from infra.processes.supervisor import Service, Supervisor
 from tests import ROOT
-from tests.builders import channel_model
+from tests.builders import channel_member
 from tests.fleet import fake_environment, until
 from tests.flows.faults.conftest import Prefect
 from tests.nights import Nights, bring
@@ -101,13 +101,16 @@ class Machine:
 
     def give_the_model_and_hold_the_next(self) -> None:
         """Give the waiting training its model file; the next one will wait again."""
-        self.pipe.write_bytes(channel_model())
-        self.hold_the_training()
+        beside = self.pipe.with_suffix(".next")
+        os.mkfifo(beside)
+        with self.pipe.open("wb") as pipe:
+            beside.replace(self.pipe)
+            pipe.write(channel_member())
 
     def hold_no_training(self) -> None:
         """Give every training from now on its model file."""
         self.pipe.unlink()
-        self.pipe.write_bytes(channel_model())
+        self.pipe.write_bytes(channel_member())
 
 
 def commands() -> list[tuple[int, str]]:

@@ -95,8 +95,7 @@ def test_all_that_is_wrong_is_named_at_once_by_both_names(toml: Path) -> None:
         ("RETRAIN_TRAINING__SIDE", "big", "valid integer"),
         ("RETRAIN_TRAINING__MODELS", ",", "at least 1 item"),
         ("RETRAIN_TRAINING__WHERE", "there", "'here' or 'deployment'"),
-        ("RETRAIN_SPLIT__TRAIN", "0.9", "less than 0.05 for the holdout"),
-        ("RETRAIN_SPLIT__GENERATION", "../g1", "match pattern"),
+        ("RETRAIN_TRAINING__MEMBERS", "6", "less than or equal to 5"),
         ("RETRAIN_DATA__PATIENT_PATTERN", "no group", "exactly one group"),
         ("RETRAIN_GATE", "strict", "as JSON"),
     ],
@@ -197,7 +196,7 @@ def test_a_fingerprint_says_what_matters_and_not_where_things_are(tmp_path: Path
     others: list[dict[str, Any]] = [
         {"gate": {"looks": 3}},
         {"data": {"min_pixels": 20}},
-        {"split": {"generation": "g2"}},
+        {"training": {"members": 4}},
         {"training": {"side": 96}},
         {"training": {"seed": 2}},
         {"training": {"models": "keras"}},

@@ -118,18 +118,19 @@ def test_everything_written_lies_under_one_prefix_and_is_clean() -> None:
         keys.record_key("snapshots", "1"),
         keys.table_key("snapshots", "1", "rows"),
         keys.candidate_key("1", "model.onnx"),
-        keys.look_key("g1", 1, "ab"),
+        keys.member_key("1", "member.onnx"),
+        keys.look_key(1, "ab"),
         keys.history_key(1),
         keys.report_key("1"),
         keys.latest_key("night"),
         keys.SYNTHETIC_MARK,
     }
-    assert len(written) == 8
+    assert len(written) == 9
     for key in written:
         assert key.startswith("retraining/")
         assert not is_odd(key)
 
 
 def test_numbered_keys_sort_as_their_numbers() -> None:
-    for name in (keys.history_key, lambda number: keys.look_key("g1", number, "ab")):
+    for name in (keys.history_key, lambda number: keys.look_key(number, "ab")):
         assert sorted(map(name, [10, 9, 100, 1])) == [name(1), name(9), name(10), name(100)]

@@ -18,7 +18,7 @@ from tasks.context import Context
 from tasks.pull import pull
 from tasks.split import split
 from tasks.validate import validate
-from tests.builders import CountingStore, candidate_of, channel_model, context_over, png, prepare, synthetic_cells
+from tests.builders import CountingStore, candidate_of, channel_member, context_over, png, prepare, synthetic_cells
 from validation.errors import UsageError
 from validation.records import NEGATIVE, POSITIVE, ChampionRef, ValidationResult
 
@@ -125,7 +125,7 @@ def test_a_setting_decides_whether_an_unusual_stain_is_rejected(
 
 def crowned(context: Context) -> ChampionRef:
     """A champion that was trained on the cells that are in the store now."""
-    candidate = candidate_of(context, prepare(context), channel_model())
+    candidate = candidate_of(context, prepare(context), channel_member())
     return ChampionRef(
         version="1",
         candidate=candidate.id,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tasks.commands.rotate_holdout import holdout_status
 
 from flows import retrain
 from infra.registry.registry import Registry
 from infra.store.keys import report_key
 from infra.store.memory import MemoryStore
-from tasks.commands.rotate_holdout import holdout_status
 from tasks.context import Context
 from tasks.judging.ledger import read_ledger
 from tasks.pruning.prune import prune

@@ -19,20 +19,22 @@ from infra.store.keys import LABELED, report_key
 from infra.store.memory import MemoryStore
 from tasks.champion.approval import open_requests
 from tasks.champion.history import history
+from tasks.combine import find_candidate
 from tasks.commands.answer_approval import answer
 from tasks.commands.rollback import override, rollback
 from tasks.context import Context
 from tasks.pruning.prune import Pruned, prune, tidy, tidy_here
 from tasks.pruning.retire import find_retired
 from tasks.report import report
-from tasks.training.specs import find_candidate, train_spec
+from tasks.training.specs import find_member, member_specs
 from tests.builders import (
     GREEN,
     RED,
     CountingStore,
-    channel_model,
+    channel_member,
     context_over,
     leave_finished_training,
+    leave_finished_trainings,
     plain_cells,
     prepare,
     registry_in,
@@ -60,8 +62,8 @@ class World(NamedTuple):
 def a_night(context: Context, fastai: bytes, keras: bytes) -> Night:
     """One night whose trainings have ended with these model files."""
     prepared = prepare(context, Registry(context.settings).champion())
-    for name, model in (("fastai", fastai), ("keras", keras)):
-        leave_finished_training(context, train_spec(context.settings, name, prepared.split.id), model)
+    for name, member in (("fastai", fastai), ("keras", keras)):
+        leave_finished_trainings(context, name, prepared.split.id, member)
     return retrain.run_night(context)
 
 
@@ -76,10 +78,10 @@ def lived(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Ite
         registry_in(home, empty_registry)
         context = context_over(CountingStore(plain_cells()), home, gate=GATE)
         models = [
-            (channel_model(RED), channel_model(RED, centre=104.0)),
-            (channel_model(GREEN), channel_model(RED, centre=103.0)),
-            (channel_model(RED, centre=102.0), channel_model(RED, centre=101.0)),
-            (channel_model(RED, centre=99.0), channel_model(RED, centre=98.0)),
+            (channel_member(RED), channel_member(RED, centre=104.0)),
+            (channel_member(GREEN), channel_member(RED, centre=103.0)),
+            (channel_member(RED, centre=102.0), channel_member(RED, centre=101.0)),
+            (channel_member(RED, centre=99.0), channel_member(RED, centre=98.0)),
         ]
         nights = []
         for number, (fastai, keras) in enumerate(models):
@@ -88,10 +90,10 @@ def lived(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Ite
             deliver(context, number)
         rollback(context, Registry(context.settings), "1", why="to be beaten again", who="a test")
         by_person = with_settings(context, gate=GATE, promotion={"approval": "person"})
-        nights.append(a_night(by_person, channel_model(GREEN, centre=104.0), channel_model(RED, centre=97.0)))
+        nights.append(a_night(by_person, channel_member(GREEN, centre=104.0), channel_member(RED, centre=97.0)))
         deliver(context, 9)
         prepared = prepare(context)
-        leave_finished_training(context, train_spec(context.settings, "fastai", prepared.split.id), channel_model())
+        leave_finished_trainings(context, "fastai", prepared.split.id, channel_member())
         yield context, nights
 
 
@@ -189,8 +191,9 @@ def test_whatever_is_needed_still_works_after_pruning(world: World, seed: int) -
             if context.records.load(Decision, registry.decision_of(version) or "").evaluation:
                 assert "equal to the recorded predictions to the last bit" in history(context)[-1].checked
         candidate = context.records.load(Candidate, registry.version(version).candidate)
-        assert context.store.exists(candidate.weights_key)
-        split = context.records.load(Split, candidate.spec.split)
+        for member in candidate.members:
+            assert context.store.exists(member.weights_key)
+        split = context.records.load(Split, candidate.split)
         assert len(context.records.load_table(split.table)) > 0
     if registry.version("1") != registry.champion():
         rollback(context, registry, "1", why="whom the challenger that waits was compared with", who="a test")
@@ -199,7 +202,7 @@ def test_whatever_is_needed_still_works_after_pruning(world: World, seed: int) -
     assert given.answer == "approve"
     assert champion == registry.champion()
     if seed == 0:  # the next night finds all that it builds on
-        night = a_night(context, channel_model(GREEN, centre=103.5), channel_model(RED, centre=96.0))
+        night = a_night(context, channel_member(GREEN, centre=103.5), channel_member(RED, centre=96.0))
         assert night.decision not in {other.decision for other in world.nights}
 
 
@@ -335,11 +338,13 @@ def test_data_of_a_retired_night_that_returns_under_other_settings_is_judged_aga
     context = dataclasses.replace(world.context, settings=world.context.settings.model_copy(update={"gate": gate}))
     prepared = prepare(context, world.registry.champion())
     assert (prepared.snapshot.id, prepared.split.id) == (snapshot.id, decision.split)
-    for name, model in (("fastai", channel_model(RED, centre=102.0)), ("keras", channel_model(RED, centre=101.0))):
-        spec = train_spec(context.settings, name, prepared.split.id)
-        id_, candidate = find_candidate(context, spec)
-        assert candidate is None
-        leave_finished_training(context, spec, model).rename(context.workspace.home / "scratch" / f"train-{id_}")
+    for name, model in (("fastai", channel_member(RED, centre=102.0)), ("keras", channel_member(RED, centre=101.0))):
+        specs = member_specs(context.settings, name, prepared.split.id)
+        assert find_candidate(context, specs)[1] is None
+        for spec in specs:
+            id_, member = find_member(context, spec)
+            assert member is None
+            leave_finished_training(context, spec, model).rename(context.workspace.home / "scratch" / f"train-{id_}")
     night = retrain.run_night(context)
     assert night.verdict is Verdict.KEPT
     assert night.decision != decision.id
