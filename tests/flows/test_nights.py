@@ -35,11 +35,12 @@ pytestmark = [pytest.mark.slow(minutes=3), pytest.mark.server, pytest.mark.timeo
 
 PLAN = SyntheticPlan(patients=40, cells_per_patient=10, new_patients=6, scale=0.4)
 STAGES = ("pull", "validate", "split", "pack", "train fastai", "train keras", "choose", "evaluate", "decide", "promote")
-IN_AN_EPOCH = "fastai epoch 1"
+IN_AN_EPOCH = "fastai, member 1, epoch 1"
 KILLS = (*STAGES[:4], IN_AN_EPOCH, *STAGES[4:], None)
 # Small enough to train in seconds: these tests are about the pipeline, not about accuracy.
 SETTINGS: dict[str, Any] = {
     "RETRAIN_TRAINING__SIDE": "32",
+    "RETRAIN_TRAINING__MEMBERS": "2",
     "RETRAIN_TRAINING__FASTAI": json.dumps(
         {"epochs": 2, "min_steps": 0, "batch_size": 16, "architecture": "xresnet18"}
     ),

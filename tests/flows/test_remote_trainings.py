@@ -17,13 +17,14 @@ from flows import train
 from flows.train import remote_trainings, train_remotely
 from infra.prefect_api import PrefectServer
 from tasks.context import Context
-from tests.builders import CountingStore, context_over, made_up_candidate
+from tests.builders import CountingStore, context_over, made_up_member
 from validation.digest import digest
 from validation.errors import TrainingFailed, Unreachable
-from validation.records import Candidate, TrainSpec
+from validation.records import Member, TrainSpec
 
-SPEC = TrainSpec(model="fastai", split="5" * 24, side=16, seed=1, recipe={"epochs": 2}, recipe_version=1)
+SPEC = TrainSpec(model="fastai", member=1, split="5" * 24, side=16, seed=1, recipe={"epochs": 2}, recipe_version=1)
 ID = digest(SPEC.model_dump(mode="json"))
+MEMBER = made_up_member(1).model_copy(update={"id": ID})
 
 
 class FakePrefect(PrefectServer):
@@ -88,27 +89,26 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
 
 @pytest.fixture
 def context(home: Path, server: FakePrefect) -> Context:
-    """A context in which a completed run has stored its candidate."""
+    """A context in which a completed run has stored its member."""
     made = context_over(CountingStore(), home)
 
     def complete(run: dict[str, Any]) -> str:
-        made.records.save(made_up_candidate(b"model", id_=ID), ID)
+        made.records.save(MEMBER, ID)
         return "COMPLETED"
 
     server.outcome = complete
     return made
 
 
-def test_a_candidate_that_is_there_needs_no_run(server: FakePrefect, context: Context) -> None:
-    candidate = made_up_candidate(b"model", id_=ID)
-    context.store.put(candidate.model_key, b"model")
-    context.records.save(candidate, ID)
+def test_a_member_that_is_there_needs_no_run(server: FakePrefect, context: Context) -> None:
+    context.store.put(MEMBER.model_key, b"model")
+    context.records.save(MEMBER, ID)
     assert train_remotely(context, SPEC).id == ID
     assert server.kept == {}
 
 
-def test_a_training_is_sent_once_and_its_candidate_returned(server: FakePrefect, context: Context) -> None:
-    assert train_remotely(context, SPEC) == context.records.load(Candidate, ID)
+def test_a_training_is_sent_once_and_its_member_returned(server: FakePrefect, context: Context) -> None:
+    assert train_remotely(context, SPEC) == context.records.load(Member, ID)
     assert list(server.kept) == [f"train-{ID}-1"]
 
 
@@ -119,7 +119,7 @@ def test_one_that_runs_since_an_earlier_night_was_killed_is_awaited(server: Fake
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CRASHED", "CANCELLED", "COMPLETED"])
-def test_one_that_ended_without_a_candidate_is_tried_again(server: FakePrefect, context: Context, state: str) -> None:
+def test_one_that_ended_without_a_member_is_tried_again(server: FakePrefect, context: Context, state: str) -> None:
     server.add(f"train-{ID}-1", state)
     assert train_remotely(context, SPEC).id == ID
     assert list(server.kept) == [f"train-{ID}-1", f"train-{ID}-2"]
@@ -127,7 +127,7 @@ def test_one_that_ended_without_a_candidate_is_tried_again(server: FakePrefect, 
 
 def test_a_failure_is_reported_and_not_retried_tonight(server: FakePrefect, context: Context) -> None:
     server.outcome = lambda run: "FAILED"
-    with pytest.raises(TrainingFailed, match="train/fastai is Failed: it is FAILED"):
+    with pytest.raises(TrainingFailed, match="trains fastai, member 2, is Failed: it is FAILED"):
         train_remotely(context, SPEC)
     assert len(server.kept) == 1
 
@@ -154,15 +154,34 @@ def test_a_restart_of_the_server_costs_nothing(server: FakePrefect, context: Con
 
 
 def test_a_night_that_is_stopped_does_not_wait_and_cancels_nothing(server: FakePrefect, home: Path) -> None:
-    context = context_over(CountingStore(), home)
+    context = context_over(CountingStore(), home, training={"where": "deployment"})
     server.outcome = lambda run: "RUNNING"
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt), remote_trainings(context, [SPEC]) as sent:
         raise KeyboardInterrupt
     with pytest.raises(TrainingFailed, match="stopped"):
-        sent["fastai"].result()
+        sent["fastai", 1].result()
     assert server.cancelled == []
     assert threading.active_count() == before
+
+
+def test_all_members_are_sent_at_once(home: Path, server: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = context_over(CountingStore(), home, training={"where": "deployment"})
+    specs = [SPEC.model_copy(update={"member": member}) for member in range(5)]
+    together = threading.Barrier(len(specs), timeout=60)
+
+    def create(name: str, *, parameters: dict[str, Any], idempotency_key: str, **_: Any) -> Any:
+        # No run is created before all are about to be.
+        together.wait()
+        member = made_up_member(parameters["spec"]["member"])
+        id_ = digest(parameters["spec"])
+        context.records.save(member.model_copy(update={"id": id_}), id_)
+        return SimpleNamespace(id=server.add(idempotency_key, "COMPLETED")["id"])
+
+    monkeypatch.setattr(train, "run_deployment", create)
+    with remote_trainings(context, specs) as sent:
+        members = [sent["fastai", member].result().spec.member for member in range(5)]
+    assert members == [0, 1, 2, 3, 4]
 
 
 def test_without_a_server_it_says_what_to_do(home: Path, server: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from random import Random
 
 import numpy as np
 
-from infra.scoring.model_file import INPUT, OUTPUT
+from infra.scoring.model_file import INPUT, LOGIT
 from infra.store.keys import LABELED
 from tests.builders import SIDE, png
 from tests.model_files import assembled
@@ -82,7 +82,7 @@ class Bucket:
 
 
 def looking_at(weights: tuple[float, float, float], side: int = SIDE) -> bytes:
-    """Return a model file that keeps the contract: the sigmoid of a weighted mean of an image's channels."""
+    """Return a member's file: its logit is a weighted mean of an image's channels."""
     from onnx import TensorProto, helper
 
     constants = {
@@ -98,10 +98,9 @@ def looking_at(weights: tuple[float, float, float], side: int = SIDE) -> bytes:
         helper.make_node("MatMul", ["means", "weights"], ["sum"]),
         helper.make_node("Reshape", ["sum", "flat"], ["mean"]),
         helper.make_node("Sub", ["mean", "centre"], ["apart"]),
-        helper.make_node("Mul", ["apart", "sharpness"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], [OUTPUT]),
+        helper.make_node("Mul", ["apart", "sharpness"], [LOGIT]),
     ]
-    return assembled(nodes, constants, ["n", side, side, 3])
+    return assembled(nodes, constants, ["n", side, side, 3], told=LOGIT)
 
 
 def draw_weights(random: Random, odds: tuple[float, float, float] = (2, 2, 1)) -> tuple[float, float, float]:

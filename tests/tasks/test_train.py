@@ -149,7 +149,7 @@ def test_a_training_becomes_a_member(
     assert member.versions == {"fake": "1.0"}
     assert member.seconds >= 0
     assert member.peak_memory_mb > 1
-    assert "fake epoch 2" in caplog.text
+    assert "fake, member 3, epoch 2" in caplog.text
     assert scratch(context) == []
 
 
