@@ -11,12 +11,14 @@ from typing import ParamSpec, TypeVar
 from infra.provenance import forget_peak_memory, hardware, peak_memory_mb, revision, versions
 from infra.registry.registry import Registry
 from infra.store.keys import SYNTHETIC_MARK
+from tasks.champion.in_force import check_in_force
 from tasks.context import Context
 from tasks.pruning.retire import find_retired
 from tasks.report import report, report_again, report_path
 from tasks.reporting.words.recorded import nothing_new
 from tasks.training.specs import member_specs
 from validation.digest import digest
+from validation.errors import ChampionUnusable
 from validation.records import (
     Candidate,
     ChampionRef,
@@ -55,8 +57,20 @@ class StageTimer:
             log.info("%s: %.1f s", name, self.seconds[name])
 
 
-def night_id(context: Context, snapshot: Snapshot) -> str:
+def champion_problem(context: Context, registry: Registry) -> str:
+    """Return why the champion is not what was judged; empty when it is, or when there is none."""
+    try:
+        check_in_force(context, registry)
+    except ChampionUnusable as error:
+        log.error("%s", error)
+        return error.message
+    return ""
+
+
+def night_id(context: Context, snapshot: Snapshot, problem: str = "") -> str:
     """Return the id of the night over a snapshot: the same data and settings are the same night.
+
+    Not so with a ``problem`` of the champion: the night that promoted it must keep its record.
 
     Raises:
         SettingsError: for an invalid recipe.
@@ -65,7 +79,7 @@ def night_id(context: Context, snapshot: Snapshot) -> str:
     specs = [
         spec.model_dump(mode="json") for model in settings.training.models for spec in member_specs(settings, model, "")
     ]
-    return digest(snapshot.id, settings.fingerprint(), specs)
+    return digest(snapshot.id, settings.fingerprint(), specs, *([problem] if problem else []))
 
 
 def start_night(context: Context, id_: str, registry: Registry) -> Start:

@@ -15,7 +15,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.events import emit_night_events
-from flows.night import StageTimer, build_night_record, finished_night, night_id, start_night
+from flows.night import StageTimer, build_night_record, champion_problem, finished_night, night_id, start_night
 from flows.opening import initiator, opened
 from flows.train import remote_trainings
 from infra.registry.registry import Registry
@@ -76,8 +76,9 @@ def run_night(context: Context) -> Night:
     registry = Registry(context.settings)
     # A change of the champion that was killed half-way is finished before the champion is read.
     reconcile_champion(context, registry)
+    problem = champion_problem(context, registry)
     snapshot = clock.time("pull", pull_task, context)
-    id_ = night_id(context, snapshot)
+    id_ = night_id(context, snapshot, problem)
     if (night := finished_night(context, id_, registry, clock)) is not None:
         publish_task(context, night)
         return night
@@ -85,7 +86,7 @@ def run_night(context: Context) -> Night:
     validation = clock.time("validate", validate_task, context, snapshot, start.champion)
     evidence = Evidence(snapshot, validation)
     if validation.valid:
-        evidence = _compete(context, evidence, start, registry, clock)
+        evidence = _compete(context, evidence, start, registry, clock, problem)
     decision = clock.time("decide", decide_task, context, evidence)
     champion = start.champion
     if evidence.contest is not None:
@@ -104,12 +105,14 @@ def run_night(context: Context) -> Night:
     return night
 
 
-def _compete(context: Context, evidence: Evidence, start: Start, registry: Registry, clock: StageTimer) -> Evidence:
+def _compete(
+    context: Context, evidence: Evidence, start: Start, registry: Registry, clock: StageTimer, problem: str
+) -> Evidence:
     """Train both CNNs, choose the challenger on tuning patients, evaluate it if it is worth a look."""
     split = clock.time("split", split_task, context, evidence.validation)
     pack = clock.time("pack", pack_task, context, split)
     candidates, failed = _train_all(context, split, pack, clock)
-    contest = clock.time("choose", prepare_contest_task, context, candidates, start, registry, split, pack)
+    contest = clock.time("choose", prepare_contest_task, context, candidates, start, registry, split, pack, problem)
     evidence = Evidence(evidence.snapshot, evidence.validation, split, candidates, failed, contest)
     if not contest.worth_a_look:
         return evidence
@@ -143,6 +146,7 @@ def _train_all(context: Context, split: Split, pack: Pack, clock: StageTimer) ->
             try:
                 candidate = clock.time(f"train {model}", _train_model, context, specs, split, pack, remote, progress)
                 candidates.append(candidate)
+                failed |= {f"{model}, member {fold + 1}": why for fold, why in candidate.missing.items()}
             except TrainingFailed as error:
                 log.error("%s", error)
                 failed[model] = error.message

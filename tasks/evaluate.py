@@ -84,12 +84,18 @@ class Contest:
 
 
 def prepare_contest(
-    context: Context, candidates: Sequence[Candidate], start: Start, registry: Registry, split: Split, pack: Pack
+    context: Context,
+    candidates: Sequence[Candidate],
+    start: Start,
+    registry: Registry,
+    split: Split,
+    pack: Pack,
+    problem: str = "",
 ) -> Contest:
     """Choose the challenger, and score the champion's registered file on the same tuning patients.
 
     A champion, or a reference, that no longer loads or scores becomes the contest's problem: it does not count as
-    beaten.
+    beaten. So does a ``problem`` that the night found at its beginning.
     """
     challenger = choose_challenger(candidates)
     rest = [candidate for candidate in candidates if candidate is not challenger]
@@ -100,6 +106,8 @@ def prepare_contest(
         champion = start.champion
     if champion is None:
         return contest(tuning={"challenger": challenger.tuning})
+    if problem:
+        return contest(champion, champion_problem=problem)
     try:
         rivals = _rivals(context, registry, champion)
         tuning = _on_tuning(context, challenger, rivals["champion"], load_cells(context, split, pack))
