@@ -74,10 +74,6 @@ REASONS: dict[str, Reason] = {
     "no patient": Reason(
         "warn", "no patient in its name: used for training only", "correct the name or data.patient_pattern"
     ),
-    "changed sides": _unusable(
-        "the same pixels were on the other side of the split before",
-        "file the image under the patient that it came with first",
-    ),
 }
 
 # Checks of the batch as a whole, by Great Expectations, with the default cost of a failed one.

@@ -1,1 +1,1 @@
-"""Who judges: sides of the split, holdout generations and the ledger of looks."""
+"""Who judges: origins and folds, the ledger of looks, the evidence and its seal."""
