@@ -73,6 +73,8 @@ def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str
         "RETRAIN_GATE__RESAMPLES": "1000",
         "RETRAIN_GATE__MIN_PATIENTS": "3",
         "RETRAIN_GATE__MIN_CELLS_PER_CLASS": "5",
+        # Floors hold for lower bounds, which few patients keep low.
+        **{f"RETRAIN_GATE__MIN_{name}": "0.5" for name in ("AUC", "SENSITIVITY", "SPECIFICITY")},
         **EAGER,
         **settings,
     }
@@ -106,7 +108,9 @@ class Up:
         self.folder = folder
         self.home = folder / "home"
         self.port = free_port()
-        self.environment = fake_environment(folder, self.home, RETRAIN_UP__PORT=str(self.port), **settings)
+        self.environment = fake_environment(
+            folder, self.home, RETRAIN_UP__PORT=str(self.port), **{"RETRAIN_TRAINING__MEMBERS": "1", **settings}
+        )
         self.server = PrefectServer(f"http://127.0.0.1:{self.port}/api")
         self.process: subprocess.Popen[str] | None = None
         self.mark = ""
