@@ -33,6 +33,7 @@ class Record(BaseModel):
 
     kind: ClassVar[str] = "record"
 
+
 class Finding(Record):
     """One problem of one object, in machine-readable form."""
 
