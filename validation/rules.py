@@ -99,15 +99,21 @@ class DataRules(Rules):
 class GateRules(Rules):
     """When a challenger may become champion."""
 
-    error_budget: float = Field(0.05, gt=0, lt=0.5, description="chance of any false promotion in a generation")
-    looks: int = Field(24, ge=1, description="looks at the holdout that share the budget")
+    error_budget: float = Field(0.05, gt=0, lt=0.5, description="chance of any false promotion in a year")
+    looks: int = Field(24, ge=1, description="looks in any 365 days that share the budget")
     sensitivity_margin: float = Field(0.01, ge=0, lt=1, description="largest accepted loss of sensitivity")
     specificity_margin: float = Field(0.01, ge=0, lt=1, description="largest accepted loss of specificity")
-    min_auc: float = Field(0.90, ge=0, le=1, description="floor of the AUC")
-    min_sensitivity: float = Field(0.80, ge=0, le=1, description="floor of the sensitivity")
-    min_specificity: float = Field(0.80, ge=0, le=1, description="floor of the specificity")
-    min_patients: int = Field(8, ge=2, description="holdout patients; fewer: undecided")
-    min_cells_per_class: int = Field(25, ge=1, description="holdout cells of each class; fewer: undecided")
+    reference: str | None = Field(
+        None,
+        min_length=1,
+        description="registered version that no champion may be worse than by more than the margins; none: the first "
+        "champion of the line",
+    )
+    min_auc: float = Field(0.90, ge=0, le=1, description="floor of the AUC's lower bound")
+    min_sensitivity: float = Field(0.80, ge=0, le=1, description="floor of the sensitivity's lower bound")
+    min_specificity: float = Field(0.80, ge=0, le=1, description="floor of the specificity's lower bound")
+    min_patients: int = Field(8, ge=2, description="judging patients; fewer: undecided")
+    min_cells_per_class: int = Field(25, ge=1, description="judging cells of each class; fewer: undecided")
     resamples: int = Field(10_000, ge=1_000, description="draws of patients for every interval")
 
 

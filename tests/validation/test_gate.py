@@ -10,12 +10,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from validation.gate import GateResult, beats_on_validation, judge, judge_first, level_of_look
-from validation.records import Gate, Interval, Metrics, Verdict
+from validation.gate import GateResult, beats_on_tuning, could_pass, judge, judge_first, level_of_look
+from validation.records import Gate, Interval, Metrics, Spread, Verdict
 from validation.rules import GateRules
-from validation.statistics.metrics import Scored, compare, summarise
+from validation.statistics.metrics import Scored, compare, spreads, summarise
+from validation.statistics.paired_tests import MOST
 
 RULES = GateRules()
+FLOORS = ("auc", "sensitivity", "specificity")
 steady = settings(deadline=None, derandomize=True, max_examples=200)
 
 
@@ -32,7 +34,7 @@ def measured(
     sensitivity: float | None = 0.94,
     specificity: float | None = 0.96,
 ) -> Metrics:
-    """A challenger's metrics on the holdout; the counts of right calls play no part in a gate."""
+    """A challenger's metrics on the judging patients; the counts of right calls play no part in a gate."""
     values = {"auc": auc, "sensitivity": sensitivity, "specificity": specificity}
     return Metrics(
         cells=infected + clear, patients=patients, threshold=0.5, tp=infected, fn=0, tn=clear, fp=0,
@@ -119,15 +121,33 @@ def test_a_challenger_below_a_floor_is_kept_out_however_much_better_it_is(floor:
     assert (judgement.decisive.name, judgement.decisive.value) == (failed(judgement)[0], value)
 
 
+@pytest.mark.parametrize("floor", FLOORS)
+def test_a_floor_that_only_the_value_reaches_is_undecided(floor: str) -> None:
+    bound = getattr(RULES, f"min_{floor}")
+    thin = measured().model_copy(update={floor: Interval(value=bound + 0.02, low=bound - 0.02, high=bound + 0.06)})
+    for judgement in (judge(thin, gains(), RULES), judge_first(thin, RULES)):
+        assert judgement.verdict is Verdict.UNDECIDED
+        assert [name.lower() for name in failed(judgement)] == [f"{floor} floor"]
+        # The distance of the bound from the value must halve: four times the patients, and one to be above it.
+        assert judgement.further_patients == 3 * 30 + 1
+
+
+def test_a_value_on_its_floor_is_not_below_it_and_no_number_of_patients_lifts_its_bound() -> None:
+    on = measured().model_copy(update={"auc": Interval(value=0.9, low=0.88, high=0.92)})
+    judgement = judge_first(on, RULES)
+    assert judgement.verdict is Verdict.UNDECIDED
+    assert judgement.further_patients == MOST
+
+
 @pytest.mark.parametrize(
     ("few", "lacking", "further"),
     [
-        ({"patients": 7}, "holdout patients", 1),
-        ({"patients": 2}, "holdout patients", 6),
-        ({"infected": 24}, "holdout Parasitized cells", 2),  # 30 patients brought 24: 31.25 would bring 25
-        ({"clear": 10}, "holdout Uninfected cells", 45),
-        ({"infected": 0, "sensitivity": None, "auc": None}, "holdout Parasitized cells", None),
-        ({"patients": 0, "infected": 0, "clear": 0}, "holdout patients", None),
+        ({"patients": 7}, "judging patients", 1),
+        ({"patients": 2}, "judging patients", 6),
+        ({"infected": 24}, "judging Parasitized cells", 2),  # 30 patients brought 24: 31.25 would bring 25
+        ({"clear": 10}, "judging Uninfected cells", 45),
+        ({"infected": 0, "sensitivity": None, "auc": None}, "judging Parasitized cells", None),
+        ({"patients": 0, "infected": 0, "clear": 0}, "judging patients", None),
     ],
 )
 def test_too_little_data_is_undecided_whatever_it_seems_to_say(
@@ -167,8 +187,9 @@ def test_a_lower_bound_must_lie_above_and_not_on_its_bound(metric: str, bound: f
 def test_floors_and_minima_are_met_by_reaching_them() -> None:
     just = measured(
         patients=RULES.min_patients, infected=RULES.min_cells_per_class, clear=RULES.min_cells_per_class,
-        auc=RULES.min_auc, sensitivity=RULES.min_sensitivity, specificity=RULES.min_specificity,
-    )  # fmt: skip
+    ).model_copy(update={
+        name: Interval(value=0.99, low=getattr(RULES, f"min_{name}"), high=1.0) for name in FLOORS
+    })  # fmt: skip
     assert judge(just, gains(), RULES).verdict is Verdict.PROMOTED
     assert judge_first(just, RULES).verdict is Verdict.PROMOTED
 
@@ -191,6 +212,36 @@ def test_each_comparison_has_its_value_its_bound_and_the_level() -> None:
     assert not compared.passed
 
 
+# --- against the reference ---------------------------------------------------------------------------------------
+
+
+def test_a_loss_to_the_reference_counts_like_one_to_the_champion() -> None:
+    fine, lost, unclear = gains(), gains(sensitivity=(-0.012, -0.02)), gains(specificity=(0.0, -0.02))
+    passed = judge(measured(), gains(), RULES, reference=fine)
+    assert passed.verdict is Verdict.PROMOTED
+    assert [g.name for g in passed.gates[6:8]] == [
+        "sensitivity not worse than the reference", "specificity not worse than the reference",
+    ]  # fmt: skip
+    kept = judge(measured(), gains(), RULES, reference=lost)
+    assert (kept.verdict, kept.decisive) == (Verdict.KEPT, gate(kept, "sensitivity not worse than the reference"))
+    thin = judge(measured(), gains(), RULES, reference=unclear)
+    assert (thin.verdict, failed(thin)) == (Verdict.UNDECIDED, ["specificity not worse than the reference"])
+    # Twice the distance of the margin: four times the patients.
+    assert thin.further_patients == pytest.approx(3 * 30, abs=1)
+
+
+def test_a_reference_need_not_be_beaten() -> None:
+    far_better = gains(balanced=(-0.05, -0.06), sensitivity=(0.0, -0.009), specificity=(-0.004, -0.008))
+    assert judge(measured(), gains(), RULES, reference=far_better).verdict is Verdict.PROMOTED
+    assert len(judge(measured(), gains(), RULES, reference={}).gates) == 9, "the reference is the champion itself"
+
+
+def test_a_reference_that_cannot_be_compared_fails() -> None:
+    judgement = judge(measured(), gains(), RULES, reference={"specificity": gains()["specificity"]})
+    assert judgement.verdict is Verdict.KEPT
+    assert failed(judgement) == ["sensitivity not worse than the reference"]
+
+
 # --- further patients --------------------------------------------------------------------------------------------
 
 
@@ -199,7 +250,7 @@ def test_each_comparison_has_its_value_its_bound_and_the_level() -> None:
 def test_that_many_further_patients_at_the_same_difference_would_decide_it(
     value: float, error: float, patients: int
 ) -> None:
-    assume(value - error <= 0)
+    assume(value - error <= 0 and patients * (error / value) ** 2 < MOST)
 
     def with_patients(total: int) -> GateResult:
         # The error of a mean over patients shrinks with the square root of their number.
@@ -231,6 +282,47 @@ def test_the_slowest_of_the_open_questions_counts() -> None:
     assert slower == pytest.approx(15 * 30, abs=1)
     assert both.verdict is Verdict.UNDECIDED
     assert both.further_patients == slower
+
+
+KNOWN = {
+    "balanced_accuracy": Spread(error=0.002, effective_patients=50),
+    "sensitivity": Spread(error=0.003, effective_patients=20),
+    "specificity": Spread(error=0.002, effective_patients=60),
+}
+
+
+def test_what_could_be_found_is_what_passes_the_whole_gate() -> None:
+    def found(known: dict[str, Spread], reference: dict[str, Interval] | None = None) -> float:
+        smallest = judge(measured(), gains(), RULES, known, reference).detectable_difference
+        assert smallest is not None
+        return smallest
+
+    alone = found(KNOWN)
+    assert 0.002 * (2.86 + 0.84) < alone < 0.012, "superiority alone needs 3.7 standard errors"
+    # Not being worse is now the hard part: 8.2 effective patients are the least.
+    assert found(KNOWN | {"sensitivity": Spread(error=0.01, effective_patients=20)}) > 2 * alone
+    few = KNOWN | {"specificity": Spread(error=0.002, effective_patients=8)}
+    assert judge(measured(), gains(), RULES, few).detectable_difference is None
+    assert judge(measured(), gains(), RULES).detectable_difference is None, "without spreads nothing is known"
+    # The challenger is 3 points better than the champion and as good as the reference: the champion is 3 points worse.
+    level_with_it = gains(sensitivity=(0.0, -0.009), specificity=(0.01, -0.004))
+    assert found(KNOWN, level_with_it) > alone + 0.02
+
+
+def test_with_spreads_too_the_slowest_question_counts() -> None:
+    thin = gains(balanced=(0.004, -0.002), sensitivity=(0.001, -0.02))
+    judgement = judge(measured(), thin, RULES, KNOWN | {"sensitivity": Spread(error=0.006, effective_patients=20)})
+    only = judge(measured(), gains(balanced=(0.004, -0.002)), RULES, KNOWN)
+    assert judgement.verdict is only.verdict is Verdict.UNDECIDED
+    assert judgement.further_patients is not None
+    assert only.further_patients is not None
+    assert judgement.further_patients > only.further_patients > 0
+
+
+def test_too_few_patients_need_as_many_as_the_comparisons_do() -> None:
+    thin = judge(measured(patients=7), gains(balanced=(0.02, -0.02)), RULES)
+    assert thin.verdict is Verdict.UNDECIDED
+    assert thin.further_patients == pytest.approx(3 * 7, abs=1)
 
 
 # --- without a champion ------------------------------------------------------------------------------------------
@@ -265,9 +357,9 @@ def test_a_first_model_below_a_floor_is_not_promoted(
 def test_a_first_model_on_too_little_data_is_undecided_even_below_a_floor() -> None:
     judgement = judge_first(measured(patients=4, auc=0.5), RULES)
     assert judgement.verdict is Verdict.UNDECIDED
-    assert failed(judgement) == ["holdout patients", "AUC floor"]
+    assert failed(judgement) == ["judging patients", "AUC floor"]
     assert judgement.decisive is not None
-    assert (judgement.decisive.name, judgement.decisive.value, judgement.decisive.bound) == ("holdout patients", 4, 8)
+    assert (judgement.decisive.name, judgement.decisive.value, judgement.decisive.bound) == ("judging patients", 4, 8)
     assert judgement.further_patients == 4
 
 
@@ -285,14 +377,115 @@ def test_all_looks_together_spend_the_budget_and_no_more(budget: float, looks: i
     [(0.951, 0.95, True), (0.95, 0.95, False), (0.949, 0.95, False), (0.95, None, True), (None, 0.95, False),
      (None, None, False)],
 )  # fmt: skip
-def test_only_a_challenger_that_wins_on_validation_is_worth_a_look(
+def test_only_a_challenger_that_wins_on_the_tuning_patients_is_worth_a_look(
     new: float | None, old: float | None, worth: bool
 ) -> None:
-    def on_validation(value: float | None) -> Metrics:
+    def on_tuning(value: float | None) -> Metrics:
         balanced = interval(value) if value is not None else None
         return measured().model_copy(update={"balanced_accuracy": balanced})
 
-    assert beats_on_validation(on_validation(new), on_validation(old)) is worth
+    assert beats_on_tuning(on_tuning(new), on_tuning(old)) is worth
+
+
+# --- whether a look could pass -----------------------------------------------------------------------------------
+
+
+def pair(patients: int, differing: int, *, sizes: int = 40, largest: int = 40) -> tuple[Scored, Scored]:
+    """Two models that differ on one infected and one clear cell of each of the first ``differing`` patients."""
+    counts = np.full(patients, sizes)
+    counts[0] = largest
+    owner = np.repeat(np.arange(patients), counts)
+    position = np.concatenate([np.arange(n) for n in counts])
+    labels = position % 2 == 0
+    old = np.where(labels, 0.9, 0.1)
+    new = np.where((position < 2) & (owner < differing), 1 - old, old)
+    return Scored(labels, new, owner, 0.5), Scored(labels, old, owner, 0.5)
+
+
+@pytest.mark.parametrize(("differing", "verdict", "further"), [(9, Verdict.PROMOTED, None), (8, Verdict.UNDECIDED, 5)])
+def test_too_few_patients_with_a_disagreement_are_not_worth_a_look(
+    differing: int, verdict: Verdict, further: int | None
+) -> None:
+    judgement = could_pass(*pair(40, differing), RULES)
+    assert judgement.verdict is verdict
+    assert judgement.further_patients == further
+    if further:
+        assert failed(judgement) == ["patients with a disagreement"]
+        assert (judgement.decisive.value, judgement.decisive.bound) == (8, 9)  # type: ignore[union-attr]
+
+
+def test_models_that_agree_everywhere_cannot_be_told_apart_by_any_number_of_patients() -> None:
+    judgement = could_pass(*pair(40, 0), RULES)
+    assert judgement.verdict is Verdict.UNDECIDED
+    assert judgement.further_patients is None
+
+
+def test_too_few_effective_patients_are_not_worth_a_look() -> None:
+    judgement = could_pass(*pair(40, 12, sizes=400, largest=20_000), RULES)
+    assert judgement.verdict is Verdict.UNDECIDED
+    assert failed(judgement) == [f"effective patients, {m} not worse" for m in ("sensitivity", "specificity")]
+    assert judgement.further_patients is not None
+    assert judgement.further_patients > 40
+    assert judgement.decisive is not None
+    assert judgement.decisive.value is not None
+    assert judgement.decisive.value < judgement.decisive.bound == pytest.approx(8.2, abs=0.05)
+
+
+def test_the_reference_must_be_possible_to_meet_too() -> None:
+    new, old = pair(40, 20)
+    judgement = could_pass(new, old, RULES, reference=old)
+    assert judgement.verdict is Verdict.PROMOTED
+    assert [g.name for g in judgement.gates][-2:] == [
+        "effective patients, sensitivity not worse than the reference",
+        "effective patients, specificity not worse than the reference",
+    ]
+
+
+def test_no_patients_are_too_few() -> None:
+    nothing = Scored(np.zeros(0, bool), np.zeros(0), np.zeros(0, np.int64), 0.5)
+    judgement = could_pass(nothing, nothing, RULES)
+    assert (judgement.verdict, judgement.further_patients) == (Verdict.UNDECIDED, None)
+    assert failed(judgement)[0] == "judging patients"
+
+
+def random_pair(seed: int) -> tuple[Scored, Scored]:
+    rng = np.random.default_rng(seed)
+    patients = int(rng.integers(6, 30))
+    owner = np.repeat(np.arange(patients), np.maximum(2, rng.lognormal(2, 1.2, patients)).astype(int))
+    labels = rng.random(len(owner)) < 0.5
+    old = labels ^ (rng.random(len(owner)) < 0.15)
+    new = old ^ ((rng.random(len(owner)) < 0.4) & (rng.random(patients) < 0.6)[owner])
+    return Scored(labels, new.astype(float), owner, 0.5), Scored(labels, old.astype(float), owner, 0.5)
+
+
+@steady
+@given(st.integers(0, 10_000))
+def test_whether_a_look_is_taken_does_not_depend_on_the_labels_it_would_reveal(seed: int) -> None:
+    new, old = random_pair(seed)
+    rng = np.random.default_rng(seed)
+    differ = new.probabilities != old.probabilities
+    other = new.labels ^ (differ & (rng.random(len(differ)) < 0.5))
+    assert could_pass(new, old, RULES) == could_pass(
+        Scored(other, new.probabilities, new.patients, 0.5), Scored(other, old.probabilities, old.patients, 0.5), RULES
+    )
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_a_look_that_is_not_taken_could_not_have_passed(seed: int, right: float) -> None:
+    """However the labels turn out: the best case, and any share of it."""
+    new, old = random_pair(seed)
+    could = could_pass(new, old, RULES).verdict is Verdict.PROMOTED
+    calls, rng = new.probabilities >= 0.5, np.random.default_rng(seed)
+    differ = calls != (old.probabilities >= 0.5)
+    labels = np.where(differ & (rng.random(len(calls)) < max(right, 0.5)), calls, new.labels)
+    new, old = (Scored(labels, one.probabilities, one.patients, 0.5) for one in (new, old))
+    differences = compare(new, old, resamples=1_000, level=level_of_look(RULES))
+    names = {"balanced_accuracy", "sensitivity", "specificity"}
+    assume(names <= set(differences))
+    low = {name: differences[name].low for name in names}
+    passes = low["balanced_accuracy"] > 0 and low["sensitivity"] > -0.01 and low["specificity"] > -0.01
+    assert could or not passes or new.count < RULES.min_patients or min(labels.sum(), (~labels).sum()) < 25
 
 
 # --- from scores to a verdict ------------------------------------------------------------------------------------
@@ -321,5 +514,7 @@ def model(noise: float, *, patients: int = 40, seed: int = 0) -> Scored:
 )
 def test_scores_lead_to_the_verdict_that_they_deserve(challenger: Scored, champion: Scored, verdict: Verdict) -> None:
     differences = compare(challenger, champion, resamples=RULES.resamples, level=level_of_look(RULES))
-    judgement = judge(summarise(challenger, resamples=RULES.resamples), differences, RULES)
+    judgement = judge(
+        summarise(challenger, resamples=RULES.resamples), differences, RULES, spreads(challenger, champion), differences
+    )
     assert judgement.verdict is verdict

@@ -7,13 +7,22 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import norm
 
 from validation.statistics.paired_tests import (
+    MOST,
+    MOST_GAIN,
     Difference,
+    Question,
+    best_effective,
     detectable,
+    error_within,
     flipped_bounds,
     further_patients,
+    least_effective,
+    least_patients,
     mean_of,
     null_variance_bounds,
     of_shares,
@@ -28,6 +37,15 @@ def some(patients: int = 8, *, seed: int = 1, gain: float = 0.03) -> Difference:
     cells = np.maximum(1, 65 + rng.lognormal(3, 1.4, patients)).astype(int)
     right = rng.binomial(cells, 0.04 + gain) - rng.binomial(cells, 0.04)
     found = of_shares(right.astype(float), cells.astype(float))
+    assert found is not None
+    return found
+
+
+def wild(patients: int, seed: int = 1) -> Difference:
+    """Patients who gain or lose up to a third of their cells."""
+    rng = np.random.default_rng(seed)
+    cells = np.maximum(1, rng.lognormal(3, 1.0, patients)).astype(int)
+    found = of_shares(np.round(cells * rng.uniform(-0.33, 0.33, patients)), cells.astype(float))
     assert found is not None
     return found
 
@@ -63,9 +81,12 @@ def test_drawn_flips_come_to_about_what_all_flips_come_to() -> None:
 
 @pytest.mark.parametrize("level", [LEVEL, 0.05])
 def test_at_the_bound_of_the_variance_the_statistic_is_its_quantile(level: float) -> None:
-    difference = some(30)
+    difference = wild(30)
     for bound, sign in zip(null_variance_bounds(difference, level=level), (1, -1), strict=True):
-        left = difference.gains - bound * difference.shares
+        cap = MOST_GAIN * np.sqrt(difference.shares / 30)
+        capped = sign * np.minimum(sign * difference.gains, cap)
+        assert (capped != difference.gains).any(), "some patient gains, some loses more than counts"
+        left = capped - bound * difference.shares
         error = math.sqrt(30 / 29 * (left**2).sum())
         assert left.sum() / error == pytest.approx(sign * norm.isf(level))
 
@@ -95,7 +116,8 @@ def test_one_patient_bounds_nothing() -> None:
     assert flipped_bounds(alone, flips=0, level=0.05) == (-1, 1)
     assert null_variance_bounds(alone, level=0.05) == (-1, 1)
     assert math.isnan(alone.error)
-    assert detectable(alone.error, alone.effective, 0.05) is None
+    assert detectable([Question("flips", 0, alone.error, alone.effective)], 0.05) is None
+    assert best_effective(alone, alone, 0.01) == 0
 
 
 def test_one_large_patient_does_not_speak_for_many_small_ones() -> None:
@@ -137,7 +159,7 @@ def test_the_error_is_that_of_leaving_patients_out() -> None:
 def test_so_many_further_patients_of_the_same_kind_settle_it_by_their_variance(bound: float, seed: int) -> None:
     tonight = some(12, seed=seed, gain=0.012)
     assert null_variance_bounds(tonight, level=LEVEL)[0] <= bound < tonight.value
-    more = further_patients("variance", tonight.value - bound, (tonight.error, tonight.effective), 12, LEVEL)
+    more = further_patients(Question("variance", tonight.value - bound, tonight.error, tonight.effective), 12, LEVEL)
 
     def times(count: int) -> float:
         again = Difference(np.tile(tonight.gains, count) / count, np.tile(tonight.shares, count) / count)
@@ -153,7 +175,7 @@ def test_with_so_many_further_patients_sign_flips_settle_it_about_every_second_t
     """That is what an estimate at an unchanged difference means: it will be a little more or a little less."""
     rng = np.random.default_rng(patients)
     error = 0.03 / math.sqrt(patients)
-    more = further_patients("flips", 0.015, (error, float(patients)), patients, LEVEL)
+    more = further_patients(Question("flips", 0.015, error, float(patients)), patients, LEVEL)
     total = patients + more
     found = [
         flipped_bounds(
@@ -170,27 +192,131 @@ def test_with_so_many_further_patients_sign_flips_settle_it_about_every_second_t
 
 @pytest.mark.parametrize("patients", [24, 60])
 def test_the_smallest_detectable_difference_is_found_in_four_looks_of_five(patients: int) -> None:
-    """200 holdouts with exactly that true difference, judged by the gate's own test at one look's level."""
+    """200 sets of patients with exactly that true difference, judged by both kinds of test at one look's level."""
     rng = np.random.default_rng(patients)
     sizes = np.clip(65 + rng.lognormal(3, 1.0, patients), 65, 400)
     shares = sizes / sizes.sum()
-    spread = 0.03
+    spread, margin = 0.03, 0.01
 
-    def holdout(delta: float) -> Difference:
+    def drawn(delta: float) -> Difference:
         return Difference(shares * (delta + spread * rng.normal(0, 1, patients)), shares)
 
-    errors = [holdout(0).error for _ in range(50)]
-    delta = detectable(float(np.mean(errors)), holdout(0).effective, LEVEL)
-    assert delta is not None
-    found = np.mean([flipped_bounds(holdout(delta), flips=2_000, level=LEVEL)[0] > 0 for _ in range(200)])
-    # 80% give or take what 200 holdouts leave open (three standard errors), and what the formula leaves out.
-    assert 0.7 <= found <= 0.9
-    half = np.mean([flipped_bounds(holdout(delta / 2), flips=2_000, level=LEVEL)[0] > 0 for _ in range(100)])
-    assert half < 0.3
+    def found(delta: float, looks: int) -> tuple[float, float, float]:
+        many = [drawn(delta) for _ in range(looks)]
+        better = [flipped_bounds(one, flips=2_000, level=LEVEL)[0] > 0 for one in many]
+        not_worse = [null_variance_bounds(one, level=LEVEL)[0] > -margin for one in many]
+        return float(np.mean(better)), float(np.mean(not_worse)), float(np.mean(np.array(better) & not_worse))
+
+    error, effective = float(np.mean([drawn(0).error for _ in range(50)])), drawn(0).effective
+    superior, guard = Question("flips", 0, error, effective), Question("variance", margin, error, effective)
+    # 80% give or take what 200 sets leave open (three standard errors), and what the formula leaves out.
+    for question, kind in ((superior, 0), (guard, 1)):
+        delta = detectable([question], LEVEL)
+        assert delta is not None
+        assert 0.68 <= found(delta, 200)[kind] <= 0.92
+    both, alone = detectable([superior, guard], LEVEL), detectable([superior], LEVEL)
+    assert both is not None
+    assert alone is not None
+    assert both >= alone
+    assert found(both, 200)[2] >= 0.7
+    assert found(both / 2, 100)[2] < 0.4
 
 
 def test_too_few_patients_detect_nothing_however_alike_they_are() -> None:
-    assert detectable(0.001, 8.0, LEVEL) is None
-    assert detectable(0.001, 9.0, LEVEL) is not None
-    assert further_patients("flips", 0.5, (0.001, 4.0), 4, LEVEL) == 5
-    assert further_patients("variance", 0.5, (0.001, 4.0), 4, LEVEL) == 5
+    def flips(effective: float) -> Question:
+        return Question("flips", 0, 0.001, effective)
+
+    assert detectable([flips(8.0)], LEVEL) is None
+    assert detectable([flips(9.0)], LEVEL) is not None
+    assert detectable([flips(9.0), Question("variance", 0.01, 0.001, 8.0)], LEVEL) is None
+    assert detectable([], LEVEL) is None
+    assert further_patients(Question("flips", 0.5, 0.001, 4.0), 4, LEVEL) == 5
+    assert further_patients(Question("variance", 0.5, 0.001, 4.0), 4, LEVEL) == 5
+    assert further_patients(Question("flips", 1e-9, 1.0, 4.0), 4, LEVEL) > MOST / 2
+
+
+@pytest.mark.parametrize(("level", "least"), [(LEVEL, 9), (1 / 256, 8), (0.05, 5), (0.5, 1)])
+def test_sign_flips_need_so_many_patients_that_differ(level: float, least: int) -> None:
+    def alike(patients: int) -> float:
+        gains = np.concatenate([np.full(patients, 0.01), np.zeros(12 - patients)])
+        return flipped_bounds(Difference(gains, np.full(12, 1 / 12)), flips=0, level=level)[0]
+
+    assert least_patients(level) == least
+    assert alike(least) > 0
+    assert alike(least - 1) <= 0
+
+
+# --- gains that sit in few patients ------------------------------------------------------------------------------
+
+
+def test_a_patient_gains_no_more_than_counts() -> None:
+    shares = np.full(16, 1 / 16)
+    gains = np.zeros(16)
+    gains[:4] = 0.2 / 16  # 20 points of a patient of mean size; 10 count
+    twice = gains * 2
+    low = null_variance_bounds(Difference(gains, shares), level=LEVEL)[0]
+    assert null_variance_bounds(Difference(twice, shares), level=LEVEL)[0] == pytest.approx(low)
+    assert null_variance_bounds(Difference(gains / 2, shares), level=LEVEL)[0] == pytest.approx(low)
+    # A loss counts in full: it is what the test is for.
+    lost = null_variance_bounds(Difference(-gains, shares), level=LEVEL)[0]
+    assert null_variance_bounds(Difference(-twice, shares), level=LEVEL)[0] < 1.9 * lost < lost < 0
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.integers(0, 10_000), st.integers(10, 80))
+def test_bounds_enclose_the_value_and_turn_with_it(seed: int, patients: int) -> None:
+    difference = wild(patients, seed)
+    low, high = null_variance_bounds(difference, level=LEVEL)
+    assert low <= difference.value <= high
+    turned = null_variance_bounds(Difference(-difference.gains, difference.shares), level=LEVEL)
+    assert turned == pytest.approx((-high, -low))
+    # Twice the same patients say at least as much.
+    again = Difference(np.tile(difference.gains, 2) / 2, np.tile(difference.shares, 2) / 2)
+    assert null_variance_bounds(again, level=LEVEL)[0] >= low - 1e-12
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.integers(0, 10_000), st.integers(5, 60), st.floats(0, 1))
+def test_no_gains_within_their_limits_pass_when_the_best_case_does_not(seed: int, patients: int, part: float) -> None:
+    shares, rng = wild(patients, seed).shares, np.random.default_rng(seed)
+    least, most = (Difference(sign * np.abs(wild(patients, seed + 1 + sign).gains), shares) for sign in (-1, 1))
+    best = best_effective(least, most, 0.01)
+    place = np.where(rng.random(patients) < part, rng.random(patients), 1)
+    between = Difference(least.gains + place * (most.gains - least.gains), shares)
+    for gains in (between, most):
+        passes = null_variance_bounds(gains, level=LEVEL)[0] > -0.01
+        assert best > least_effective(LEVEL) or not passes
+        assert best >= best_effective(gains, gains, 0.01) * (1 - 1e-6)
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(st.integers(0, 10_000), st.integers(5, 60))
+def test_with_no_gains_the_sizes_of_the_patients_decide(seed: int, patients: int) -> None:
+    none = Difference(np.zeros(patients), wild(patients, seed).shares)
+    assert best_effective(none, none, 0.01) == pytest.approx(none.effective)
+    # Passing is the same question: a bound above minus the margin.
+    assert (null_variance_bounds(none, level=LEVEL)[0] > -0.01) == (none.effective > least_effective(LEVEL))
+
+
+def test_the_error_behind_a_bound_is_the_one_it_was_made_from() -> None:
+    difference = some(40)
+    low, _ = null_variance_bounds(difference, level=LEVEL)
+    error = error_within(difference.value - low, difference.effective, LEVEL)
+    assert error == pytest.approx(difference.error, rel=0.1)
+    assert math.isnan(error_within(0.01, 0.0, LEVEL))
+
+
+def test_a_larger_gain_passes_at_least_as_often() -> None:
+    """60 patients of the real sizes, with gains that sit in some of them: the question that capped gains answer."""
+    rng = np.random.default_rng(8)
+
+    def passes(gain: float) -> float:
+        cells = np.maximum(2, rng.lognormal(3, 1.3, (300, 60))).astype(int)
+        hard = rng.beta(0.15, 1.2, (300, 60))  # the share of a patient's cells that are hard
+        fixed = rng.binomial(cells, hard * min(1.0, gain / 0.11)) - rng.binomial(cells, 0.002)
+        found = [of_shares(f.astype(float), c.astype(float)) for f, c in zip(fixed, cells, strict=True)]
+        return float(np.mean([null_variance_bounds(d, level=LEVEL)[0] > -0.01 for d in found if d is not None]))
+
+    rates = [passes(gain) for gain in (0.01, 0.02, 0.04, 0.08)]
+    assert all(later >= earlier - 0.03 for earlier, later in itertools.pairwise(rates)), rates
+    assert rates[-1] > 0.9, rates
