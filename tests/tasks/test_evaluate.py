@@ -421,7 +421,7 @@ class TestEvaluation:
         )
         assert isinstance(result, NoLook)
         assert result.best_case is not None
-        assert "superior balanced accuracy" in [gate.name for gate in result.best_case.gates if not gate.passed]
+        assert [gate.name for gate in result.best_case.gates if not gate.passed] == ["patients with a disagreement"]
         assert looks(context, registry) == []
 
     def test_a_missing_member_costs_its_patients(
