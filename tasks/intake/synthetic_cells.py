@@ -67,6 +67,8 @@ class SyntheticPlan:
         patients: new patients on night 1.
         cells_per_patient: mean number of cells of a new patient; each has 0.55 to 1.45 times as many.
         new_patients: new patients on each later night.
+        clinic_night: the night on which a second clinic joins, whose stain leaves drops on almost every cell.
+        clinic_patients: patients of the second clinic, all of whom come on that night.
         label_noise: share of cells that are filed under the wrong class.
         scale: 1.0 gives cells of 80-190 px like the real ones; 0.3 is good for tests.
         healthy_share: share of patients without malaria. Above 0.44 the classes can no longer be balanced.
@@ -76,17 +78,36 @@ class SyntheticPlan:
     patients: int = 90
     cells_per_patient: int = 18
     new_patients: int = 12
+    clinic_night: int = 3
+    clinic_patients: int = 45
     label_noise: float = 0.0
     scale: float = 1.0
     healthy_share: float = 0.25
 
     def __post_init__(self) -> None:
-        whole = min(self.seed, self.patients - 1, self.cells_per_patient - 1, self.new_patients)
+        counts = (self.seed, self.patients - 1, self.cells_per_patient - 1, self.new_patients, self.clinic_patients)
+        whole = min(*counts, self.clinic_night - 2)
         if whole < 0 or not (0 <= self.label_noise <= 1 and 0 <= self.healthy_share <= 1 and 0.1 <= self.scale <= 4):
             raise UsageError(
                 f"impossible plan for synthetic cells: {self}",
                 "counts must be positive, shares within 0..1, and scale within 0.1..4",
             )
+
+    def arriving(self, night: int) -> range:
+        """Return the new patients of a night, by index."""
+        known = 0
+        for number in range(1, night):
+            known += self._new(number)
+        return range(known, known + self._new(night))
+
+    def is_of_second_clinic(self, index: int) -> bool:
+        """Return whether a patient comes from the second clinic."""
+        return index in self.arriving(self.clinic_night)
+
+    def _new(self, night: int) -> int:
+        if night == 1:
+            return self.patients
+        return self.clinic_patients if night == self.clinic_night else self.new_patients
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,7 @@ class _Look:
     dirt: float
     stippling: float
     light: tuple[float, float]
+    drops: float  # probability of drops of stain on a cell
 
 
 def folder_of(cell: SyntheticCell) -> str:
@@ -117,18 +139,17 @@ def folder_of(cell: SyntheticCell) -> str:
 def night_cells(night: int, plan: SyntheticPlan = SyntheticPlan()) -> Iterator[SyntheticCell]:
     """Yield the cells that arrive on one night (the first is 1), drawn on demand.
 
-    Night 1 delivers ``plan.patients`` patients; each later one ``plan.new_patients`` new ones and more cells of a few
-    known ones.
+    Night 1 delivers ``plan.patients`` patients; each later one ``plan.new_patients`` new ones (or those of the second
+    clinic) and more cells of a few known ones.
 
     Raises:
         UsageError: for a night before the first.
     """
     if night < 1:
         raise UsageError(f"there is no synthetic night {night}", "nights are counted from 1")
-    known = 0 if night == 1 else plan.patients + (night - 2) * plan.new_patients
-    new = range(known, known + (plan.patients if night == 1 else plan.new_patients))
+    new = plan.arriving(night)
     visits = [(index, plan.cells_per_patient) for index in new]
-    if known:
+    if known := new.start:
         rng = np.random.default_rng([plan.seed, _RETURN, night])
         back = rng.choice(known, size=min(known, max(1, round(_RETURNING * plan.new_patients))), replace=False)
         visits = [(int(index), math.ceil(plan.cells_per_patient / 2)) for index in sorted(back)] + visits
@@ -161,6 +182,7 @@ def _visit(index: int, night: int, mean: int, plan: SyntheticPlan) -> Iterator[S
 
 def _look(index: int, plan: SyntheticPlan) -> _Look:
     """Return patient number ``index``: infected or healthy by an even pattern, everything else at random."""
+    second = plan.is_of_second_clinic(index)
     healthy = math.floor((index + 1) * plan.healthy_share) > math.floor(index * plan.healthy_share)
     rng = np.random.default_rng([plan.seed, _LOOK, index])
     _, cytoplasm, chromatin = _STAINS[rng.choice(len(_STAINS), p=[stain[0] for stain in _STAINS])]
@@ -181,9 +203,10 @@ def _look(index: int, plan: SyntheticPlan) -> _Look:
         grain=rng.uniform(0.5, 1.6),
         pallor=rng.choice((0.05, 0.25, 0.5)) * rng.uniform(0.6, 1.2),
         crowding=rng.uniform(0.02, 0.3),
-        dirt=rng.uniform(0.3, 1.1),
+        dirt=(dirt := rng.uniform(0.3, 1.1)),
         stippling=max(0.0, rng.uniform(-0.5, 0.5)),
         light=(rng.normal(0, 0.02), rng.normal(0, 0.02)),
+        drops=0.9 if second else 0.1 * dirt,
     )
 
 
@@ -313,7 +336,7 @@ def _distract(canvas: _Canvas, look: _Look, place: Callable[[float], tuple[float
         for _ in range(rng.integers(5, 10)):
             near = (at[0] + rng.normal(0, 0.5 * size), at[1] + rng.normal(0, 0.5 * size))
             canvas.spot(near, 0.045, 0.035, rng.uniform(0.3, 0.75), violet)
-    if rng.random() < 0.1 * look.dirt:  # drops of stain: smaller, rounder and darker than chromatin
+    if rng.random() < look.drops:  # drops of stain: smaller, rounder and darker than chromatin
         for _ in range(rng.integers(1, 5)):
             size = rng.uniform(0.025, 0.055)
             canvas.spot(place(0.3), size, size, rng.uniform(0.6, 0.95), dark)
