@@ -1,4 +1,4 @@
-"""A model file like those of the CNNs, made without a training: convolutions with weights by chance."""
+"""A file like those of the CNNs, made without a training: convolutions with random weights."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from infra.scoring.model_file import INPUT, OUTPUT
+from infra.scoring.model_file import INPUT, LOGIT, OUTPUT
 from tests.model_files import assembled
 
 
-def conv_model(side: int, *, channels: int = 24, layers: int = 4, seed: int = 1) -> bytes:
-    """Return a model file that keeps the contract, whose sums are long enough for their order to show in the bits."""
+def conv_model(side: int, *, channels: int = 24, layers: int = 4, seed: int = 1, output: str = OUTPUT) -> bytes:
+    """Return a file whose sums are long enough for their order to show in the bits.
+
+    It keeps the contract of a model file without members; of a member's file with ``output`` "logit".
+    """
     from onnx import TensorProto, helper
 
     rng = np.random.default_rng(seed)
@@ -29,5 +32,5 @@ def conv_model(side: int, *, channels: int = 24, layers: int = 4, seed: int = 1)
         nodes.append(helper.make_node("Relu", [f"c{layer}"], [str(layer + 1)]))
         width = channels
     nodes.append(helper.make_node("ReduceMean", [str(layers), "axes"], ["mean"], keepdims=0))
-    nodes.append(helper.make_node("Sigmoid", ["mean"], [OUTPUT]))
-    return assembled(nodes, constants, ["n", side, side, 3], name="conv")
+    nodes.append(helper.make_node("Identity" if output == LOGIT else "Sigmoid", ["mean"], [output]))
+    return assembled(nodes, constants, ["n", side, side, 3], told=output, name="conv")

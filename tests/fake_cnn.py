@@ -18,13 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.models import FitResult, Images, Recipe, TrainingData
-from validation.digest import sha256
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
 RECIPE_VERSION = 1
-SHAPE: tuple[str, ...] = ()
-PROCESS_PER_DEVICE = False
 
 
 class OutOfMemoryError(RuntimeError):
@@ -32,12 +29,11 @@ class OutOfMemoryError(RuntimeError):
 
 
 class DefaultRecipe(Recipe):
-    """``model`` is the path of the model file that the training is to end with."""
+    """``model`` is the path of the member's file that the training is to end with."""
 
     model: str = ""
     behaviour: Literal["good", "chatty", "diverges", "crashes", "killed", "hangs", "silent", "large"] = "good"
     epochs: int = 2
-    warm_epochs: int = 1
     min_steps: int = 0
     batch_size: int = 8
     learning_rate: float = 1e-3
@@ -54,8 +50,6 @@ def fit(
     seed: int,
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
-    devices: int = 1,
-    start: Path | None = None,
 ) -> FitResult:
     """Report two epochs, do what the recipe says, and write down what was given as the weights."""
     history = tuple(
@@ -83,10 +77,9 @@ def fit(
     onnx.write_bytes(Path(recipe.model).read_bytes())
     given = {
         "seed": seed,
-        "start": sha256(start.read_bytes()) if start else None,
-        "train": [list(data.train_images.shape), int(data.train_images.sum()), data.train_labels.tolist()],
-        "validation": [list(data.valid_images.shape), int(data.valid_images.sum()), data.valid_labels.tolist()],
-        "patients": None if data.valid_patients is None else data.valid_patients.tolist(),
+        "train": [list(data.train_images.shape), int(data.train_images[:].sum()), data.train_labels.tolist()],
+        "tuning": [list(data.tuning_images.shape), int(data.tuning_images[:].sum()), data.tuning_labels.tolist()],
+        "patients": None if data.tuning_patients is None else data.tuning_patients.tolist(),
     }
     weights.write_text(json.dumps(given))
     return FitResult(onnx, weights, history, recipe.epochs, "finished", "cpu", {"fake": "1.0"}, temperature=1.0)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infra.scoring.model_file import INPUT, OUTPUT
+import numpy as np
+
+from infra.scoring.model_file import INPUT, LOGIT, OUTPUT
+
+RED, GREEN = 0, 1
+SIDE = 16
 
 
 def assembled(
@@ -33,3 +38,46 @@ def assembled(
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString()
     return data
+
+
+def channel_model(
+    channel: int = GREEN, *, side: int = SIDE, centre: float = 105.0, output: str = OUTPUT, **contract: Any
+) -> bytes:
+    """Return a model file without members: the sigmoid of an image's mean in one colour channel.
+
+    A member's file with ``output`` "logit". ``contract`` breaks it: ``input_name``, ``output_name``, ``input_type``,
+    ``shape``.
+    """
+    from onnx import TensorProto, helper
+
+    given, told = contract.get("input_name", INPUT), contract.get("output_name", output)
+    constants = {
+        "over": np.array([1, 2], np.int64),
+        "channel": np.array(channel, np.int64),
+        "centre": np.array(centre, np.float32),
+        "sharpness": np.array(0.1, np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", [given], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "over"], ["means"], keepdims=0),
+        helper.make_node("Gather", ["means", "channel"], ["mean"], axis=1),
+        helper.make_node("Sub", ["mean", "centre"], ["apart"]),
+        helper.make_node("Mul", ["apart", "sharpness"], ["sharp"]),
+        helper.make_node("Identity" if output == LOGIT else "Sigmoid", ["sharp"], [told]),
+    ]
+    return assembled(
+        nodes,
+        constants,
+        contract.get("shape", ["n", side, side, 3]),
+        given=(given, contract.get("input_type", TensorProto.UINT8)),
+        told=told,
+    )
+
+
+def channel_candidate(
+    channel: int = GREEN, *, side: int = SIDE, folds: Sequence[int] = range(5), centre: float = 105.0
+) -> bytes:
+    """Return a candidate's file, whose members differ a little: each has a ``centre`` higher by one than the last."""
+    from tasks.models.onnx_file import combine
+
+    return combine([(fold, channel_model(channel, side=side, centre=centre + fold, output=LOGIT)) for fold in folds])

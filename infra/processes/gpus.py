@@ -1,23 +1,19 @@
-"""The GPUs of this machine, and exclusive GPUs for each training, without loading a framework."""
+"""The GPUs of this machine, and one of them for each training, without loading a framework."""
 
 from __future__ import annotations
 
-import logging
 import os
-import random
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from infra.environment import environment_kept, visible_gpus
 from infra.local.files import acquire_lock
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-log = logging.getLogger(__name__)
 
 
 def gpus() -> list[str]:
@@ -34,18 +30,9 @@ def gpus() -> list[str]:
     return [str(number) for number in range(sum(line.startswith("GPU ") for line in output.splitlines()))]
 
 
-def devices_of_a_training(wanted: int) -> int:
-    """Return how many devices a training that may use ``wanted`` gets here: no more GPUs than there are."""
-    names = gpus()
-    if not names or wanted <= len(names):
-        return wanted
-    log.warning("one training was to use %d GPUs, and this process may use %d: %s", wanted, len(names), names)
-    return len(names)
-
-
 @contextmanager
-def own_gpus(folder: Path, wanted: int = 1) -> Iterator[list[str]]:
-    """Reserve ``wanted`` GPUs of this machine, or all there are, for this process and its children; yield their names.
+def own_gpus(folder: Path) -> Iterator[list[str]]:
+    """Reserve one GPU of this machine for this process and its children; yield its name, or none without a GPU.
 
     With more trainings than GPUs the later ones wait. Each GPU has a lock file under ``folder``.
     """
@@ -53,22 +40,17 @@ def own_gpus(folder: Path, wanted: int = 1) -> Iterator[list[str]]:
     if not names:
         yield []
         return
-    with environment_kept([VISIBLE]), ExitStack() as locks:
-        own = _lock_free_ones(folder, names, min(wanted, len(names)), locks)
-        os.environ[VISIBLE] = ",".join(own)
-        yield own
+    with environment_kept([VISIBLE]), _lock_free_one(folder, names) as name:
+        os.environ[VISIBLE] = name
+        yield [name]
 
 
-def _lock_free_ones(folder: Path, names: Sequence[str], count: int, locks: ExitStack) -> list[str]:
-    """Lock ``count`` GPUs, or none while there are too few: two processes with half each would wait for ever."""
+@contextmanager
+def _lock_free_one(folder: Path, names: Sequence[str]) -> Iterator[str]:
     while True:
-        own: list[str] = []
         for name in names:
             if (lock := acquire_lock(folder / f"gpu-{name}.lock")) is not None:
-                locks.enter_context(lock)
-                own.append(name)
-            if len(own) == count:
-                return own
-        locks.close()
-        # At random moments, or two processes would take each other's halves again and again.
-        time.sleep(random.uniform(0.5, 1.5))  # noqa: S311  (not a secret)
+                with lock:
+                    yield name
+                return
+        time.sleep(1.0)

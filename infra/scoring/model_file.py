@@ -6,28 +6,40 @@ It needs neither training framework and unpickles nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit, logit
 
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid
 
-INPUT, OUTPUT = "images", "probability"
-# Each cell is four images in the file. One of XResNet34 at 64 px takes 23.5 ms of a core in batches of 16 and of 64,
-# 24.6 ms in batches of 4; 64 need 200 MB more than the model, 16 need 22. The scores are the same to the last bit.
+INPUT, OUTPUT, MEMBERS, LOGIT = "images", "probability", "members", "logit"
+# The metadata property with the fold of each column of ``members``.
+FOLDS = "folds"
+# One image of XResNet34 at 64 px takes 23.5 ms of a core in batches of 16 and of 64, 24.6 ms in batches of 4; 64 need
+# 200 MB more than the model, 16 need 22. The scores are the same to the last bit.
 BATCH = 16
+# By how much a probability may differ from the sigmoid of its members' mean logit.
+TOLERANCE = 1e-3
+
+FLOAT = "tensor(float)"
+
+Scores = npt.NDArray[np.float32]
 
 
-class ModelFile:
-    """A model file, checked against its contract and ready to score.
+def column_of(number: int) -> str:
+    """Return what the names in the network of a column of ``members`` begin with."""
+    return f"member{number}/"
 
-    Contract: one input ``images`` uint8 [n, side, side, 3] RGB, one output ``probability`` float32 [n].
 
-    Raises:
-        ModelFileInvalid: when the bytes are not the recorded ones, not an ONNX model, or break the contract.
-    """
+class _Session:
+    """An ONNX file with the input ``images`` uint8 [n, side, side, 3], opened by onnxruntime."""
+
+    expected = ""
 
     def __init__(self, data: bytes, *, sha256_expected: str | None = None, threads: int = 0) -> None:
         import onnxruntime
@@ -47,20 +59,12 @@ class ModelFile:
         self.side = self._checked_side()
 
     @classmethod
-    def open(cls, path: Path) -> ModelFile:
-        """Open a model file on this machine."""
+    def open(cls, path: Path) -> Self:
+        """Open a file on this machine."""
         return cls(path.read_bytes())
 
-    def score(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return the probability of Parasitized for uint8 images [n, side, side, 3], as float32 [n]."""
-        if images.ndim != 4 or images.shape[1:] != (self.side, self.side, 3) or images.dtype != np.uint8:
-            raise ModelFileInvalid(
-                f"expected uint8 [n, {self.side}, {self.side}, 3], found {images.dtype} {list(images.shape)}",
-                "create the model's input with validation.images.decode.to_square",
-            )
-        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-        scores = [self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(batch)})[0] for batch in batches]
-        return np.concatenate(scores) if scores else np.empty(0, np.float32)
+    def _fits(self, outputs: list[tuple[str, str, int]]) -> bool:
+        raise NotImplementedError
 
     def _checked_side(self) -> int:
         inputs = [(i.name, i.type, list(i.shape)) for i in self._session.get_inputs()]
@@ -71,11 +75,161 @@ class ModelFile:
             and inputs[0][:2] == (INPUT, "tensor(uint8)")
             and isinstance(shape[1], int)
             and shape[1:] == [shape[1], shape[1], 3]
-            and outputs == [(OUTPUT, "tensor(float)", 1)]
+            and self._fits(outputs)
         )
         if not fits:
             raise ModelFileInvalid(
-                f"expected {INPUT} uint8 [n, side, side, 3] -> {OUTPUT} float32 [n], found {inputs} -> {outputs}",
+                f"expected {INPUT} uint8 [n, side, side, 3] -> {self.expected}, found {inputs} -> {outputs}",
                 "the file was not written by this project's trainings",
             )
         return int(shape[1])
+
+    def _check(self, images: Any) -> None:
+        if images.ndim != 4 or images.shape[1:] != (self.side, self.side, 3) or images.dtype != np.uint8:
+            raise ModelFileInvalid(
+                f"expected uint8 [n, {self.side}, {self.side}, 3], found {images.dtype} {list(images.shape)}",
+                "create the model's input with validation.images.decode.to_square",
+            )
+
+    def _run(self, output: str, images: Any, into: Scores) -> Scores:
+        """Fill ``into`` with the scores of images that can be sliced; only a batch of them is in memory at a time."""
+        self._check(images)
+        for rows in _batches(len(images)):
+            into[rows] = self._session.run([output], {INPUT: np.ascontiguousarray(images[rows])})[0]
+        return into
+
+
+class ModelFile(_Session):
+    """A candidate's model file, checked against its contract and ready to score.
+
+    Contract: one input ``images`` uint8 [n, side, side, 3] RGB; outputs ``probability`` float32 [n], and ``members``
+    float32 [n, M], the probability by each member, whose folds the metadata property ``folds`` names. A file without
+    members (of version 0.1, or of others) has only ``probability``. Images may be any array that can be sliced, such as
+    a memory map: memory does not grow with their number.
+
+    Attributes: ``side`` in pixels; ``folds``, the fold of each column of ``members``, empty without members.
+
+    Raises:
+        ModelFileInvalid: when the bytes are not the recorded ones, not an ONNX model, or break the contract.
+    """
+
+    expected = f"{OUTPUT} float32 [n], or {OUTPUT} and {MEMBERS} float32 [n, M]"
+
+    def __init__(self, data: bytes, *, sha256_expected: str | None = None, threads: int = 0) -> None:
+        super().__init__(data, sha256_expected=sha256_expected, threads=threads)
+        self._data, self._threads = data, threads
+        self.folds = self._checked_folds()
+
+    def score(self, images: Any) -> Scores:
+        """Return the probability of Parasitized for uint8 images [n, side, side, 3], as float32 [n]."""
+        return self._run(OUTPUT, images, np.empty(len(images), np.float32))
+
+    def score_members(self, images: Any) -> Scores:
+        """Return each member's probability for uint8 images [n, side, side, 3], as float32 [n, M].
+
+        Raises:
+            ModelFileInvalid: when the file has no members.
+        """
+        if not self.folds:
+            raise ModelFileInvalid("the model file has no members", "it is of a version before there were members")
+        return self._run(MEMBERS, images, np.empty((len(images), len(self.folds)), np.float32))
+
+    def score_by_fold(self, images: Any, folds: npt.NDArray[np.integer]) -> Scores:
+        """Return the probability of each image by the column of its own fold, ``folds`` int [n], as float32 [n].
+
+        Only that member is computed, a member after the other. The scores are those of ``score_members`` to the last
+        bit.
+
+        Raises:
+            ModelFileInvalid: when a fold has no column.
+        """
+        self._check(images)
+        scores = np.empty(len(images), np.float32)
+        if missing := sorted(set(np.unique(folds).tolist()) - set(self.folds)):
+            raise ModelFileInvalid(f"the model file has no column for fold {missing}, it has {list(self.folds)}")
+        for column, fold in enumerate(self.folds):
+            rows = np.flatnonzero(folds == fold)
+            if not len(rows):
+                continue
+            member = ModelFile(_column(self._data, column), threads=self._threads)
+            for batch in _batches(len(rows)):
+                scores[rows[batch]] = member.score(images[rows[batch]])
+        return scores
+
+    def check_members(self) -> None:
+        """Check that ``probability`` is the mean of ``members``, on a black image and a ramp of all grey levels.
+
+        Raises:
+            ModelFileInvalid: when it is not.
+        """
+        if not self.folds:
+            return
+        images = np.zeros((2, self.side, self.side, 3), np.uint8)
+        images[1] = np.linspace(0, 255, self.side).astype(np.uint8)[:, np.newaxis]
+        found, members = self.score(images), self.score_members(images).astype(np.float64)
+        # A member that is certain, in float32, has any logit from here on.
+        certain = members > 1 - 1e-6
+        lowest = logit(np.clip(members, 1e-300, 1 - 1e-6)).mean(axis=1)
+        highest = np.where(certain.any(axis=1), np.inf, lowest)
+        is_mean = (found >= expit(lowest) - TOLERANCE) & (found <= expit(highest) + TOLERANCE)
+        if not is_mean.all():
+            raise ModelFileInvalid(
+                f"{OUTPUT} is not the mean of {MEMBERS}: {found.tolist()} from {members.tolist()}",
+                "the file was not written by this project's trainings",
+            )
+
+    def _fits(self, outputs: list[tuple[str, str, int]]) -> bool:
+        return outputs in ([(OUTPUT, FLOAT, 1)], [(OUTPUT, FLOAT, 1), (MEMBERS, FLOAT, 2)])
+
+    def _checked_folds(self) -> tuple[int, ...]:
+        outputs = self._session.get_outputs()
+        columns = outputs[1].shape[1] if len(outputs) > 1 else 0
+        text = self._session.get_modelmeta().custom_metadata_map.get(FOLDS, "")
+        try:
+            folds = tuple(int(fold) for fold in text.split(",")) if text else ()
+        except ValueError:
+            folds = (-1,)
+        if len(folds) != columns or len(set(folds)) != columns or min(folds, default=0) < 0:
+            raise ModelFileInvalid(
+                f"the metadata property {FOLDS} is {text!r}, expected the folds of {columns} columns",
+                "the file was not written by this project's trainings",
+            )
+        return folds
+
+
+class MemberFile(_Session):
+    """A member's file: ``images`` uint8 [n, side, side, 3] -> ``logit`` float32 [n], calibrated.
+
+    Raises:
+        ModelFileInvalid: as for ``ModelFile``.
+    """
+
+    expected = f"{LOGIT} float32 [n]"
+
+    def score_logits(self, images: Any) -> Scores:
+        """Return the calibrated logit of Parasitized for uint8 images [n, side, side, 3], as float32 [n]."""
+        return self._run(LOGIT, images, np.empty(len(images), np.float32))
+
+    def _fits(self, outputs: list[tuple[str, str, int]]) -> bool:
+        return outputs == [(LOGIT, FLOAT, 1)]
+
+
+def _batches(count: int) -> Iterator[slice]:
+    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
+
+
+def _column(data: bytes, column: int) -> bytes:
+    """Return the network of one column of ``members`` as a file of its own, with the output ``probability``."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.load_model_from_string(data)
+    graph, prefix = model.graph, column_of(column)
+    kept = onnx.GraphProto(name=graph.name, input=graph.input)
+    kept.node.extend(node for node in graph.node if node.name.startswith(prefix))
+    kept.initializer.extend(weight for weight in graph.initializer if weight.name.startswith(prefix))
+    kept.node.append(helper.make_node("Identity", [prefix + OUTPUT], [OUTPUT]))
+    kept.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n"]))
+    alone = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=kept)
+    found: bytes = alone.SerializeToString()
+    return found

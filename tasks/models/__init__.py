@@ -27,21 +27,38 @@ Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.float32]
 
 
+class Cells(Protocol):
+    """Images uint8 [n, side, side, 3] in memory or on disk; only what is indexed needs memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Images:
+        """Return the images of a slice or of an int array [m], uint8 [m, side, side, 3]."""
+
+
 class Recipe(BaseModel):
     """Hyperparameters of every recipe. Each model module derives its own, with defaults and their reasons."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(gt=0, description="maximum epochs; early stopping usually ends sooner")
-    warm_epochs: int = Field(gt=0, description="the same, for a training that starts from earlier weights")
     min_steps: int = Field(ge=0, description="minimum steps; a small set gets more epochs until it reaches them")
-    # The rest is random: a network that has fitted the old cells learns less from new ones (Ash & Adams 2020,
-    # arXiv:1910.08475).
-    warm_share: float = Field(default=0.6, ge=0, le=1, description="share of the earlier weights in the first ones")
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup: float = Field(ge=0, description="epochs over which the rate rises")
-    patience: int = Field(gt=0, description="epochs without a lower validation loss, before the rate falls")
+    patience: int = Field(gt=0, description="epochs without a lower loss on tuning patients, before the rate falls")
     cooldown: int = Field(gt=0, description="epochs over which the rate falls; with them the fit ends")
     deadline_seconds: float = Field(gt=0, description="wall-clock limit; the fit ends with the epoch kept so far")
     # Some of the labels are wrong. The only value tried.
@@ -51,8 +68,9 @@ class Recipe(BaseModel):
     # About a tenth in size, as between cells; and slightly off centre.
     zoom: float = Field(default=0.1, ge=0, le=1, description="spread of the logarithm of a cell's size")
     shift: float = Field(default=1.5, ge=0, description="pixels by which a cell may move")
-    # A smear has no left or right. Four: AUC +0.0013 on unseen patients, eight no more (docs/training.md).
-    views: Literal[1, 2, 4] = Field(default=4, description="mirror images whose scores the model file averages")
+    # A smear has no left or right. For one network four views gain AUC 0.0013 on unseen patients; the mean of five
+    # members gains as much, at the same cost (docs/training.md).
+    views: Literal[1, 2, 4] = Field(default=1, description="mirror images whose scores the model file averages")
 
     @property
     def variation(self) -> Variation:
@@ -77,14 +95,15 @@ class Variation:
 class TrainingData:
     """The data of a fit: images uint8 [n, side, side, 3] RGB, labels float32 [n], 1 for Parasitized.
 
-    ``valid_patients``: the number of each validation cell's patient, int [n]; None: one patient per cell.
+    Images are arrays, or anything like ``Cells`` that reads a batch at a time. ``tuning_patients``: the number of each
+    tuning cell's patient, int [n]; None: one patient per cell.
     """
 
-    train_images: Images
+    train_images: Cells
     train_labels: Labels
-    valid_images: Images
-    valid_labels: Labels
-    valid_patients: npt.NDArray[np.int64] | None = None
+    tuning_images: Cells
+    tuning_labels: Labels
+    tuning_patients: npt.NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -104,10 +123,6 @@ class Deadline:
         """Whether the time limit is exceeded."""
         return self.elapsed > self.seconds
 
-    def spend(self, seconds: float) -> None:
-        """Add the seconds that a killed process spent on the same fit."""
-        self.started -= seconds
-
 
 @dataclass(frozen=True)
 class FitResult:
@@ -122,28 +137,19 @@ class FitResult:
     versions: dict[str, str]
     temperature: float  # the model file divides its logits by it
     batch: Path | None = None
-    # Of a fit that was killed and resumed: the epochs and the seconds before.
-    epochs_before: int = 0
-    seconds_before: float = 0.0
 
 
 class CNN(Protocol):
     """The interface of a model module: the module itself is the object.
 
-    ``fit`` trains with early stopping on validation loss (``tasks.models.schedule``), restores the weights of the kept
-    epoch (``tasks.models.selection``), and writes the model file: ONNX, input ``images`` uint8 [n, side, side, 3],
-    output ``probability`` float32 [n]. It calls ``on_epoch`` after every epoch. With ``start``, the weights file of an
-    earlier fit of the same recipe, it starts from a share of those weights and takes fewer epochs. A killed fit resumes
-    after the last checkpoint in ``folder``. The same data, recipe, seed, machine, versions and number of devices give
-    the same file. Each batch is divided over ``devices`` GPUs, or parts of the CPU without GPUs. If
-    ``PROCESS_PER_DEVICE``, as many launched processes call ``fit`` together (``tasks.models.fastai.ranks``); it returns
-    in the first of them. ``SHAPE`` names the recipe's settings that determine the shapes of the weights.
-    ``predict_native`` scores with the framework, from the weights file, to verify that both agree.
+    ``fit`` trains with early stopping on the loss on tuning patients (``tasks.models.schedule``), restores the weights
+    of the kept epoch (``tasks.models.selection``), and writes a member's file: ONNX, input ``images`` uint8
+    [n, side, side, 3], output ``logit`` float32 [n], calibrated. It calls ``on_epoch`` after every epoch. The same
+    data, recipe, seed, machine and versions give the same file. ``predict_native`` returns the probabilities that the
+    framework computes from the weights file, to verify that both agree.
     """
 
     RECIPE_VERSION: int
-    SHAPE: tuple[str, ...]
-    PROCESS_PER_DEVICE: bool
     DefaultRecipe: type[Recipe]
 
     def fit(
@@ -154,8 +160,6 @@ class CNN(Protocol):
         seed: int,
         folder: Path,
         on_epoch: Callable[[EpochRecord], None],
-        devices: int = 1,
-        start: Path | None = None,
     ) -> FitResult: ...
 
     def predict_native(self, weights: Path, recipe: Any, images: Images) -> npt.NDArray[np.float32]: ...

@@ -1,6 +1,6 @@
-"""What both CNNs share around the framework's part: checks, batches, records of epochs, the model file's contract.
+"""What both CNNs share around the framework's part: checks, batches and records of epochs.
 
-NumPy and ONNX only: both learn from the same cells in the same way, and this imports neither framework.
+NumPy only: both learn from the same cells in the same way, and this imports neither framework.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.models import Labels, Recipe, TrainingData, Variation
-from tasks.models.checkpoint import FitProgress
+from tasks.models.progress import FitProgress
 from tasks.models.schedule import Schedule
 from tasks.models.selection import EpochComparison
 from tasks.models.variation import augment
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
-INPUT, OUTPUT = "images", "probability"
 # fastai's XResNet halves a cell five times; a smaller one would vanish.
 SMALLEST_SIDE = 32
 BATCH_COLUMNS = 8
@@ -33,15 +32,15 @@ CONTRAST = 4.0
 MIRRORED = {1: (), 2: (2,), 4: (2, 1)}
 
 
-def check_data(data: TrainingData, name: str, batch_size: int, devices: int) -> None:
+def check_data(data: TrainingData, name: str) -> None:
     """Refuse data that no recipe can learn from.
 
     Raises:
-        TrainingFailed: when a class is missing in training, validation is empty, the arrays' shapes do not match, or
-            a batch, or validation, has fewer than two cells per device to normalise by.
+        TrainingFailed: when a class is missing in training, there are no tuning cells, or the arrays' shapes do not
+            match.
     """
     side = data.train_images.shape[1] if data.train_images.ndim == 4 else 0
-    for images, labels in ((data.train_images, data.train_labels), (data.valid_images, data.valid_labels)):
+    for images, labels in ((data.train_images, data.train_labels), (data.tuning_images, data.tuning_labels)):
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3) or labels.shape != (len(images),):
             raise TrainingFailed(
                 f"{name}: expected uint8 [n, side, side, 3] with one label each,"
@@ -50,16 +49,10 @@ def check_data(data: TrainingData, name: str, batch_size: int, devices: int) -> 
     if side < SMALLEST_SIDE:
         raise TrainingFailed(f"{name}: cells of {side} pixels a side are too small, the minimum is {SMALLEST_SIDE}")
     classes = {float(label) for label in np.unique(data.train_labels)}
-    if classes != {0.0, 1.0} or not len(data.valid_labels):
+    if classes != {0.0, 1.0} or not len(data.tuning_labels):
         raise TrainingFailed(
-            f"{name}: expected training cells of both classes and some validation cells,"
-            f" found training labels {sorted(classes)} and {len(data.valid_labels)} validation cells"
-        )
-    fewest = min(batch_size, len(data.train_labels), len(data.valid_labels))
-    if devices > 1 and fewest < 2 * devices:
-        raise TrainingFailed(
-            f"{name}: {devices} devices need batches, and sets, of at least {2 * devices} cells, found {fewest}",
-            "lower RETRAIN_TRAINING__DEVICES, or raise the recipe's batch_size",
+            f"{name}: expected training cells of both classes and some tuning cells,"
+            f" found training labels {sorted(classes)} and {len(data.tuning_labels)} tuning cells"
         )
 
 
@@ -68,17 +61,15 @@ def batch_count(cells: int, batch_size: int) -> int:
     return max(1, cells // batch_size)
 
 
-def schedule_of(recipe: Recipe, cells: int, *, warm: bool = False, small_share: float = 0.0) -> Schedule:
+def schedule_of(recipe: Recipe, cells: int, *, small_share: float = 0.0) -> Schedule:
     """Return the recipe's schedule, for a small set lengthened until it has ``min_steps`` steps.
 
-    A ``warm`` training needs fewer epochs and steps. The losses of the first ``small_share`` of epochs are ignored.
+    The losses of the first ``small_share`` of epochs are ignored.
     """
-    epochs = recipe.warm_epochs if warm else recipe.epochs
-    needed = epochs / recipe.epochs * recipe.min_steps / batch_count(cells, recipe.batch_size)
-    planned = max(epochs, math.ceil(needed))
+    planned = max(recipe.epochs, math.ceil(recipe.min_steps / batch_count(cells, recipe.batch_size)))
     return Schedule.scaled(
         planned,
-        planned / epochs,
+        planned / recipe.epochs,
         cooldown=recipe.cooldown,
         patience=recipe.patience,
         warmup=recipe.warmup,
@@ -163,7 +154,7 @@ def refuse_no_epoch(progress: FitProgress, name: str, device: str) -> None:
     Raises:
         TrainingFailed: when the deadline passed within the first one.
     """
-    if progress.best is None:
+    if not progress.kept:
         raise TrainingFailed(
             f"{name}: no epoch ended within {progress.deadline.seconds:.0f} s on {device}",
             "raise the recipe's deadline_seconds, or train on fewer or smaller cells",
@@ -177,80 +168,4 @@ def outcome(progress: FitProgress) -> dict[str, Any]:
         "history": tuple(progress.history),
         "best_epoch": progress.kept,
         "stopped": ("deadline" if progress.deadline.passed else "early") if is_early else "finished",
-        "epochs_before": progress.before,
-        "seconds_before": progress.seconds_before,
     }
-
-
-def finish_onnx(model: Any, path: Path) -> None:
-    """Normalise an exported graph, check it, and write it as one self-contained file.
-
-    Exporters leave source paths and names from their process in the file; without them the same training gives the
-    same bytes.
-    """
-    import onnx
-
-    graph = model.graph
-    _normalise_names(graph)
-    graph.name = "malaria-cell"
-    model.doc_string = graph.doc_string = ""
-    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
-    for node in graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*graph.input, *graph.output):
-        del value.metadata_props[:]
-        value.type.tensor_type.shape.dim[0].ClearField("dim_value")
-        value.type.tensor_type.shape.dim[0].dim_param = "n"
-    onnx.checker.check_model(model, full_check=True)
-    beside = path.with_name(f".{path.name}.part")
-    onnx.save_model(model, str(beside), save_as_external_data=False)
-    beside.replace(path)
-
-
-def _normalise_names(graph: Any) -> None:
-    """Order nodes from the output's inputs on, name tensors by their place, order weights by their use.
-
-    The order and the names that tf2onnx gives to branches and attributes depend on how its optimisers walk the graph:
-    equal trainings gave unequal files.
-    """
-    nodes = _in_order(graph)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    names: dict[str, str] = {"": "", graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
-    graph.input[0].name, graph.output[0].name = INPUT, OUTPUT
-    for index, node in enumerate(graph.node):
-        node.name = f"node{index}"
-        for name in (*node.input, *node.output):
-            names.setdefault(name, f"tensor{len(names)}")
-        node.input[:] = [names[name] for name in node.input]
-        node.output[:] = [names[name] for name in node.output]
-    places = {name: place for place, name in enumerate(names)}
-    used = [weight for weight in graph.initializer if weight.name in places]
-    weights = []
-    for weight in sorted(used, key=lambda weight: places[weight.name]):
-        copy = type(weight).FromString(weight.SerializeToString())
-        copy.name = names[weight.name]
-        weights.append(copy)
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
-
-
-def _in_order(graph: Any) -> list[Any]:
-    """Return copies of the nodes in topological order, first input first."""
-    makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
-    order: dict[int, None] = {}
-    waiting = [(makers[output.name], False) for output in reversed(graph.output)]
-    while waiting:
-        index, is_ready = waiting.pop()
-        if is_ready:
-            order[index] = None
-        elif index not in order:
-            waiting.append((index, True))
-            waiting += [(makers[name], False) for name in reversed(graph.node[index].input) if name in makers]
-    nodes = []
-    for index in order:
-        node = type(graph.node[index]).FromString(graph.node[index].SerializeToString())
-        node.attribute.sort(key=lambda attribute: attribute.name)
-        nodes.append(node)
-    return nodes

@@ -1,4 +1,4 @@
-"""The learning rate schedule and the end of a fit, both by the losses on the validation patients, for both CNNs."""
+"""The learning rate schedule and the end of a fit, both by the losses on the tuning patients, for both CNNs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ class Schedule:
     """Constant learning rate with warm-up and cooldown (Hägele et al. 2024, arXiv:2405.18392).
 
     It rises over the first ``warmup`` epochs and falls to 0 over the last ``cooldown``. A cosine over a fixed number of
-    epochs cannot end early: at a high rate the weights are poor. Here the rate begins to fall when the validation loss
+    epochs cannot end early: at a high rate the weights are poor. Here the rate begins to fall when the tuning loss
     has not improved for ``patience`` epochs, and the fit ends when it has fallen, at the latest after ``epochs``. The
     losses of the ``first`` epochs are ignored, since their task is another.
-
-    It is a function of the epochs so far, so that a killed fit resumes as it would have continued.
     """
 
     epochs: int
@@ -38,7 +36,7 @@ class Schedule:
         return cls(epochs, falls, max(1, round(patience * factor)), rises, first)
 
     def length(self, losses: Sequence[float]) -> int:
-        """Return the total number of epochs, as far as the validation losses so far (nats) determine it."""
+        """Return the total number of epochs, as far as the tuning losses so far (nats) determine it."""
         lowest = self.first
         for last in range(self.first, min(len(losses), self.epochs - self.cooldown)):
             if losses[last] < losses[lowest]:

@@ -1,4 +1,4 @@
-"""The epoch whose weights are kept: the last that is not significantly worse than the best on the validation patients.
+"""The epoch whose weights are kept: the last that is not significantly worse than the best on the tuning patients.
 
 NumPy only, for both CNNs.
 """
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EpochComparison:
-    """An epoch on the validation cells: loss (nats) at its best temperature, accuracy at 0.5, whether it is kept."""
+    """An epoch on the tuning cells: loss (nats) at its best temperature, accuracy at 0.5, whether it is kept."""
 
     loss: float
     temperature: float
@@ -33,15 +33,15 @@ class Selection:
     """Compares each epoch with the best so far.
 
     The rate falls until the end of the schedule, and with it the error on unseen patients: the later epoch is better
-    unless the validation patients contradict significantly. The lowest loss is not a criterion: one patient with wrong
+    unless the tuning patients contradict significantly. The lowest loss is not a criterion: one patient with wrong
     labels is enough to make it rise from the second epoch on (docs/training.md).
     """
 
     def __init__(self, data: TrainingData) -> None:
-        self._labels = data.valid_labels > 0.5
+        self._labels = data.tuning_labels > 0.5
         cells = np.arange(len(self._labels))
-        self._patients = cells if data.valid_patients is None else data.valid_patients
-        # Each cell's loss after the epoch with the lowest mean; empty before the first. Part of a checkpoint.
+        self._patients = cells if data.tuning_patients is None else data.tuning_patients
+        # Each cell's loss after the epoch with the lowest mean; empty before the first.
         self.lowest: Floats = np.empty(0)
 
     def judge(self, logits: npt.NDArray[np.floating]) -> EpochComparison:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.models import Images, Labels, Recipe
-from tasks.models.fastai.ranks import Ranks
+from tasks.models import Cells, Labels, Recipe
 from tasks.models.memory import releasing
 from tasks.models.preparation import shuffled_batches, smoothed
 from tasks.models.variation import Draws, area_weights, augment, draw, shrunk
@@ -26,7 +25,7 @@ COPIED = 4096
 log = logging.getLogger(__name__)
 
 
-def fits_on_device(images: Images, device: Any) -> bool:
+def fits_on_device(images: Cells, device: Any) -> bool:
     """Return whether to store the cells on the device: a GPU with twice the free memory that they take."""
     import torch
 
@@ -36,7 +35,7 @@ def fits_on_device(images: Images, device: Any) -> bool:
 class Batches:
     """A loader for a Learner: whole batches by index, never a single item."""
 
-    def __init__(self, images: Images, labels: Labels, device: Any) -> None:
+    def __init__(self, images: Cells, labels: Labels, device: Any) -> None:
         self.dataset, self.labels, self.device = images, labels, device
         self.on_device = _copied(images, device) if fits_on_device(images, device) else None
 
@@ -68,20 +67,18 @@ class Shuffled(Batches):
     ``recipe``: with ``small_size``, the relative side of the smaller cells.
     """
 
-    def __init__(self, images: Images, labels: Labels, recipe: Any, seed: int, small: int, ranks: Ranks) -> None:
-        super().__init__(images, smoothed(labels, recipe.smoothing), ranks.device)
+    def __init__(self, images: Cells, labels: Labels, recipe: Any, seed: int, small: int, device: Any) -> None:
+        super().__init__(images, smoothed(labels, recipe.smoothing), device)
         self.recipe: Recipe = recipe
-        self.size, self.seed, self.small, self.ranks, self.epoch = recipe.small_size, seed, small, ranks, 0
+        self.size, self.seed, self.small, self.epoch = recipe.small_size, seed, small, 0
 
     def _indices(self) -> list[npt.NDArray[np.intp]]:
-        batches = shuffled_batches(len(self.dataset), self.recipe.batch_size, self.seed, self.epoch)
-        return [self.ranks.share(batch) for batch in batches]
+        return shuffled_batches(len(self.dataset), self.recipe.batch_size, self.seed, self.epoch)
 
     def _prepared(self, number: int, chosen: npt.NDArray[np.intp]) -> Any:
         import torch
 
-        # The first rank's cells vary as they would in a single process.
-        rng = np.random.default_rng((self.seed, self.epoch, number) + ((self.ranks.rank,) if self.ranks.rank else ()))
+        rng = np.random.default_rng((self.seed, self.epoch, number))
         variation, is_small = self.recipe.variation, self.epoch < self.small
         if self.on_device is None:
             images = augment(self.dataset[chosen], variation, rng)
@@ -132,7 +129,7 @@ def _area_weights(side: int, size: float, device: Any) -> Any:
     return torch.from_numpy(area_weights(side, size)).to(device)
 
 
-def _copied(images: Images, device: Any) -> Any:
+def _copied(images: Cells, device: Any) -> Any:
     """Return the cells on the device, copied a few at a time to save this machine's memory."""
     import torch
 

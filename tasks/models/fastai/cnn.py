@@ -7,6 +7,7 @@ The model file and torch agree to 4e-7. No figure is from a GPU.
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Callable
@@ -17,35 +18,30 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from scipy.special import expit
 
-from tasks.models import Deadline, FitResult, Images, Recipe, TrainingData
-from tasks.models.checkpoint import Checkpoints, FitProgress
+from infra.scoring.model_file import INPUT, LOGIT
+from tasks.models import Cells, Deadline, FitResult, Images, Recipe, TrainingData
 from tasks.models.fastai.batches import Batches, Shuffled, chunks
-from tasks.models.fastai.callbacks import callbacks, fit_from_checkpoint, printing_to_log, state_of, weights_of
-from tasks.models.fastai.ranks import Ranks
+from tasks.models.fastai.callbacks import journal, printing_to_log, state_of
 from tasks.models.memory import releasing
+from tasks.models.onnx_file import finish_onnx
 from tasks.models.preparation import (
     BLACK,
     CONTRAST,
-    INPUT,
     MIRRORED,
-    OUTPUT,
     check_data,
     draw_batch,
-    finish_onnx,
     outcome,
     refuse_no_epoch,
     schedule_of,
 )
+from tasks.models.progress import FitProgress
 from tasks.models.selection import Selection
-from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 from validation.statistics.calibration import temperature_of
 
-RECIPE_VERSION = 6
-SHAPE = ("architecture",)
-# torch needs one process per device.
-PROCESS_PER_DEVICE = True
+RECIPE_VERSION = 7
 OPSET = 20
 
 
@@ -54,7 +50,6 @@ class DefaultRecipe(Recipe):
 
     # The longest schedule; an epoch takes about 50 s on two quiet cores, of smaller cells 34 s.
     epochs: int = Field(default=8, gt=0)
-    warm_epochs: int = Field(default=4, gt=0)
     # A small set takes few steps an epoch: it gets more epochs, eighteen for 1,100 cells.
     min_steps: int = Field(default=300, ge=0)
     # 72 steps an epoch: large enough for batch normalisation, small enough to converge in a few epochs.
@@ -83,17 +78,14 @@ def fit(
     seed: int,
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
-    devices: int = 1,
-    start: Path | None = None,
 ) -> FitResult:
-    """Train until validation loss plateaus, cool down, and export the epoch that is kept.
+    """Train until the tuning patients' loss plateaus, cool down, and export the epoch that is kept.
 
     Raises:
         TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
-        SystemExit: in all but the first of several processes, after the fit.
     """
     deadline = Deadline(recipe.deadline_seconds)
-    check_data(data, "fastai", recipe.batch_size, devices)
+    check_data(data, "fastai")
     torch = _frameworks()
     from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives a Learner its no_bar)
     from fastai.data.core import DataLoaders
@@ -102,51 +94,39 @@ def fit(
     from safetensors.torch import save_file
 
     device = _seeded_device(seed)
-    ranks = Ranks.join(device)
-    if ranks.count != devices:
-        raise TrainingFailed(f"fastai: expected {devices} processes, found {ranks.count}: see fastai/ranks.launch")
-    schedule = schedule_of(recipe, len(data.train_images), warm=start is not None, small_share=recipe.small_share)
-    train = Shuffled(data.train_images, data.train_labels, recipe, seed, schedule.first, ranks)
-    valid = Batches(ranks.share(data.valid_images), ranks.share(data.valid_labels), device)
-    model = _network(recipe.architecture)
-    if start:
-        _begin_with(model, start, recipe.warm_share)
-    model = model.to(device)
+    schedule = schedule_of(recipe, len(data.train_images), small_share=recipe.small_share)
+    train = Shuffled(data.train_images, data.train_labels, recipe, seed, schedule.first, device)
+    tuning = Batches(data.tuning_images, data.tuning_labels, device)
     folder.mkdir(parents=True, exist_ok=True)
 
-    versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
-    progress = FitProgress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
+    progress = FitProgress(schedule, deadline, Selection(data))
     learn = Learner(
-        DataLoaders(train, valid, path=folder, device=device),
-        model,
+        DataLoaders(train, tuning, path=folder, device=device),
+        _network(recipe.architecture).to(device),
         loss_func=BCEWithLogitsLossFlat(),
         opt_func=_optimiser(),
         wd=recipe.weight_decay,
-        cbs=callbacks(recipe, progress, on_epoch, ranks, len(data.valid_labels)),
+        cbs=journal(recipe, progress, on_epoch),
         path=folder,
     )
     if device.type == "cuda":
         learn.to_channelslast()  # with mixed precision: what a GPU's tensor cores want
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fastai lags behind torch's deprecations
-        fit_from_checkpoint(learn, progress, ranks)
+        learn.fit(schedule.epochs)
+    refuse_no_epoch(progress, "fastai", _describe(device))
 
-    ranks.leave()
-    if not ranks.first:
-        raise SystemExit
-    refuse_no_epoch(progress, "fastai", _describe(device, devices))
-    onnx = folder / "model.onnx"
+    weights, onnx = folder / "weights.safetensors", folder / "model.onnx"
     model = learn.model.cpu().float().to(memory_format=torch.contiguous_format)
-    logits = _scores(_scorer(model, recipe.views, None), data.valid_images)
-    temperature = temperature_of(logits, data.valid_labels > 0.5)
+    logits = _scores(_scorer(model, recipe.views), data.tuning_images)
+    temperature = temperature_of(logits, data.tuning_labels > 0.5)
     _export(_scorer(model, recipe.views, temperature), data.train_images.shape[1], onnx)
     # The temperature in float64, so that the weights score like the model file.
-    save_file({**state_of(model), "temperature": torch.tensor(temperature, dtype=torch.float64)}, weights_of(progress))
-    progress.checkpoints.forget()
+    save_file({**state_of(model), "temperature": torch.tensor(temperature, dtype=torch.float64)}, weights)
     return FitResult(
         onnx=onnx,
-        weights=weights_of(progress),
-        device=_describe(device, devices),
+        weights=weights,
+        device=_describe(device),
         versions=_versions(),
         temperature=temperature,
         batch=draw_batch(data, recipe.batch_size, recipe.variation, seed, folder),
@@ -162,7 +142,9 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     state = load_file(weights)
     model, temperature = _network(recipe.architecture), float(state.pop("temperature"))
     model.load_state_dict(state)
-    return _scores(_scorer(model, recipe.views, temperature), images)
+    logits = _scores(_scorer(model, recipe.views, temperature), images)
+    probabilities: npt.NDArray[np.float32] = expit(logits)
+    return probabilities
 
 
 def _network(architecture: str) -> Any:
@@ -186,11 +168,8 @@ def _network(architecture: str) -> Any:
     return torch.nn.Sequential(Cells(), getattr(xresnet, architecture)(n_out=1))
 
 
-def _scorer(model: Any, views: int, temperature: float | None) -> Any:
-    """Return uint8 [n, side, side, 3] -> probability [n], calibrated; without a temperature the logit [n].
-
-    Logits are the mean over a cell and its mirror images.
-    """
+def _scorer(model: Any, views: int, temperature: float = 1.0) -> Any:
+    """Return uint8 [n, side, side, 3] -> logit [n], the mean over a cell and its mirror images, by ``temperature``."""
     import torch
 
     class Scorer(torch.nn.Module):  # type: ignore[misc]
@@ -201,28 +180,12 @@ def _scorer(model: Any, views: int, temperature: float | None) -> Any:
         def forward(self, images: Any) -> Any:
             for axis in MIRRORED[views]:
                 images = torch.cat([images, images.flip(axis)])
-            logits = self.model(images).reshape(views, -1).mean(dim=0)
-            return logits if temperature is None else torch.sigmoid(logits / temperature)
+            return self.model(images).reshape(views, -1).mean(dim=0) / temperature
 
     return Scorer().eval()
 
 
-def _begin_with(model: Any, weights: Path, share: float) -> None:
-    """Blend the weights and statistics of an earlier fit into the random initial ones."""
-    import torch
-    from safetensors.torch import load_file
-
-    earlier, fresh = load_file(weights), model.state_dict()
-    del earlier["temperature"]
-    model.load_state_dict(
-        {
-            name: torch.lerp(drawn, earlier[name], share) if drawn.is_floating_point() else drawn
-            for name, drawn in fresh.items()
-        }
-    )
-
-
-def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
+def _scores(scorer: Any, images: Cells) -> npt.NDArray[np.float32]:
     import torch
 
     scores = np.empty(len(images), np.float32)
@@ -233,27 +196,24 @@ def _scores(scorer: Any, images: Images) -> npt.NDArray[np.float32]:
 
 
 def _export(scorer: Any, side: int, path: Path) -> None:
+    """Write the model file with torch's older exporter: 0.6 s, where the one over torch.export takes 8."""
     import onnx
     import torch
 
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    raw = path.with_name(".exported.onnx")
+    raw = io.BytesIO()
     with warnings.catch_warnings(), printing_to_log():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             scorer,
-            (example,),
+            (torch.zeros(2, side, side, 3, dtype=torch.uint8),),
             raw,
             input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("n")},),
+            output_names=[LOGIT],
+            dynamic_axes={INPUT: {0: "n"}, LOGIT: {0: "n"}},
             opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
+            dynamo=False,
         )
-    finish_onnx(onnx.load(raw), path)
-    raw.unlink()
+    finish_onnx(onnx.load_model_from_string(raw.getvalue()), path)
 
 
 def _frameworks() -> Any:
@@ -278,20 +238,16 @@ def _seeded_device(seed: int) -> Any:
     from fastai.torch_core import set_seed
 
     set_seed(seed, reproducible=True)
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # Costs nothing on a CPU. On a GPU a few kernels have no deterministic version: there it is best effort.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     return device
 
 
-def _describe(device: Any, devices: int) -> str:
+def _describe(device: Any) -> str:
     import torch
 
-    name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
-    return name if devices == 1 else f"{devices} x {name}"
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 
 def _optimiser() -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.models import Images, Recipe, TrainingData
+from tasks.models import Cells, Recipe, TrainingData
 from tasks.models.preparation import batch_count, shuffled_batches, smoothed
 from tasks.models.variation import augment, draw
 
@@ -26,22 +26,16 @@ MOST_ON_DEVICE = 4 * 2**30
 log = logging.getLogger(__name__)
 
 
-def fits_on_device(images: Images, devices: int) -> bool:
-    """Return whether to store the cells on the device: a single GPU, within what any GPU can spare.
-
-    Several would each need a copy; they get batches that are made on the CPU.
-    """
+def fits_on_device(images: Cells) -> bool:
+    """Return whether to store the cells on the device: a GPU, within what any GPU can spare."""
     import tensorflow as tf
 
-    return devices == 1 and images.nbytes <= MOST_ON_DEVICE and bool(tf.config.list_physical_devices("GPU"))
+    return images.nbytes <= MOST_ON_DEVICE and bool(tf.config.list_physical_devices("GPU"))
 
 
-def batches(
-    data: TrainingData, recipe: Recipe, seed: int, done: Callable[[], int], devices: int, *, on_device: bool
-) -> Any:
+def batches(data: TrainingData, recipe: Recipe, seed: int, done: Callable[[], int], *, on_device: bool) -> Any:
     """Return the training cells as whole, augmented batches, each determined by seed, epoch and number alone.
 
-    Every device must get the same number of cells: a batch that cannot be divided evenly repeats a cell or two.
     ``done`` returns the number of completed epochs. With ``on_device``, a batch contains the numbers of its cells and
     their augmentation instead (``shown_on_device``).
     """
@@ -54,7 +48,7 @@ def batches(
         number = FIRST_EPOCH + done()
         # Shuffled once per epoch: once per batch, the work would grow with the square of the cells.
         for batch, chosen in enumerate(shuffled_batches(len(images), recipe.batch_size, seed, number)):
-            yield make(np.resize(chosen, -(-len(chosen) // devices) * devices), (seed, number, batch))
+            yield make(chosen, (seed, number, batch))
 
     def make(chosen: npt.NDArray[np.int64], chance: tuple[int, int, int]) -> Any:
         rng = np.random.default_rng(chance)
@@ -69,7 +63,7 @@ def batches(
     return dataset_of(epoch, (shown, TensorSpec((None,), "float32")), batch_count(len(images), recipe.batch_size))
 
 
-def scores(network: Any, images: Images, batch_size: int, *watchers: Any) -> npt.NDArray[np.float32]:
+def scores(network: Any, images: Cells, batch_size: int, *watchers: Any) -> npt.NDArray[np.float32]:
     """Return the outputs of ``network`` for ``images``, float32, one row each; ``watchers`` are Keras callbacks."""
     from tensorflow import TensorSpec
 
@@ -97,7 +91,7 @@ def dataset_of(make: Callable[[], Iterator[Any]], signature: Any, count: int) ->
     return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(AHEAD).with_options(options)
 
 
-def shown_on_device(network: Any, images: Images) -> Any:
+def shown_on_device(network: Any, images: Cells) -> Any:
     """Return ``network`` with another input: the numbers of a batch's ``images`` and their augmentation.
 
     Numbers int32 [n], where each pixel comes from float32 [n, 2, 3], gains float32 [n, 1, 1, 3] -> logit [n, 1]. It
@@ -106,7 +100,7 @@ def shown_on_device(network: Any, images: Images) -> Any:
     import tensorflow as tf
     from keras import Input, Model, layers
 
-    cells = tf.constant(np.asarray(images))
+    cells = tf.constant(images[:])
     log.info("%d cells are stored on the device, %d MB", len(images), images.nbytes // 1_000_000)
 
     class Shown(layers.Layer):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Callbacks for Keras: learning rate, early stopping, the kept weights, checkpoints and their restoring.
+"""The callback for Keras: learning rate, early stopping, the kept weights.
 
 Imported only by the process that trains with Keras.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tasks.models import Images, Recipe
-from tasks.models.checkpoint import FitProgress
+from tasks.models import Cells, Recipe
 from tasks.models.keras.batches import scores
 from tasks.models.preparation import finite, record_epoch
+from tasks.models.progress import FitProgress
 from validation.records import EpochRecord
 
 SCORING_BATCH = 256
@@ -35,27 +34,17 @@ def accuracy(labels: Any, logits: Any) -> Any:
     return ops.mean(ops.cast(ops.equal(labels > 0.5, ops.reshape(logits, ops.shape(labels)) > 0), "float32"))
 
 
-def callbacks(
-    recipe: Recipe,
-    progress: FitProgress,
-    network: Any,
-    images: Images,
-    on_epoch: Callable[[EpochRecord], None],
-    devices: int,
-) -> tuple[Any, list[Any]]:
-    """Return the callback that keeps the best weights, in ``best_weights``, and all callbacks in order.
+def journal(
+    recipe: Recipe, progress: FitProgress, network: Any, images: Cells, on_epoch: Callable[[EpochRecord], None]
+) -> Any:
+    """Return the callback that sets the rate, records each epoch, keeps the weights in ``best_weights``, ends the fit.
 
-    ``network`` scores ``images``, the validation cells, uint8 [n, side, side, 3].
+    ``network`` scores ``images``, the tuning cells, uint8 [n, side, side, 3].
     """
     from keras.callbacks import Callback
 
-    cells = len(images)
-    if short := -cells % devices:
-        images = np.concatenate([images, images[:short]])  # no device may get an empty part of a batch
-    scoring_batch = SCORING_BATCH // devices * devices
-
     class Clock(Callback):  # type: ignore[misc]
-        """Checks the deadline while the validation cells are scored."""
+        """Checks the deadline while the tuning cells are scored."""
 
         def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
             if progress.deadline.passed:
@@ -82,8 +71,8 @@ def callbacks(
                 raise DeadlinePassed
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            logits = scores(network, images, scoring_batch, Clock())[:cells, 0]
-            finite(float(np.sum(logits)), "keras", "validation", progress)
+            logits = scores(network, images, SCORING_BATCH, Clock())[:, 0]
+            finite(float(np.sum(logits)), "keras", "tuning", progress)
             judged, loss, right = progress.selection.judge(logits), float(logs["loss"]), float(logs["accuracy"])
             record = record_epoch(progress, judged, self.started, loss=loss, accuracy=right, rate=self.rate)
             self.model.stop_training = progress.is_over
@@ -91,36 +80,5 @@ def callbacks(
             on_epoch(record)
             if record.is_kept:
                 self.best_weights = self.model.get_weights()
-            if progress.checkpoints.due:
-                _save_checkpoint(self.model, self.best_weights, progress)
 
-    journal = Journal()
-    return journal, [journal]
-
-
-def restore(network: Any, keep: Any, progress: FitProgress) -> None:
-    """Restore network, optimiser, history and best weights from the last checkpoint of this training, if any."""
-    saved = progress.checkpoints.find()
-    if saved is None:
-        return
-    for variable, array in zip(_state(network), _in_order(saved.part("state")), strict=True):
-        variable.assign(array)
-    keep.best_weights = _in_order(saved.part("best")) or network.get_weights()
-    progress.go_on(saved)
-    log.info("keras resumes after epoch %d", progress.before)
-
-
-def _save_checkpoint(network: Any, best: Any, progress: FitProgress) -> None:
-    arrays = {f"state/{number}": variable.numpy() for number, variable in enumerate(_state(network))}
-    if progress.waited:
-        arrays.update({f"best/{number}": np.asarray(array) for number, array in enumerate(best)})
-    progress.save(arrays)
-
-
-def _state(network: Any) -> list[Any]:
-    """Return all that a step reads or changes: weights, statistics, dropout's random state, optimiser's moments."""
-    return [*network.variables, *network.optimizer.variables]
-
-
-def _in_order(arrays: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    return [arrays[name] for name in sorted(arrays, key=int)]
+    return Journal()

@@ -19,33 +19,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from scipy.special import expit
 
+from infra.scoring.model_file import INPUT, LOGIT
 from tasks.models import Deadline, FitResult, Images, Recipe, TrainingData
-from tasks.models.checkpoint import Checkpoints, FitProgress
 from tasks.models.keras.batches import FIRST_EPOCH, batches, fits_on_device, scores, shown_on_device
-from tasks.models.keras.callbacks import SCORING_BATCH, DeadlinePassed, accuracy, callbacks, restore
+from tasks.models.keras.callbacks import SCORING_BATCH, DeadlinePassed, accuracy, journal
+from tasks.models.onnx_file import finish_onnx
 from tasks.models.preparation import (
     BLACK,
     CONTRAST,
-    INPUT,
     MIRRORED,
-    OUTPUT,
     check_data,
     draw_batch,
-    finish_onnx,
     outcome,
     refuse_no_epoch,
     schedule_of,
 )
+from tasks.models.progress import FitProgress
 from tasks.models.selection import Selection
-from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 from validation.statistics.calibration import temperature_of
 
-RECIPE_VERSION = 6
-SHAPE = ("width",)
-# TensorFlow trains on all devices of a machine from one process.
-PROCESS_PER_DEVICE = False
+RECIPE_VERSION = 7
 OPSET = 18
 
 log = logging.getLogger(__name__)
@@ -56,7 +52,6 @@ class DefaultRecipe(Recipe):
 
     # Trainings on 4,000 cells end after 12 to 24, 18 on average (docs/training.md).
     epochs: int = Field(default=24, gt=0)
-    warm_epochs: int = Field(default=8, gt=0)
     # A small set has few steps an epoch: it gets more epochs, and proportionally more patience.
     min_steps: int = Field(default=500, ge=0)
     # 145 steps an epoch.
@@ -85,64 +80,53 @@ def fit(
     seed: int,
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
-    devices: int = 1,
-    start: Path | None = None,
 ) -> FitResult:
-    """Train until validation loss plateaus, cool down, and export the epoch that is kept.
+    """Train until the tuning patients' loss plateaus, cool down, and export the epoch that is kept.
 
     Raises:
         TrainingFailed: when the data cannot be learned from, the loss diverges, or not one epoch fits the deadline.
     """
     deadline = Deadline(recipe.deadline_seconds)
-    check_data(data, "keras", recipe.batch_size, devices)
+    check_data(data, "keras")
     keras = _framework()
-    device, together = _seeded_device(seed, devices)
+    device = _seeded_device(seed)
     side = data.train_images.shape[1]
-    schedule = schedule_of(recipe, len(data.train_images), warm=start is not None)
+    schedule = schedule_of(recipe, len(data.train_images))
     folder.mkdir(parents=True, exist_ok=True)
 
-    keras.config.set_dtype_policy("float32" if device.endswith("cpu") else "mixed_float16")
-    with together():
-        network = _network(side, recipe, synchronized=devices > 1)
-        if start:
-            _begin_with(network, start, recipe.warm_share)
-        on_device = fits_on_device(data.train_images, devices)
-        trained = shown_on_device(network, data.train_images) if on_device else network
-        trained.compile(
-            optimizer=keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay),
-            loss=keras.losses.BinaryCrossentropy(from_logits=True),
-            metrics=[accuracy],
-            jit_compile=False,  # batches come in two sizes, and XLA would compile everything for each
+    keras.config.set_dtype_policy("float32" if device == "cpu" else "mixed_float16")
+    network = _network(side, recipe)
+    on_device = fits_on_device(data.train_images)
+    trained = shown_on_device(network, data.train_images) if on_device else network
+    trained.compile(
+        optimizer=keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=[accuracy],
+        jit_compile=False,  # batches come in two sizes, and XLA would compile everything for each
+    )
+    _complete(trained)
+    progress = FitProgress(schedule, deadline, Selection(data))
+    kept = journal(recipe, progress, network, data.tuning_images, on_epoch)
+    with contextlib.suppress(DeadlinePassed):
+        trained.fit(
+            batches(data, recipe, seed, lambda: len(progress.history), on_device=on_device),
+            epochs=schedule.epochs,
+            shuffle=False,  # the batches are shuffled by the recipe's seed
+            callbacks=[kept],
+            verbose=0,
         )
-    versions = _versions() | ({"devices": str(devices)} if devices > 1 else {})
-    progress = FitProgress(schedule, Checkpoints.of(folder, data, recipe, seed, versions), deadline, Selection(data))
-    keep, watchers = callbacks(recipe, progress, network, data.valid_images, on_epoch, devices)
-    with together():
-        _complete(trained, devices)
-        restore(trained, keep, progress)
-    if not progress.is_over:
-        with contextlib.suppress(DeadlinePassed):
-            trained.fit(
-                batches(data, recipe, seed, lambda: len(progress.history), devices, on_device=on_device),
-                initial_epoch=progress.before,
-                epochs=schedule.epochs,
-                shuffle=False,  # the batches are shuffled by the recipe's seed
-                callbacks=watchers,
-                verbose=0,
-            )
     refuse_no_epoch(progress, "keras", device)
 
     # Whatever the training's precision, the model is exported in float32, which every machine can score.
     keras.config.set_dtype_policy("float32")
     averaged = _averaged(side, recipe)
-    averaged.set_weights(keep.best_weights)
-    logits = scores(averaged, data.valid_images, SCORING_BATCH // recipe.views)
-    temperature = temperature_of(logits, data.valid_labels > 0.5)
+    averaged.set_weights(kept.best_weights)
+    logits = scores(averaged, data.tuning_images, SCORING_BATCH // recipe.views)
+    temperature = temperature_of(logits, data.tuning_labels > 0.5)
     scorer = _scorer(averaged, temperature)
     weights, onnx = folder / "weights.keras", folder / "model.onnx"
     scorer.save(weights)
     _export(scorer, onnx)
-    progress.checkpoints.forget()
     return FitResult(
         onnx=onnx,
         weights=weights,
@@ -159,11 +143,12 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     if not len(images):
         return np.empty(0, np.float32)
     scorer = _framework().saving.load_model(weights, compile=False, safe_mode=True)
-    return scores(scorer, images, SCORING_BATCH // recipe.views)
+    probabilities: npt.NDArray[np.float32] = expit(scores(scorer, images, SCORING_BATCH // recipe.views))
+    return probabilities
 
 
-def _network(side: int, recipe: DefaultRecipe, *, synchronized: bool = False) -> Any:
-    """Return uint8 [n, side, side, 3] -> logit [n, 1]; ``synchronized``: normalised by the batches of all devices.
+def _network(side: int, recipe: DefaultRecipe) -> Any:
+    """Return uint8 [n, side, side, 3] -> logit [n, 1].
 
     Two convolutions halve the cell; three residual blocks (He et al. 2016) work at a half, a quarter and an eighth of
     its size. Each channel is pooled by its mean and by its maximum: a mean alone dilutes a parasite, which is small.
@@ -172,7 +157,7 @@ def _network(side: int, recipe: DefaultRecipe, *, synchronized: bool = False) ->
 
     def convolve(x: Any, width: int, size: int, name: str, *, stride: int = 1, relu: bool = True) -> Any:
         x = layers.Conv2D(width, size, strides=stride, padding="same", use_bias=False, name=f"conv{name}")(x)
-        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"norm{name}")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{name}")(x)
         return layers.Activation("relu", name=f"relu{name}")(x) if relu else x
 
     images = Input((side, side, 3), dtype="uint8", name=INPUT)
@@ -222,26 +207,17 @@ def _averaged(side: int, recipe: DefaultRecipe) -> Any:
     return Model(cells, ops.mean(ops.reshape(logits, (recipe.views, -1)), axis=0), name="averaged")
 
 
-def _complete(network: Any, devices: int) -> None:
+def _complete(network: Any) -> None:
     """Create the variables that the first step would create: its graph would be traced a second time, for 3 s."""
     network.optimizer.build(network.trainable_variables)
-    if devices == 1:  # with more, each has its own metrics
-        network.compute_metrics(None, np.zeros(1, np.float32), np.zeros((1, 1), np.float32))
-
-
-def _begin_with(network: Any, weights: Path, share: float) -> None:
-    """Blend the weights and statistics of an earlier fit into the random initial ones."""
-    earlier = _framework().saving.load_model(weights, compile=False, safe_mode=True).get_weights()
-    pairs = zip(earlier, network.get_weights(), strict=True)
-    network.set_weights([share * old + (1 - share) * new for old, new in pairs])
+    network.compute_metrics(None, np.zeros(1, np.float32), np.zeros((1, 1), np.float32))
 
 
 def _scorer(averaged: Any, temperature: float) -> Any:
-    """Return uint8 [n, side, side, 3] -> probability [n], calibrated."""
+    """Return uint8 [n, side, side, 3] -> logit [n], calibrated."""
     from keras import Model, layers
 
-    calibrated = layers.Rescaling(1 / temperature, name="temperature")(averaged.output)
-    return Model(averaged.input, layers.Activation("sigmoid", name=OUTPUT)(calibrated), name="scorer")
+    return Model(averaged.input, layers.Rescaling(1 / temperature, name=LOGIT)(averaged.output), name="scorer")
 
 
 def _export(scorer: Any, path: Path) -> None:
@@ -269,8 +245,8 @@ def _framework() -> Any:
     return keras
 
 
-def _seeded_device(seed: int, devices: int) -> tuple[str, Callable[[], Any]]:
-    """Return this machine's device, all random generators seeded, and the scope that creates a network on it."""
+def _seeded_device(seed: int) -> str:
+    """Return this machine's device, with all random generators seeded."""
     import keras
     import tensorflow as tf
 
@@ -278,21 +254,12 @@ def _seeded_device(seed: int, devices: int) -> tuple[str, Callable[[], Any]]:
     with contextlib.suppress(RuntimeError):  # an earlier fit in this process has initialised the devices already
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
-        if devices > 1 and not gpus:
-            parts = [tf.config.LogicalDeviceConfiguration()] * devices
-            tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    name = "cpu"
-    if gpus:
-        name = f"cuda: {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
-    if devices == 1:
-        return name, contextlib.nullcontext
-    names = [device.name for device in tf.config.list_logical_devices("GPU" if gpus else "CPU")]
-    if len(names) < devices:
-        raise TrainingFailed(f"keras: expected {devices} devices, found {', '.join(names)}")
-    return f"{devices} x {name}", tf.distribute.MirroredStrategy(names[:devices]).scope
+    if not gpus:
+        return "cpu"
+    return f"cuda: {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
 
 
 @contextlib.contextmanager

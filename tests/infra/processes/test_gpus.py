@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.processes.gpus import VISIBLE, devices_of_a_training, gpus, own_gpus
+from infra.processes.gpus import VISIBLE, gpus, own_gpus
 
 pytestmark = pytest.mark.thorough
 
@@ -76,34 +76,3 @@ def test_two_trainings_get_a_gpu_each_and_a_third_waits(tmp_path: Path, monkeypa
             assert third == []
     waiting.join(10)
     assert third in ([["0"]], [["1"]])
-
-
-def test_a_training_on_two_gpus_waits_for_both_and_takes_neither_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VISIBLE, "0,1")
-    large: list[tuple[list[str], str]] = []
-
-    def training() -> None:
-        with own_gpus(tmp_path, 2) as own:
-            large.append((own, os.environ[VISIBLE]))
-
-    with own_gpus(tmp_path) as first:
-        monkeypatch.setenv(VISIBLE, "0,1")
-        waiting = threading.Thread(target=training)
-        waiting.start()
-        waiting.join(0.3)
-        with own_gpus(tmp_path) as second:
-            assert (first, second, large) == (["0"], ["1"], [])
-        monkeypatch.setenv(VISIBLE, "0,1")
-    waiting.join(10)
-    assert large == [(["0", "1"], "0,1")]
-
-
-@pytest.mark.parametrize(("there", "devices"), [("", 3), ("0,1,2,3", 3), ("0,1", 2)])
-def test_a_training_runs_on_no_more_gpus_than_there_are(
-    there: str, devices: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(VISIBLE, there)
-    assert devices_of_a_training(3) == devices
-    assert bool(caplog.records) == (devices < 3)

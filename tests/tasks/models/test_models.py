@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from scipy.special import expit
 
+from infra.scoring.model_file import MemberFile
 from tasks import models
 from tasks.models import preparation as _common
 from tasks.models import variation
@@ -41,12 +43,12 @@ SMALL = {
 
 # One process, several fits: importing a framework takes longer than each of them.
 CHILD = """
-import json, logging, os, signal, sys, time
+import json, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 import tasks.models as models
-from tasks.models import checkpoint
+from tasks.models.rows import Rows
 from tests.held_cells import hold_on_device, iterators_tuned, releases, show_on_device, shown_batches
 from tests.small_xresnet import shrink
 from validation.errors import TrainingFailed
@@ -58,7 +60,6 @@ if name == "fastai":
     shrink()
 results, shown, tuned = {}, shown_batches(name), iterators_tuned() if name == "keras" else []
 released = releases(shown)
-checkpoint.SECONDS_BETWEEN = 0.0
 for job in jobs:
     heard = []
     shown.clear()
@@ -67,27 +68,19 @@ for job in jobs:
         heard.append(record.epoch)
         if len(heard) == job.get("clock_jumps_after"):
             models.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 1e6)
-        if len(heard) == job.get("interrupted_after"):
-            raise KeyboardInterrupt
-        if len(heard) == job.get("killed_after"):
-            os.kill(os.getpid(), signal.SIGKILL)
     hold_on_device(name, job.get("held", False))
-    flip = job.get("valid_labels") == "inverted"
-    n, v = job.get("train", 150), job.get("valid", 50)
-    valid = cells["valid_labels"][:v]
+    flip = job.get("tuning_labels") == "inverted"
+    n, v = job.get("train", 150), job.get("tuning", 50)
+    tuning = cells["tuning_labels"][:v]
     data = models.TrainingData(
-        cells["train_images"][:n], cells["train_labels"][:n], cells["valid_images"][:v], 1 - valid if flip else valid
+        Rows(cells["train_images"], np.arange(n)), cells["train_labels"][:n],
+        Rows(cells["tuning_images"], np.arange(v)), 1 - tuning if flip else tuning,
     )
     recipe = model.DefaultRecipe(**json.loads(sys.argv[4]) | job["recipe"])
     try:
-        start = Path(results[job["start"]]["weights"]) if "start" in job else None
-        fitted = model.fit(
-            data, recipe, seed=job["seed"], folder=folder / job["name"], on_epoch=on_epoch, start=start
-        )
+        fitted = model.fit(data, recipe, seed=job["seed"], folder=folder / job["name"], on_epoch=on_epoch)
     except TrainingFailed as error:
         results[job["name"]] = {"failed": str(error)}
-        continue
-    except KeyboardInterrupt:
         continue
     finally:
         models.time = time
@@ -95,10 +88,10 @@ for job in jobs:
         "temperature": fitted.temperature,
         "onnx": str(fitted.onnx), "weights": str(fitted.weights), "stopped": fitted.stopped,
         "best_epoch": fitted.best_epoch, "device": fitted.device, "versions": fitted.versions, "heard": heard,
-        "before": fitted.epochs_before, "batch": str(fitted.batch), "made_here": len(shown), "released": list(released),
+        "batch": str(fitted.batch), "made_here": len(shown), "released": list(released),
         "first": [cell.tobytes().hex() for cell in shown[0]] if job["name"] == "not held" else [],
         "history": [record.model_dump() for record in fitted.history],
-        "native": model.predict_native(fitted.weights, recipe, cells["valid_images"]).tolist(),
+        "native": model.predict_native(fitted.weights, recipe, cells["tuning_images"]).tolist(),
     }
 np.savez(folder / "shown.npz", **show_on_device(name, cells["train_images"]))
 loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modules]
@@ -107,18 +100,17 @@ loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modu
 
 # fmt: off
 JOBS: list[dict[str, Any]] = [
-    {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4}},
+    {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "views": 4}},
     # As on a GPU: the cells are stored on the device and augmented there.
     {"name": "held", "seed": 3, "held": True, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
     {"name": "not held", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
     # Better on training cells is worse on these: an early epoch is kept, and patience runs out.
-    {"name": "early", "seed": 3, "valid_labels": "inverted",
-     "recipe": {"epochs": 30, "patience": 3, "cooldown": 2, "views": 1}},
-    {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30, "views": 1}},
-    {"name": "warm", "seed": 4, "start": "plain", "recipe": {"epochs": 4, "warm_epochs": 2, "warm_share": 1}},
+    {"name": "early", "seed": 3, "tuning_labels": "inverted",
+     "recipe": {"epochs": 30, "patience": 3, "cooldown": 2}},
+    {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30}},
     {"name": "hopeless", "seed": 3, "recipe": {"epochs": 2, "deadline_seconds": 1e-3}},
     {"name": "diverging", "seed": 3, "recipe": {"epochs": 2, "learning_rate": 1e30}},
-    {"name": "tiny", "seed": 3, "train": 17, "valid": 3, "recipe": {"epochs": 1, "batch_size": 64}},
+    {"name": "tiny", "seed": 3, "train": 17, "tuning": 3, "recipe": {"epochs": 1, "batch_size": 64}},
 ]
 # fmt: on
 
@@ -136,6 +128,15 @@ def synthetic_cells(count: int, seed: int) -> tuple[models.Images, models.Labels
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
 
+class MadeCells(NamedTuple):
+    """What the fits are trained and tuned on."""
+
+    train_images: models.Images
+    train_labels: models.Labels
+    tuning_images: models.Images
+    tuning_labels: models.Labels
+
+
 class Fits(NamedTuple):
     """The results of one child process."""
 
@@ -148,31 +149,21 @@ class Fits(NamedTuple):
 
 
 def ahead(lane: Lane) -> dict[str, Fits]:
-    """Every family's fits, and two of them again, stopped in between and resumed; see tests.ahead."""
+    """Every family's fits, and two of them again, in a second process; see tests.ahead."""
     folder = lane.folder / "models"
     folder.mkdir()
-    np.savez(folder / "cells.npz", **vars(made_cells()))
+    np.savez(folder / "cells.npz", **made_cells()._asdict())
     done = {}
     for name in models.model_names():
         done[name] = run_child(lane, name, folder / name, JOBS)
-        again, (plain, held, early) = folder / f"{name}-again", (JOBS[0], JOBS[1], JOBS[3])
-        # Two later, so that the kept epoch is not the last one in the checkpoint.
-        killed_after = done[name].jobs["early"]["best_epoch"] + 2
-        ended = [plain | {"interrupted_after": 3}, held | {"interrupted_after": 3}]
-        killed = start_child(lane, name, again, [*ended, early | {"killed_after": killed_after}])
-        assert killed.returncode == -9, killed.stderr[-3000:]
-        done[f"{name} again"] = run_child(lane, name, again, [plain, held, early])
+        done[f"{name} again"] = run_child(lane, name, folder / f"{name}-again", [JOBS[0], JOBS[1]])
     return done
 
 
-def start_child(lane: Lane, name: str, folder: Path, jobs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+def run_child(lane: Lane, name: str, folder: Path, jobs: list[dict[str, Any]]) -> Fits:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-c", CHILD, name, str(folder), json.dumps(jobs), json.dumps(SMALL[name])]
-    return lane.run(command, PYTHONPATH=str(ROOT))
-
-
-def run_child(lane: Lane, name: str, folder: Path, jobs: list[dict[str, Any]]) -> Fits:
-    done = start_child(lane, name, folder, jobs)
+    done = lane.run(command, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / "results.json").read_text())
     with np.load(folder / "shown.npz") as shown:
@@ -180,12 +171,12 @@ def run_child(lane: Lane, name: str, folder: Path, jobs: list[dict[str, Any]]) -
     return Fits(results["jobs"], cells, set(results["loaded"]), results["tuned"], done.stdout + done.stderr)
 
 
-def made_cells() -> models.TrainingData:
-    return models.TrainingData(*synthetic_cells(150, 1), *synthetic_cells(50, 2))
+def made_cells() -> MadeCells:
+    return MadeCells(*synthetic_cells(150, 1), *synthetic_cells(50, 2))
 
 
 @pytest.fixture(scope="module")
-def cells() -> models.TrainingData:
+def cells() -> MadeCells:
     return made_cells()
 
 
@@ -199,50 +190,18 @@ def fits(name: str, ahead: dict[str, Fits]) -> Fits:
     return ahead[name]
 
 
-def score(onnx: str, images: models.Images) -> npt.NDArray[np.float32]:
-    import onnxruntime
+def score_logits(onnx: str, images: models.Images) -> npt.NDArray[np.float32]:
+    return MemberFile.open(Path(onnx)).score_logits(images)
 
-    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-    scores: npt.NDArray[np.float32] = session.run(["probability"], {"images": np.ascontiguousarray(images)})[0]
-    return scores
+
+def score(onnx: str, images: models.Images) -> npt.NDArray[np.float32]:
+    probabilities: npt.NDArray[np.float32] = expit(score_logits(onnx, images))
+    return probabilities
 
 
 def cross_entropy(scores: npt.NDArray[np.float32], labels: models.Labels) -> float:
     p = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
     return float(-np.mean(np.where(labels > 0.5, np.log(p), np.log(1 - p))))
-
-
-def two_branches(order: tuple[int, ...]) -> Any:
-    """Return a graph with the model file's input and output: the sum of all bytes by 0.04 and by 0.05, added up.
-
-    ``order``: of its last four nodes; the other one of the branches first, the sum's attributes turned round too.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    turn = 1 if order[1] == 1 else -1
-    sums = helper.make_node("ReduceSum", ["cast", "axes"], ["sums"], keepdims=0, noop_with_empty_axes=0)
-    attributes = sorted(sums.attribute, key=lambda attribute: attribute.name)[::turn]
-    del sums.attribute[:]
-    sums.attribute.extend(attributes)
-    nodes = [
-        sums,
-        helper.make_node("Mul", ["sums", "fourth"], ["left"], name=f"branch_{turn}"),
-        helper.make_node("Mul", ["sums", "fifth"], ["right"]),
-        helper.make_node("Add", ["left", "right"], ["out"]),
-    ]
-    weights = {
-        "axes": np.array([1, 2, 3]),
-        "fourth": np.array([0.04], np.float32),
-        "fifth": np.array([0.05], np.float32),
-    }
-    graph = helper.make_graph(
-        [helper.make_node("Cast", ["in"], ["cast"], to=TensorProto.FLOAT), *(nodes[index] for index in order)],
-        "graph",
-        [helper.make_tensor_value_info("in", TensorProto.UINT8, ["n", 2, 2, 3])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n"])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def test_importing_the_models_loads_no_framework() -> None:
@@ -278,7 +237,7 @@ class TestFit:
     def test_it_prints_nothing(self, fits: Fits) -> None:
         assert fits.said == ""
 
-    def test_the_model_file_keeps_its_contract(self, fits: Fits, cells: models.TrainingData) -> None:
+    def test_the_file_of_a_member_keeps_its_contract(self, fits: Fits, cells: MadeCells) -> None:
         import onnx
         import onnxruntime
 
@@ -287,28 +246,27 @@ class TestFit:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (taken,), (given,) = session.get_inputs(), session.get_outputs()
         assert (taken.name, taken.type, taken.shape) == ("images", "tensor(uint8)", ["n", SIDE, SIDE, 3])
-        assert (given.name, given.type, given.shape) == ("probability", "tensor(float)", ["n"])
+        assert (given.name, given.type, given.shape) == ("logit", "tensor(float)", ["n"])
         for n in (1, 7):
-            scores = score(path, cells.valid_images[:n])
-            assert scores.shape == (n,)
-            assert scores.dtype == np.float32
-            assert ((scores >= 0) & (scores <= 1)).all()
+            logits = score_logits(path, cells.tuning_images[:n])
+            assert logits.shape == (n,)
+            assert logits.dtype == np.float32
 
-    def test_the_model_file_is_self_contained(self, fits: Fits, cells: models.TrainingData, tmp_path: Path) -> None:
+    def test_the_file_is_self_contained(self, fits: Fits, cells: MadeCells, tmp_path: Path) -> None:
         alone = tmp_path / "alone.onnx"
         alone.write_bytes(Path(fits.jobs["plain"]["onnx"]).read_bytes())
-        assert score(str(alone), cells.valid_images[:3]).shape == (3,)
+        assert score(str(alone), cells.tuning_images[:3]).shape == (3,)
 
-    def test_a_cells_score_does_not_depend_on_its_batch(self, fits: Fits, cells: models.TrainingData) -> None:
-        images = cells.valid_images
+    def test_a_cells_score_does_not_depend_on_its_batch(self, fits: Fits, cells: MadeCells) -> None:
+        images = cells.tuning_images
         alone = np.concatenate([score(fits.jobs["plain"]["onnx"], images[i : i + 1]) for i in range(5)])
         np.testing.assert_allclose(alone, score(fits.jobs["plain"]["onnx"], images)[:5], atol=1e-5)
 
-    def test_onnxruntime_agrees_with_the_framework(self, fits: Fits, cells: models.TrainingData) -> None:
-        # Measured: 4e-7 fastai, 1e-7 keras, on trained weights.
+    def test_onnxruntime_agrees_with_the_framework(self, fits: Fits, cells: MadeCells) -> None:
+        # The file has its weights in half precision (docs/training.md).
         for job in ("plain", "early", "tiny"):
-            scores = score(fits.jobs[job]["onnx"], cells.valid_images)
-            np.testing.assert_allclose(scores, fits.jobs[job]["native"], atol=1e-5)
+            scores = score(fits.jobs[job]["onnx"], cells.tuning_images)
+            np.testing.assert_allclose(scores, fits.jobs[job]["native"], atol=1e-3)
 
     def test_every_epoch_is_recorded_and_reported(self, fits: Fits) -> None:
         fitted = fits.jobs["plain"]
@@ -324,25 +282,25 @@ class TestFit:
         assert "onnx_opset" in fitted["versions"]
 
     @pytest.mark.parametrize("job", ["early", "late"])
-    def test_the_epoch_that_is_kept_is_what_is_exported(self, job: str, fits: Fits, cells: models.TrainingData) -> None:
+    def test_the_epoch_that_is_kept_is_what_is_exported(self, job: str, fits: Fits, cells: MadeCells) -> None:
         fitted = fits.jobs[job]
         kept = max((record for record in fitted["history"] if record["is_kept"]), key=lambda record: record["epoch"])
-        labels = cells.valid_labels
-        scores = score(fitted["onnx"], cells.valid_images)
+        labels = cells.tuning_labels
+        scores = score(fitted["onnx"], cells.tuning_images)
         assert fitted["best_epoch"] == kept["epoch"]
         assert cross_entropy(scores, 1 - labels if job == "early" else labels) == pytest.approx(
-            kept["valid_loss"], rel=1e-4
+            kept["valid_loss"], rel=1e-3
         )
 
-    def test_a_cell_and_its_mirror_images_score_the_same(self, fits: Fits, cells: models.TrainingData) -> None:
-        path, images = fits.jobs["plain"]["onnx"], cells.valid_images
+    def test_a_cell_and_its_mirror_images_score_the_same(self, fits: Fits, cells: MadeCells) -> None:
+        path, images = fits.jobs["plain"]["onnx"], cells.tuning_images
         scores = score(path, images)
         for axes in (1, 2, (1, 2)):
             np.testing.assert_allclose(score(path, np.flip(images, axes)), scores, atol=1e-5)
         assert np.abs(score(path, np.rot90(images, axes=(1, 2))) - scores).max() > 1e-3
 
-    def test_a_cell_in_another_light_scores_the_same(self, fits: Fits, cells: models.TrainingData) -> None:
-        path, images = fits.jobs["plain"]["onnx"], cells.valid_images
+    def test_a_cell_in_another_light_scores_the_same(self, fits: Fits, cells: MadeCells) -> None:
+        path, images = fits.jobs["plain"]["onnx"], cells.tuning_images
         lit = np.where(images.any(axis=3, keepdims=True), images + np.array([-20, 5, 9], np.int16), 0)
         assert 0 <= lit.min() <= lit.max() <= 255
         np.testing.assert_allclose(score(path, lit.astype(np.uint8)), score(path, images), atol=1e-4)
@@ -351,10 +309,9 @@ class TestFit:
         (scored,) = score(fits.jobs["plain"]["onnx"], np.zeros((1, SIDE, SIDE, 3), np.uint8))
         assert 0 < scored < 1
 
-    def test_the_temperature_is_the_best_for_the_averaged_logits(self, fits: Fits, cells: models.TrainingData) -> None:
-        scores = score(fits.jobs["plain"]["onnx"], cells.valid_images).astype(np.float64)
-        logits = np.log(scores / (1 - scores)) * fits.jobs["plain"]["temperature"]
-        assert temperature_of(logits, cells.valid_labels > 0.5) == pytest.approx(
+    def test_the_temperature_is_the_best_for_the_averaged_logits(self, fits: Fits, cells: MadeCells) -> None:
+        logits = score_logits(fits.jobs["plain"]["onnx"], cells.tuning_images) * fits.jobs["plain"]["temperature"]
+        assert temperature_of(logits, cells.tuning_labels > 0.5) == pytest.approx(
             fits.jobs["plain"]["temperature"], rel=1e-2
         )
 
@@ -378,11 +335,6 @@ class TestFit:
 
     def test_a_diverging_loss_is_a_failed_training(self, fits: Fits) -> None:
         assert "loss became" in fits.jobs["diverging"]["failed"]
-
-    def test_with_earlier_weights_it_takes_fewer_epochs_and_starts_as_good(self, fits: Fits) -> None:
-        cold, warm = fits.jobs["plain"]["history"], fits.jobs["warm"]["history"]
-        assert len(warm) == 2
-        assert warm[0]["train_loss"] < 0.8 * cold[0]["train_loss"]
 
     def test_cells_on_the_device_are_augmented_as_on_the_cpu(self, name: str, fits: Fits) -> None:
         """Up to rounding: occasionally one grey level, two where the stain amplifies it."""
@@ -415,18 +367,11 @@ class TestFit:
     def test_a_handful_of_cells_is_enough_to_run(self, fits: Fits) -> None:
         assert fits.jobs["tiny"]["stopped"] == "finished"
 
-    def test_ended_between_two_epochs_and_begun_again_it_comes_to_the_same_model(
-        self, name: str, fits: Fits, ahead: dict[str, Fits]
-    ) -> None:
-        """Also if the kept epoch is before the kill; likewise every training with the same seed."""
-        for job in ("plain", "held", "early"):
+    def test_the_same_training_gives_the_same_file(self, name: str, fits: Fits, ahead: dict[str, Fits]) -> None:
+        for job in ("plain", "held"):
             first, second = fits.jobs[job], ahead[f"{name} again"].jobs[job]
-            assert second["before"] >= 2
-            assert second["heard"] == list(range(second["before"] + 1, len(first["history"]) + 1))
             assert [r["valid_loss"] for r in second["history"]] == [r["valid_loss"] for r in first["history"]]
-            assert (second["stopped"], second["best_epoch"]) == (first["stopped"], first["best_epoch"])
             assert Path(second["onnx"]).read_bytes() == Path(first["onnx"]).read_bytes()
-            assert not (Path(second["onnx"]).parent / "checkpoint.safetensors").exists()
 
 
 class TestSelection:
@@ -487,15 +432,6 @@ class TestSelection:
 
 
 class TestCommon:
-    def test_the_same_graph_in_another_order_is_the_same_file(self, tmp_path: Path) -> None:
-        files = []
-        for number, order in enumerate([(0, 1, 2, 3), (0, 2, 1, 3)]):
-            _common.finish_onnx(two_branches(order), tmp_path / f"{number}.onnx")
-            files.append((tmp_path / f"{number}.onnx").read_bytes())
-        assert files[0] == files[1]
-        image = np.full((1, 2, 2, 3), 3, np.uint8)
-        assert score(str(tmp_path / "0.onnx"), image) == pytest.approx([0.09 * 3 * 12])
-
     @pytest.mark.parametrize(("cells", "batch_size"), [(17, 64), (33, 16), (150, 16), (64, 64), (65, 64)])
     def test_batches_contain_every_cell_once_and_are_never_short(self, cells: int, batch_size: int) -> None:
         dealt = _common.shuffled_batches(cells, batch_size, seed=1, epoch=2)
@@ -504,12 +440,10 @@ class TestCommon:
         assert len(dealt) == _common.batch_count(cells, batch_size)
 
     def test_small_sets_get_more_epochs_and_as_much_more_patience(self) -> None:
-        recipe = DefaultRecipe(epochs=6, warm_epochs=3, batch_size=32, min_steps=300, warmup=1, patience=2, cooldown=2)
+        recipe = DefaultRecipe(epochs=6, batch_size=32, min_steps=300, warmup=1, patience=2, cooldown=2)
         assert _common.schedule_of(recipe, 4641) == Schedule(6, 2, 2, 1)
         assert _common.schedule_of(recipe, 4641, small_share=0.4) == Schedule(6, 2, 2, 1, first=2)
         assert _common.schedule_of(recipe, 640) == Schedule(15, 5, 5, 2.5)
-        assert _common.schedule_of(recipe, 4641, warm=True) == Schedule(3, 2, 2, 0.75)
-        assert _common.schedule_of(recipe, 640, warm=True).epochs == 8
 
     def test_variation_turns_by_any_angle_and_mirrors_and_keeps_black_black(self) -> None:
         cell = np.zeros((1, 33, 33, 3), np.uint8)

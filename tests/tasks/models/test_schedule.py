@@ -1,4 +1,4 @@
-"""When the rate falls and when the fit ends, by made-up losses on validation patients."""
+"""When the rate falls and when the fit ends, by made-up losses on tuning patients."""
 
 from __future__ import annotations
 
@@ -81,7 +81,6 @@ def test_of_a_few_epochs_it_still_rises_before_it_falls(epochs: int, rises: floa
     first=st.integers(0, 10),
 )
 def test_a_begun_cooldown_is_final(losses: list[float], epochs: int, cooldown: int, patience: int, first: int) -> None:
-    """A killed fit that replays its epochs gets the same rates and the same end."""
     schedule = Schedule.scaled(epochs, 1.0, cooldown=cooldown, patience=patience, first=first)
     decided = schedule.epochs
     for ended in range(len(losses) + 1):
