@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
+from scipy.stats import beta
 
 TALLIES = Path(__file__).with_name("real_tallies.json")
 # What a case adds to sensitivity and specificity. Nulls: "+0" and "trade" of superiority, "sens-1" and "worse" of
@@ -155,3 +156,10 @@ def simulated(patients: int = 2_000, seed: int = 7) -> RandomCalls:
         mixes = rng.dirichlet(np.array(common) * 0.25, patients)
         cells.append([rng.multinomial(n, mix) for n, mix in zip(count, mixes, strict=True)])
     return RandomCalls("simulated", np.array(cells), np.stack([chances, chances]), (0.8, 0.8))
+
+
+def exact(found: int, of: int) -> tuple[float, float]:
+    """Return the exact two-sided 95% interval of a share (Clopper & Pearson 1934)."""
+    low = beta.ppf(0.025, found, of - found + 1) if found else 0.0
+    high = beta.ppf(0.975, found + 1, of - found) if found < of else 1.0
+    return float(low), float(high)

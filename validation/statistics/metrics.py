@@ -28,7 +28,7 @@ from validation.statistics.paired_tests import (
 
 NAMES = METRIC_NAMES
 # Increase it when the same predictions get other intervals: an evaluation by another method is another evaluation.
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -170,20 +170,24 @@ def differences(challenger: Scored, champion: Scored) -> dict[str, Difference]:
 def spreads(challenger: Scored, champion: Scored) -> dict[str, Spread]:
     """Return the spread of each difference, for estimates of further patients and of the detectable difference.
 
-    Models that agree on every cell show no variance: it is then assumed to be that of one cell of each class called
-    differently, in two patients.
+    That of sensitivity and specificity includes what their test adds for what is not seen. Accuracies of models that
+    agree on every cell show no variance: it is then assumed to be that of one cell of each class called differently, in
+    two patients.
     """
     _, positives, _, negatives = (float(x) for x in challenger.tallies.sum(axis=0)) if challenger.count else (0.0,) * 4
     least = {
         "accuracy": 1 / max(1, positives + negatives),
         "balanced_accuracy": math.hypot(1 / max(1, positives), 1 / max(1, negatives)) / 2,
-        "sensitivity": 1 / max(1, positives),
-        "specificity": 1 / max(1, negatives),
+    }
+    by_name = differences(challenger, champion)
+    errors = {
+        name: max(difference.error, least[name]) if name in least else difference.error_with_unseen
+        for name, difference in by_name.items()
     }
     return {
-        name: Spread(error=max(difference.error, least[name]), effective_patients=difference.effective)
-        for name, difference in differences(challenger, champion).items()
-        if math.isfinite(difference.error)
+        name: Spread(error=errors[name], effective_patients=difference.effective)
+        for name, difference in by_name.items()
+        if math.isfinite(errors[name])
     }
 
 

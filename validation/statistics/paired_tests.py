@@ -6,10 +6,10 @@ Two questions, two methods, chosen by measurement (docs/gate.md):
   exact under that exchangeability, whatever the patients' sizes. Inverted it gives a bound: among the differences in
   random subsets of patients, the one with a share ``level`` below it (Hartigan 1969, JASA 64:1303).
 - Is it not worse by more than a margin? The patients' contributions and their variance are measured against the margin
-  (Obuchowski 1998, Stat. Med. 17:1495). Sign flips say "not worse" too often there: few patients often miss a loss that
-  sits in few patients, and so its variance. A patient's gain counts up to ``MOST_GAIN`` only, since a large gain in
-  few patients would add more variance than difference: a better model would pass less often. The mean of the capped
-  gains is at most that of the gains, so a lower bound of the one is a lower bound of the other.
+  (Obuchowski 1998, Stat. Med. 17:1495), with two corrections. Few patients often miss a loss that sits in few patients,
+  and so its variance: each patient is taken to vary by ``UNSEEN`` more than is seen. And a patient's gain counts up to
+  ``MOST_GAIN`` only, since a large gain in few patients adds more variance than difference: a better model would pass
+  less often. The mean of capped gains is at most that of the gains, so their lower bound is one of the gains too.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ Floats = npt.NDArray[np.float64]
 SEED = 20_130
 # Up to this many patients all flips are enumerated, not sampled.
 COUNTED = 12
-# What a patient's gain counts for at most, in units of sqrt(its share / patients): 10 points of a patient of mean size,
-# more of a smaller one. Fixed in advance; chosen by measurement (docs/gate.md).
-MOST_GAIN = 0.1
+# Both fixed in advance, chosen by measurement (docs/gate.md). What a patient's gain counts for at most, in units of
+# sqrt(its share / patients): 5 points of a patient of mean size, more of a smaller one.
+MOST_GAIN = 0.05
+# Standard deviation of what is not seen of a patient, as a share of the cells of one of mean size.
+UNSEEN = 0.015
 # Power of the smallest detectable difference (Cohen 1988).
 POWER = 0.8
 SWEEPS = 1_000
@@ -64,6 +66,11 @@ class Difference:
             return math.nan
         left = self.gains - self.value * self.shares
         return math.sqrt(count / (count - 1) * float(left @ left))
+
+    @property
+    def error_with_unseen(self) -> float:
+        """Standard error that includes what is not seen of each patient."""
+        return math.hypot(self.error, UNSEEN / math.sqrt(len(self.gains) - 1)) if len(self.gains) > 1 else math.nan
 
     @property
     def effective(self) -> float:
@@ -123,8 +130,8 @@ def flipped_bounds(difference: Difference, *, flips: int, level: float) -> tuple
 def null_variance_bounds(difference: Difference, *, level: float) -> tuple[float, float]:
     """Return the one-sided bounds at ``level``: where ``value - delta`` is z standard errors under delta itself.
 
-    Gains are capped for the lower bound and losses for the upper one (``MOST_GAIN``). With too few patients of too
-    unequal sizes there is no bound: -1 and 1.
+    Gains are capped for the lower bound and losses for the upper one (``MOST_GAIN``), and the variance includes what
+    is not seen (``UNSEEN``). With too few patients of too unequal sizes there is no bound: -1 and 1.
     """
     turned = Difference(-difference.gains, difference.shares)
     low, high = _null_variance_bound(difference, level), -_null_variance_bound(turned, level)
@@ -133,7 +140,7 @@ def null_variance_bounds(difference: Difference, *, level: float) -> tuple[float
 
 
 def _null_variance_bound(difference: Difference, level: float) -> float:
-    """Solve ``(value - delta)^2 = z^2 n / (n - 1) sum((gains - delta shares)^2)`` for the lower delta."""
+    """Solve ``(value - delta)^2 = z^2 n / (n - 1) (sum((gains - delta shares)^2) + UNSEEN^2 / n)``, lower delta."""
     count = len(difference.gains)
     if count < 2:
         return -1.0
@@ -144,7 +151,7 @@ def _null_variance_bound(difference: Difference, level: float) -> float:
     if a <= 0:
         return -1.0
     half = value - scale * float(gains @ shares)
-    c = value**2 - scale * float(gains @ gains)
+    c = value**2 - scale * (float(gains @ gains) + UNSEEN**2 / count)
     return (half - math.sqrt(max(0.0, half**2 - a * c))) / a
 
 
@@ -156,9 +163,10 @@ def _capped(difference: Difference) -> Floats:
 def best_effective(least: Difference, most: Difference, margin: float) -> float:
     """Return the largest ``statistic^2`` of non-inferiority of any gains from ``least.gains`` to ``most.gains``.
 
-    To be compared with z^2. Without any gain or loss it is ``effective``. With S the sum of the contributions
-    ``x = min(gain, cap) + margin * share`` and Q that of their squares, ``S^2 / Q`` is the maximum of ``2 c S - c^2 Q``
-    over c, which is raised by turns: ``c = S / Q``, and every x as near to ``1 / c`` as it may be.
+    To be compared with z^2; without any gain or loss, and nothing unseen, it would be ``effective``. With S the sum of
+    the contributions ``x = min(gain, cap) + margin * share`` and Q that of their squares and of what is unseen,
+    ``S^2 / Q`` is the maximum of ``2 c S - c^2 Q`` over c. It is raised by turns: ``c = S / Q``, then every x as near
+    to ``1 / c`` as it may be.
     """
     count = len(most.gains)
     if count < 2:
@@ -166,7 +174,7 @@ def best_effective(least: Difference, most: Difference, margin: float) -> float:
     low, high = (_capped(one) + margin * one.shares for one in (least, most))
     x, best = high, 0.0
     for _ in range(SWEEPS):
-        total, squares = float(x.sum()), float(x @ x)
+        total, squares = float(x.sum()), float(x @ x) + UNSEEN**2 / count
         if total <= 0:
             return 0.0
         if total**2 / squares <= best * (1 + 1e-9):

@@ -14,6 +14,7 @@ from scipy.stats import norm
 from validation.statistics.paired_tests import (
     MOST,
     MOST_GAIN,
+    UNSEEN,
     Difference,
     Question,
     best_effective,
@@ -87,17 +88,18 @@ def test_at_the_bound_of_the_variance_the_statistic_is_its_quantile(level: float
         capped = sign * np.minimum(sign * difference.gains, cap)
         assert (capped != difference.gains).any(), "some patient gains, some loses more than counts"
         left = capped - bound * difference.shares
-        error = math.sqrt(30 / 29 * (left**2).sum())
+        error = math.sqrt(30 / 29 * ((left**2).sum() + UNSEEN**2 / 30))
         assert left.sum() / error == pytest.approx(sign * norm.isf(level))
 
 
-@pytest.mark.parametrize("bounds", ["flips", "variance"])
-def test_models_that_agree_on_every_cell_differ_by_nothing(bounds: str) -> None:
+def test_models_that_agree_on_every_cell_differ_by_nothing_that_is_seen() -> None:
     same = Difference(np.zeros(20), np.full(20, 1 / 20))
-    found = (
-        flipped_bounds(same, flips=5_000, level=LEVEL) if bounds == "flips" else null_variance_bounds(same, level=LEVEL)
-    )
-    assert found == (0, 0)
+    assert flipped_bounds(same, flips=5_000, level=LEVEL) == (0, 0)
+    low, high = null_variance_bounds(same, level=LEVEL)
+    assert low == -high
+    # (-low)^2 (1 - z^2 / 19) = z^2 UNSEEN^2 / 19
+    z = norm.isf(LEVEL)
+    assert high == pytest.approx(z * UNSEEN / math.sqrt(19 - z**2))
 
 
 def test_a_difference_that_is_the_same_in_every_patient_is_sure_with_enough_of_them_only() -> None:
@@ -105,7 +107,8 @@ def test_a_difference_that_is_the_same_in_every_patient_is_sure_with_enough_of_t
         return Difference(np.full(patients, 0.03 / patients), np.full(patients, 1 / patients))
 
     assert flipped_bounds(alike(12), flips=0, level=LEVEL) == pytest.approx((0.03, 0.03))
-    assert null_variance_bounds(alike(12), level=LEVEL) == pytest.approx((0.03, 0.03))
+    low, high = null_variance_bounds(alike(12), level=LEVEL)
+    assert 0 < low < 0.03 < high < 0.06, "what is not seen may differ"
     # 2^-8 is above the level, and so is what eight patients can say by their variance.
     assert flipped_bounds(alike(8), flips=0, level=LEVEL) == (-1, 1)
     assert null_variance_bounds(alike(8), level=LEVEL) == (-1, 1)
@@ -159,7 +162,9 @@ def test_the_error_is_that_of_leaving_patients_out() -> None:
 def test_so_many_further_patients_of_the_same_kind_settle_it_by_their_variance(bound: float, seed: int) -> None:
     tonight = some(12, seed=seed, gain=0.012)
     assert null_variance_bounds(tonight, level=LEVEL)[0] <= bound < tonight.value
-    more = further_patients(Question("variance", tonight.value - bound, tonight.error, tonight.effective), 12, LEVEL)
+    more = further_patients(
+        Question("variance", tonight.value - bound, tonight.error_with_unseen, tonight.effective), 12, LEVEL
+    )
 
     def times(count: int) -> float:
         again = Difference(np.tile(tonight.gains, count) / count, np.tile(tonight.shares, count) / count)
@@ -207,8 +212,11 @@ def test_the_smallest_detectable_difference_is_found_in_four_looks_of_five(patie
         not_worse = [null_variance_bounds(one, level=LEVEL)[0] > -margin for one in many]
         return float(np.mean(better)), float(np.mean(not_worse)), float(np.mean(np.array(better) & not_worse))
 
-    error, effective = float(np.mean([drawn(0).error for _ in range(50)])), drawn(0).effective
-    superior, guard = Question("flips", 0, error, effective), Question("variance", margin, error, effective)
+    effective = drawn(0).effective
+    error, with_unseen = (
+        float(np.mean([getattr(drawn(0), name) for _ in range(50)])) for name in ("error", "error_with_unseen")
+    )
+    superior, guard = Question("flips", 0, error, effective), Question("variance", margin, with_unseen, effective)
     # 80% give or take what 200 sets leave open (three standard errors), and what the formula leaves out.
     for question, kind in ((superior, 0), (guard, 1)):
         delta = detectable([question], LEVEL)
@@ -252,7 +260,7 @@ def test_sign_flips_need_so_many_patients_that_differ(level: float, least: int) 
 def test_a_patient_gains_no_more_than_counts() -> None:
     shares = np.full(16, 1 / 16)
     gains = np.zeros(16)
-    gains[:4] = 0.2 / 16  # 20 points of a patient of mean size; 10 count
+    gains[:4] = 0.1 / 16  # 10 points of a patient of mean size; 5 count
     twice = gains * 2
     low = null_variance_bounds(Difference(gains, shares), level=LEVEL)[0]
     assert null_variance_bounds(Difference(twice, shares), level=LEVEL)[0] == pytest.approx(low)
@@ -293,16 +301,18 @@ def test_no_gains_within_their_limits_pass_when_the_best_case_does_not(seed: int
 @given(st.integers(0, 10_000), st.integers(5, 60))
 def test_with_no_gains_the_sizes_of_the_patients_decide(seed: int, patients: int) -> None:
     none = Difference(np.zeros(patients), wild(patients, seed).shares)
-    assert best_effective(none, none, 0.01) == pytest.approx(none.effective)
+    squares = patients / (patients - 1) * (UNSEEN / 0.01) ** 2 / patients
+    assert best_effective(none, none, 0.01) == pytest.approx(1 / (1 / none.effective + squares))
     # Passing is the same question: a bound above minus the margin.
-    assert (null_variance_bounds(none, level=LEVEL)[0] > -0.01) == (none.effective > least_effective(LEVEL))
+    passes = null_variance_bounds(none, level=LEVEL)[0] > -0.01
+    assert passes == (best_effective(none, none, 0.01) > least_effective(LEVEL))
 
 
 def test_the_error_behind_a_bound_is_the_one_it_was_made_from() -> None:
     difference = some(40)
     low, _ = null_variance_bounds(difference, level=LEVEL)
     error = error_within(difference.value - low, difference.effective, LEVEL)
-    assert error == pytest.approx(difference.error, rel=0.1)
+    assert error == pytest.approx(difference.error_with_unseen, rel=0.1)
     assert math.isnan(error_within(0.01, 0.0, LEVEL))
 
 
