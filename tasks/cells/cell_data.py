@@ -13,26 +13,11 @@ import pandas as pd
 
 from tasks.cells.packing import load_pack
 from tasks.context import Context
+from tasks.models.rows import Rows
 from validation.digest import digest
 from validation.patients import is_tuning
 from validation.records import POSITIVE, Pack, Split
 from validation.statistics.metrics import Scored
-
-Rows = npt.NDArray[np.intp]
-
-
-class PackedImages:
-    """Some rows of an array on disk, read when they are asked for: ``images[4:8]`` is uint8 [4, side, side, 3]."""
-
-    def __init__(self, array: npt.NDArray[np.uint8], rows: Rows) -> None:
-        self._array, self._rows = array, rows
-        self.shape, self.dtype, self.ndim = (len(rows), *array.shape[1:]), array.dtype, array.ndim
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, chosen: Any) -> npt.NDArray[np.uint8]:
-        return self._array[self._rows[chosen]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +28,7 @@ class CellData:
     ``array`` the whole pack, uint8 [cells, side, side, 3].
     """
 
-    rows: Rows
+    rows: npt.NDArray[np.intp]
     array: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.bool_]
     folds: npt.NDArray[np.int64]
@@ -78,9 +63,9 @@ class CellData:
         return np.array([roles[origin] for origin in self.origins], dtype=bool)
 
     @property
-    def images(self) -> PackedImages:
+    def images(self) -> Rows:
         """The cells' pictures, uint8 [n, side, side, 3]."""
-        return PackedImages(self.array, self.rows)
+        return Rows(self.array, self.rows)
 
     @cached_property
     def patients_count(self) -> int:

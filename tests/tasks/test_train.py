@@ -36,7 +36,7 @@ from validation.records import Member, TrainSpec
 
 pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("no_expectations")]
 
-CELLS = plain_cells(30, 2)
+CELLS = plain_cells(40, 2)
 # Runs instead of the interpreter: registers the fake CNN, then runs the real training process.
 PYTHON = """#!/bin/sh
 exec {python} -c "
