@@ -95,9 +95,14 @@ def prepare(cells: Path, folder: Path) -> None:
     divided = split(context, validate(context, pull(context), None))
     images = load_pack(context, pack(context, divided))
     rows = context.records.load_table(divided.table)
-    arrays = {"x": images, "y": rows["label"] == POSITIVE, "p": rows["origin"], "f": rows["fold"], "k": rows["key"]}
+    arrays: dict[str, Any] = {
+        "x": images,
+        "y": (rows["label"] == POSITIVE).to_numpy(bool),
+        "f": rows["fold"].to_numpy(),
+    }
+    arrays |= {"p": np.array(rows["origin"].tolist()), "k": np.array(rows["key"].tolist())}
     temporary = folder / ".cells.npz"
-    np.savez(temporary, **{name: np.array(list(values)) for name, values in arrays.items()})
+    np.savez(temporary, **arrays)
     temporary.replace(folder / "cells.npz")
 
 
