@@ -4,8 +4,8 @@
     python -m benchmarks.ablation CELLS --folder WORK --model keras --changes cutout,ema
     python -m benchmarks.ablation CELLS --folder WORK --model keras --table
 
-The question is ``folds`` of benchmarks/training.py: the holdout has no part in it. Each change of
-benchmarks/ablation_changes.py is set against the recipe without it, in the same folds; ``seed`` changes nothing but
+The members are those of benchmarks/training.py. Each change of benchmarks/ablation_changes.py is set against the
+recipe without it, in the same folds; ``seed`` changes nothing but
 the seed, and shows what chance does. ``--recipe`` makes the comparison cheaper (a narrower network); what it tells of
 the default recipe is then a hint.
 
@@ -94,7 +94,7 @@ def main() -> None:
         name = given.job.pop("name")
         if patch := CHANGES.get(name, Change("")).patch:
             patch()
-        training.run(Job(**given.job), given.folder / name, 5)
+        training.run(Job(**given.job), given.folder / name)
         return
     folds = [int(fold) for fold in given.folds.split(",")]
     own = [name for name, change in CHANGES.items() if given.model in change.models]

@@ -204,25 +204,6 @@ def _lowest() -> None:
     selection.SIGNIFICANT = 0.0
 
 
-def _averaged_weights() -> None:
-    """Validate and keep the moving average of the weights, over some 100 steps (an epoch has 118)."""
-    _frameworks()
-    import keras
-    from keras.callbacks import SwapEMAWeights
-
-    from tasks.models.keras import callbacks as keras_callbacks
-    from tasks.models.keras import cnn as keras_cnn
-
-    own_optimiser, own_callbacks = keras.optimizers.AdamW, keras_callbacks.callbacks
-
-    def callbacks(*given: Any) -> Any:
-        keep, watchers = own_callbacks(*given)
-        return keep, [SwapEMAWeights(swap_on_epoch=True), *watchers]
-
-    keras.optimizers.AdamW = lambda *given, **named: own_optimiser(*given, use_ema=True, ema_momentum=0.99, **named)
-    _put(keras_cnn, callbacks=callbacks)
-
-
 def _sgd() -> None:
     """Nesterov's momentum instead of AdamW, at a rate of its own, nothing decayed."""
     _frameworks()
@@ -231,12 +212,12 @@ def _sgd() -> None:
     from tasks.models.keras import callbacks as keras_callbacks
     from tasks.models.keras import cnn as keras_cnn
 
-    own = keras_callbacks.callbacks
+    own = keras_callbacks.journal
 
-    def callbacks(recipe: Any, *given: Any) -> Any:
+    def journal(recipe: Any, *given: Any) -> Any:
         return own(recipe.model_copy(update={"learning_rate": 0.05}), *given)
 
-    _put(keras_cnn, callbacks=callbacks)
+    _put(keras_cnn, journal=journal)
     keras.optimizers.AdamW = lambda rate, weight_decay: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
 
 
@@ -282,10 +263,9 @@ CHANGES: dict[str, Change] = {
     "mixup": Change("mixup, Beta(0.2, 0.2)", patch=_mixup, models=["keras"]),
     "smoothing": Change("labels not smoothed", recipe={"smoothing": 0}),
     "smoothing-doubled": Change("labels smoothed by 0.1", recipe={"smoothing": 0.1}),
-    "lowest": Change("the epoch with the lowest validation loss kept", patch=_lowest),
+    "lowest": Change("the epoch with the lowest loss on tuning patients kept", patch=_lowest),
     "to-the-end": Change("never ended early", recipe={"patience": 1000}, models=["keras"]),
     "impatient": Change("half the patience", recipe={"patience": 3}, models=["keras"]),
-    "ema": Change("weights averaged over 100 steps", patch=_averaged_weights, models=["keras"]),
     "cosine": Change("14 epochs under one cosine", {"epochs": 14}, _rates(_cosine), ["keras"]),
     "constant": Change("a constant rate, 14 epochs", {"epochs": 14}, _rates(lambda at: 1.0), ["keras"]),
     "rate-doubled": Change("twice the rate", recipe={"learning_rate": 4e-3}, models=["keras"]),

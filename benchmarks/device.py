@@ -5,7 +5,7 @@
     python -m benchmarks.device --cells 600 --recipe '{"epochs": 1, "min_steps": 0}'     a minute, to see that it runs
 
 The cells are synthetic, so that it runs where no data is: it tells about speed. A few hundred are drawn, and repeated;
-seven tenths are trained on, three twentieths validate, as a night's split does. Recipes are the default ones, and may
+seven tenths are trained on, a tenth tunes, as for a member. Recipes are the default ones, and may
 end early. Each training is a process of its own, one after the other.
 """
 
@@ -28,7 +28,7 @@ from benchmarks.scale import labels_of, make_cells, stage_of
 from benchmarks.training_table import aligned
 from tasks.models import TrainingData, get_model, model_names
 
-TRAIN, VALIDATION = 0.7, 0.15
+TRAIN, TUNING = 0.7, 0.1
 ROWS = (
     ("device", "s"),
     ("epochs", "d"),
@@ -52,7 +52,7 @@ def make_pack(home: Path, count: int) -> None:
 def run(name: str, home: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """Train one CNN in this process, and return what it took."""
     images, labels = np.load(home / "pack.npy", mmap_mode="r"), labels_of(home)
-    train, valid = int(TRAIN * len(images)), int(VALIDATION * len(images))
+    train, valid = int(TRAIN * len(images)), int(TUNING * len(images))
     rest = slice(train, train + valid)
     data = TrainingData(images[:train], labels[:train], images[rest], labels[rest])
     model = get_model(name)

@@ -34,7 +34,7 @@ def ways(data: TrainingData, network: Any) -> dict[str, tuple[Callable[[], Any],
     from tasks.models.keras.callbacks import SCORING_BATCH
 
     recipe = keras_cnn.DefaultRecipe()
-    made = list(batches(data, recipe, 1, lambda: 0, 1, on_device=False).as_numpy_iterator())
+    made = list(batches(data, recipe, 1, lambda: 0, on_device=False).as_numpy_iterator())
 
     class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         def __len__(self) -> int:
@@ -48,7 +48,7 @@ def ways(data: TrainingData, network: Any) -> dict[str, tuple[Callable[[], Any],
 
     return {
         OURS: (
-            lambda: batches(data, recipe, 1, lambda: 0, 1, on_device=False),
+            lambda: batches(data, recipe, 1, lambda: 0, on_device=False),
             lambda: scores(network, data.train_images, SCORING_BATCH),
         ),
         KERAS: (Batches, score_by_keras),
@@ -59,7 +59,7 @@ def ways(data: TrainingData, network: Any) -> dict[str, tuple[Callable[[], Any],
 def measure(cells: int, epochs: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Return seconds and CPU seconds of every epoch, and of every scoring, by way."""
     keras = keras_cnn._framework()
-    keras_cnn._seeded_device(1, 1)
+    keras_cnn._seeded_device(1)
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (cells, 64, 64, 3), dtype=np.uint8)
     labels = (np.arange(cells) % 2).astype(np.float32)

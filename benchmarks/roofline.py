@@ -2,7 +2,7 @@
 
 The roof is what a large matrix product or convolution reaches on the same device, in the same process, in the precision
 that the CNN is trained in. The work is counted in the model file: the convolutions and products of a forward pass,
-three times for a training cell (forward, and the gradients of what goes in and of the weights), once for a validation
+three times for a training cell (forward, and the gradients of what goes in and of the weights), once for a tuning
 cell.
 """
 
@@ -41,6 +41,8 @@ def forward_flops(onnx_file: Path) -> float:
     cells = session.get_inputs()[0]
     found = session.run([node.output[0] for node in nodes], {cells.name: np.zeros((1, *cells.shape[1:]), np.uint8)})
     weights = {weight.name: list(weight.dims) for weight in model.graph.initializer}
+    # Large ones are stored in half precision.
+    weights |= {node.output[0]: weights[node.input[0]] for node in model.graph.node if node.input[0] in weights}
     total = 0.0
     for node, output in zip(nodes, found, strict=True):
         shape = weights[node.input[1]]
@@ -50,13 +52,13 @@ def forward_flops(onnx_file: Path) -> float:
     return total
 
 
-def training_flops(onnx_file: Path, recipe: Recipe, epochs: int, train: int, valid: int) -> float:
-    """Return the operations of a whole training: so many epochs over so many training and validation cells."""
+def training_flops(onnx_file: Path, recipe: Recipe, epochs: int, train: int, tuning: int) -> float:
+    """Return the operations of a whole training: so many epochs over so many training and tuning cells."""
     flops = forward_flops(onnx_file) / recipe.views
     small = round(epochs * getattr(recipe, "small_share", 0.0))
     # Convolutions cost as much as they have pixels.
     shown = (epochs - small) + small * getattr(recipe, "small_size", 1.0) ** 2
-    return flops * (3 * train * shown + valid * epochs)
+    return flops * (3 * train * shown + tuning * epochs)
 
 
 def peak_flops(framework: str, device: str) -> float:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.local.files import Workspace
-from infra.scoring.model_file import ModelFile
+from infra.scoring.model_file import MemberFile
 from infra.settings.settings import Settings
 from infra.store.folder import FolderStore
 from infra.store.records import Records
@@ -106,8 +106,8 @@ def stage_of(stage: str, home: Path) -> tuple[int, Callable[[], object]]:
         rows = pd.read_parquet(home / "rows.parquet")
         return len(rows), lambda: write_pack(_context(home), pack, rows, 64)
     if stage == "score":
-        images, model = np.load(pack, mmap_mode="r"), ModelFile.open(home / "keras64" / "model.onnx")
-        return len(images), lambda: model.score(images)
+        images, model = np.load(pack, mmap_mode="r"), MemberFile.open(home / "keras64" / "model.onnx")
+        return len(images), lambda: model.score_logits(images)
     name, labels, small = stage.split()[1], labels_of(home), np.load(home / "pack32.npy", mmap_mode="r")
     valid = len(small) // 10
     data = TrainingData(small[valid:], labels[valid:], small[:valid], labels[:valid])

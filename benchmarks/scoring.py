@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.scoring.model_file import ModelFile
+from infra.scoring.model_file import MemberFile
 from tasks.models import get_model, model_names
 
 
@@ -36,16 +36,16 @@ def compare(name: str, folder: Path, count: int, rounds: int) -> dict[str, Any]:
     trained = next((folder / "work").glob(f"{name}-*"))
     weights = next(path for path in trained.iterdir() if path.name.startswith("weights."))
     with np.load(folder / "cells.npz") as file:
-        images = np.resize(file["holdout_x"], (count, *file["holdout_x"].shape[1:]))
-    model, opened = get_model(name), ModelFile.open(trained / "model.onnx")
+        images = np.resize(file["x"], (count, *file["x"].shape[1:]))
+    model, opened = get_model(name), MemberFile.open(trained / "model.onnx")
     recipe = model.DefaultRecipe()  # type: ignore[call-arg]
     ways = {
-        "onnxruntime": lambda: opened.score(images),
+        "onnxruntime": lambda: opened.score_logits(images),
         "framework": lambda: model.predict_native(weights, recipe, images),
     }
     # The framework opens its weights anew at each call: what that takes is measured on no cells at all.
     opening = min(_seconds(lambda: model.predict_native(weights, recipe, images[:1])) for _ in range(3))
-    opened.score(images[:64])
+    opened.score_logits(images[:64])
     found: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         found["onnxruntime"].append(count / _seconds(ways["onnxruntime"]))

@@ -1,32 +1,27 @@
-"""Training: how good each CNN is on patients it has not seen, in how many seconds, over seeds and over patients.
+"""Training: how good a member of each CNN is on patients it has not seen, in how many seconds.
 
-    python -m benchmarks.training CELLS --folder WORK [--models fastai,keras] [--seeds 5] [--folds 5]
+    python -m benchmarks.training CELLS --folder WORK [--models fastai,keras] [--folds 0,1,2,3,4] [--seeds 1]
     python -m benchmarks.training CELLS --folder WORK --references   also the notebook's two recipes, on our patients
-    python -m benchmarks.training CELLS --folder WORK --models keras --seeds 0 --recipe '{"smoothing": 0}'
+    python -m benchmarks.training CELLS --folder WORK --models keras --recipe '{"smoothing": 0}'
     python -m benchmarks.training CELLS --folder WORK --table        only print what was measured so far
 
-CELLS holds <Class>/<name>.png. They are pulled, validated, split by patient and packed by the stages of a night, with
-default settings. Two questions:
+CELLS holds <Class>/<name>.png. They are pulled, validated, divided into folds and packed by the stages of a night, with
+default settings. A member of each fold is trained as in a night: on the patients outside its fold, less its tuning
+patients, on whom its epoch, temperature and threshold are chosen; it is scored on the patients of its fold. More
+``--seeds`` train the member of fold 0 again.
 
-``holdout``: trained on the training patients, epoch, temperature and threshold chosen on the validation patients,
-scored on the holdout patients; once a seed. Nothing is chosen by these figures.
-``folds``: the training and validation patients dealt into N parts; each part is scored by a CNN that was trained on
-the others, but for a seventh of their cells (by patient; about as much as a night's validation), on which its epoch,
-temperature and threshold were chosen. Recipes are compared by these.
-
-``--references`` trains the notebook's recipes (benchmarks/references.py) for the holdout question; theirs is the
-threshold of a half. How long each took is set against when ours was as good on the validation patients.
+``--references`` trains the notebook's recipes (benchmarks/references.py) on the patients of fold 0's member; theirs is
+the threshold of a half. How long each took is set against when ours was as good on the tuning patients.
 XResNet34 at 224 pixels takes more than an hour: ``--reference-share 0.15`` trains it on so many of the cells, one epoch
 frozen and one not, and extrapolates its seconds.
 
 Each training is a process of its own, one after the other, and is written to WORK/results as it ends: the benchmark
-can be ended at any time and goes on where it was. A result belongs to its recipe: another recipe is measured anew.
+can be stopped at any time and resumes. A result belongs to its recipe.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import resource
@@ -34,24 +29,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from benchmarks import references
 from benchmarks.roofline import peak_flops, training_flops
 from benchmarks.training_table import figures, judged, table
 from infra.local.files import Workspace, write_atomic
-from infra.scoring.model_file import ModelFile
+from infra.scoring.model_file import MemberFile
 from infra.settings.settings import Settings
 from infra.store.folder import FolderStore
 from infra.store.records import Records
-from tasks.cells.side_data import load_side
+from tasks.cells.packing import load_pack
 from tasks.context import Context
 from tasks.models import Recipe, TrainingData, get_model, model_names
 from tasks.pack import pack
@@ -59,27 +53,25 @@ from tasks.pull import pull
 from tasks.split import split
 from tasks.validate import validate
 from validation.digest import digest
-from validation.records import SideName
+from validation.patients import FOLDS, is_tuning
+from validation.records import POSITIVE
 from validation.statistics.calibration import calibrated_loss
 from validation.statistics.metrics import Scored
 
-VALIDATION_PARTS = 7
-SIDES: tuple[SideName, ...] = ("train", "validation", "holdout")
+Cells = tuple[Any, Any, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: which CNN, with which seed, and which part is left out (-1: the holdout question).
+    """One training: which CNN, with which seed, and the fold that it does not see.
 
-    ``changes``: what its recipe has other than the default. ``begin``: "cold"; "warm", with the weights of a CNN that
-    was trained when a third of the training patients had not come yet; or "earlier", which is that one.
+    ``changes``: what its recipe has other than the default.
     """
 
     model: str
     seed: int
     fold: int
     changes: dict[str, Any]
-    begin: str = "cold"
 
     @property
     def recipe(self) -> Recipe:
@@ -87,15 +79,13 @@ class Job:
         return get_model(self.model).DefaultRecipe(**self.changes)
 
     def path(self, folder: Path) -> Path:
-        """Where its result lies; named by the recipe too."""
-        unused = set() if self.begin == "warm" else {"warm_epochs", "warm_share"}
-        recipe = references.RECIPES.get(self.model) or self.recipe.model_dump(mode="json", exclude=unused)
-        kind = ("holdout" if self.fold < 0 else f"fold{self.fold}") + ("" if self.begin == "cold" else f"-{self.begin}")
-        return folder / "results" / f"{self.model}-{digest(recipe)[:8]}-{kind}-seed{self.seed}.json"
+        """The file of its result; named by the recipe too."""
+        recipe = references.RECIPES.get(self.model) or self.recipe.model_dump(mode="json")
+        return folder / "results" / f"{self.model}-{digest(recipe)[:8]}-fold{self.fold}-seed{self.seed}.json"
 
 
 def prepare(cells: Path, folder: Path) -> None:
-    """Run the stages of a night up to the pack, and keep the arrays."""
+    """Run the stages of a night up to the pack, and keep images, labels, patients, folds and keys."""
     if (folder / "cells.npz").exists():
         return
     store = FolderStore(folder / "store")
@@ -103,51 +93,37 @@ def prepare(cells: Path, folder: Path) -> None:
         store.put(f"labeled/{path.parent.name}/{path.name}", path.read_bytes())
     context = Context(Settings(home=folder / "home"), store, Records(store), Workspace(folder / "home"))
     divided = split(context, validate(context, pull(context), None))
-    packed = pack(context, divided)
-    arrays: dict[str, Any] = {}
-    for name in SIDES:
-        side = load_side(context, divided, packed, name)
-        arrays |= {f"{name}_x": side.images, f"{name}_y": side.labels, f"{name}_p": np.array(side.patients)}
-        arrays[f"{name}_k"] = np.array(side.keys)
+    images = load_pack(context, pack(context, divided))
+    rows = context.records.load_table(divided.table)
+    arrays: dict[str, Any] = {
+        "x": images,
+        "y": (rows["label"] == POSITIVE).to_numpy(bool),
+        "f": rows["fold"].to_numpy(),
+    }
+    arrays |= {"p": np.array(rows["origin"].tolist()), "k": np.array(rows["key"].tolist())}
     temporary = folder / ".cells.npz"
     np.savez(temporary, **arrays)
     temporary.replace(folder / "cells.npz")
 
 
-def folds_of(patients: npt.NDArray[np.str_], count: int) -> npt.NDArray[np.int64]:
-    """Return each cell's part: patients dealt out, the one with the most cells first, to the smallest part."""
-    names, cells = np.unique(patients, return_counts=True)
-    order = sorted(range(len(names)), key=lambda i: (-cells[i], hashlib.sha256(str(names[i]).encode()).hexdigest()))
-    sizes, part = [0] * count, {}
-    for index in order:
-        smallest = int(np.argmin(sizes))
-        part[names[index]] = smallest
-        sizes[smallest] += int(cells[index])
-    return np.array([part[name] for name in patients])
-
-
-def divide(arrays: dict[str, Any], job: Job, folds: int) -> list[tuple[Any, Any, Any]]:
-    """Return what is trained on, chosen on and scored: images, labels, patients of each."""
-    if job.fold < 0:
-        return [tuple(arrays[f"{name}_{what}"] for what in "xyp") for name in SIDES]
-    images, labels, patients = (np.concatenate([arrays[f"{name}_{w}"] for name in SIDES[:2]]) for w in "xyp")
-    scored = folds_of(patients, folds) == job.fold
-    chosen_on = np.zeros_like(scored)
-    chosen_on[~scored] = folds_of(patients[~scored], VALIDATION_PARTS) == job.fold % VALIDATION_PARTS
-    return [(images[mask], labels[mask], patients[mask]) for mask in (~scored & ~chosen_on, chosen_on, scored)]
+def divide(arrays: dict[str, Any], fold: int, what: str = "xyp") -> list[Cells]:
+    """Return the training, tuning and judging cells of a fold's member: images, labels, patients of each."""
+    judged = arrays["f"] == fold
+    tuning = np.array([is_tuning(patient, fold) for patient in arrays["p"]], bool)
+    return [tuple(arrays[name][mask] for name in what) for mask in (~judged & ~tuning, tuning, judged)]
 
 
 def run_reference(job: Job, folder: Path, share: float) -> None:
-    """Train one of the notebook's recipes, score the holdout, and write the result."""
+    """Train one of the notebook's recipes, score the fold's patients, and write the result."""
     with np.load(folder / "cells.npz") as file:
         arrays = dict(file)
-    train, valid, test = (
-        references.Side(tuple(folder / "store" / key for key in arrays[f"{name}_k"]), arrays[f"{name}_y"])
-        for name in SIDES
+    (train, _), (valid, _), (test, patients) = (
+        (references.Side(tuple(folder / "store" / key for key in keys), labels), patients)
+        for keys, labels, patients in divide(arrays, job.fold, "kyp")
     )
     cpu = _cpu_seconds()
     ran = references.run(job.model, train, valid, test, seed=job.seed, share=share)
-    codes, _ = pd.factorize(arrays["holdout_p"], sort=True)
+    codes, _ = pd.factorize(patients, sort=True)
     found: dict[str, Any] = {"metrics": {}, "calibration_error": None, "threshold": 0.5}
     valid_accuracy = valid_loss = None
     if ran.valid is not None and ran.test is not None:
@@ -180,19 +156,11 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def run(job: Job, folder: Path, folds: int) -> None:
-    """Train, score the patients that were left out, and write the result."""
+def run(job: Job, folder: Path) -> None:
+    """Train a member, score the patients of its fold, and write the result."""
     with np.load(folder / "cells.npz") as file:
-        (train_x, train_y, train_p), (valid_x, valid_y, valid_p), (test_x, test_y, test_p) = divide(
-            dict(file), job, folds
-        )
-    if job.begin == "earlier":
-        come = folds_of(train_p, 3) != 0
-        train_x, train_y = train_x[come], train_y[come]
-    model, recipe, start = get_model(job.model), job.recipe, None
-    if job.begin == "warm":
-        earlier = replace(job, begin="earlier", changes={}).path(folder).stem
-        start = next((folder / "work" / earlier).glob("weights.*"))
+        (train_x, train_y, _), (valid_x, valid_y, valid_p), (test_x, test_y, test_p) = divide(dict(file), job.fold)
+    model, recipe = get_model(job.model), job.recipe
     patients = pd.factorize(valid_p)[0].astype(np.int64)
     data = TrainingData(train_x, train_y.astype(np.float32), valid_x, valid_y.astype(np.float32), patients)
     began, cpu = time.perf_counter(), _cpu_seconds()
@@ -202,13 +170,12 @@ def run(job: Job, folder: Path, folds: int) -> None:
         seed=job.seed,
         folder=folder / "work" / job.path(folder).stem,
         on_epoch=lambda epoch: print(epoch.model_dump_json(), file=sys.stderr, flush=True),
-        start=start,
     )
     seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
-    file_ = ModelFile.open(fit.onnx)
-    chosen_on = file_.score(valid_x).astype(np.float64)
+    file_ = MemberFile.open(fit.onnx)
+    chosen_on = expit(file_.score_logits(valid_x).astype(np.float64))
     began_scoring = time.perf_counter()
-    probabilities = file_.score(test_x).astype(np.float64)
+    probabilities = expit(file_.score_logits(test_x).astype(np.float64))
     score_seconds = time.perf_counter() - began_scoring
     epochs, epoch_seconds = len(fit.history), [epoch.seconds for epoch in fit.history]
     flops = training_flops(fit.onnx, recipe, epochs, len(train_x), len(valid_x)) / sum(epoch_seconds)
@@ -259,14 +226,13 @@ def main() -> None:
     parser.add_argument("cells", type=Path)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--models", default=",".join(model_names()))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folds", type=int, default=5, help="0: only the holdout question")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of the member of fold 0")
+    parser.add_argument("--folds", default=",".join(map(str, range(FOLDS))))
     parser.add_argument("--recipe", type=json.loads, default={}, help='recipe settings, as in {"smoothing": 0}')
-    parser.add_argument("--warm", action="store_true", help="also the folds, begun with an earlier CNN's weights")
     parser.add_argument("--references", action="store_true", help="also the notebook's two recipes")
     parser.add_argument("--reference-share", type=float, default=1.0, help="of the cells, for fastai's; 1: whole")
     parser.add_argument("--table", action="store_true", help="train nothing")
-    parser.add_argument("--judge-again", action="store_true", help="choose the thresholds of what is trained anew")
+    parser.add_argument("--judge-again", action="store_true", help="choose the thresholds of what is trained again")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -275,20 +241,13 @@ def main() -> None:
         if job.model in references.RECIPES:
             run_reference(job, given.folder, given.reference_share)
         else:
-            run(job, given.folder, given.folds)
+            run(job, given.folder)
         return
     names = given.models.split(",")
-    jobs = [Job(name, seed, -1, given.recipe) for seed in range(1, given.seeds + 1) for name in names]
-    jobs += [Job(name, 1, fold, given.recipe) for fold in range(given.folds) for name in names]
-    if given.warm:
-        jobs += [
-            Job(name, 1, fold, given.recipe if begin == "warm" else {}, begin)
-            for fold in range(given.folds)
-            for name in names
-            for begin in ("earlier", "warm")
-        ]
+    jobs = [Job(name, 1, int(fold), given.recipe) for fold in given.folds.split(",") for name in names]
+    jobs += [Job(name, seed, 0, given.recipe) for seed in range(2, given.seeds + 1) for name in names]
     if given.references:
-        jobs += [Job(name, 1, -1, {}) for name in references.RECIPES]
+        jobs += [Job(name, 1, 0, {}) for name in references.RECIPES]
     if given.judge_again:
         judge_again(given.folder, jobs)
     if not given.table:
@@ -296,7 +255,7 @@ def main() -> None:
         for number, job in enumerate(jobs, 1):
             if not job.path(given.folder).exists():
                 print(f"{number} of {len(jobs)}: {job}", file=sys.stderr, flush=True)
-                arguments = ["--folder", given.folder, "--folds", str(given.folds), "--job", json.dumps(asdict(job))]
+                arguments = ["--folder", given.folder, "--job", json.dumps(asdict(job))]
                 arguments += ["--reference-share", str(given.reference_share)]
                 subprocess.run([sys.executable, "-m", __spec__.name, given.cells, *arguments], check=True)
     print(table(measured(given.folder, jobs)))

@@ -55,9 +55,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """Return a table of every CNN and question, a column each: mean and standard deviation."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in results:
-        begin = "" if result.get("begin", "cold") == "cold" else f" {result['begin']}"
-        question = "holdout" if result["fold"] < 0 else "folds"
-        groups.setdefault(f"{result['model']}, {question}{begin}", []).append(result | result["metrics"])
+        question = "a fold each" if result["seed"] == 1 else "fold 0, other seeds"
+        groups.setdefault(f"{result['model']}, {question}", []).append(result | result["metrics"])
     names = sorted(groups)
     lines = [["", *names], ["trainings", *(str(len(groups[name])) for name in names)]]
     for title, key, decimals in ROWS:
@@ -80,7 +79,7 @@ def _cell(values: Sequence[float | None], decimals: int) -> str:
 
 
 def against_references(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return how long each reference took, and how much sooner ours was as good on the same validation patients.
+    """Return how long each reference took, and how much sooner ours was as good on the same tuning patients.
 
     As good by the share of cells called right, which is coarse, and by the calibrated loss.
     """
@@ -90,7 +89,7 @@ def against_references(results: Sequence[dict[str, Any]]) -> list[str]:
             lines.append(
                 f"{reference['model']}: {reference['seconds']:.0f} s, extrapolated from {reference['share']:.0%}"
             )
-        ours = [r for r in results if f"notebook-{r['model']}" == reference["model"] and r["fold"] < 0]
+        ours = [r for r in results if f"notebook-{r['model']}" == reference["model"] and r["fold"] == reference["fold"]]
         for name, values, is_as_good in (
             ("accuracy", "valid_accuracies", operator.ge),
             ("loss", "valid_losses", operator.le),
@@ -108,7 +107,7 @@ def against_references(results: Sequence[dict[str, Any]]) -> list[str]:
 def seconds_until(
     result: dict[str, Any], values: str, is_as_good: Callable[[float, float], bool], goal: float
 ) -> float:
-    """Return the seconds of training until an epoch was as good on validation patients; inf if none was."""
+    """Return the seconds of training until an epoch was as good on the tuning patients; inf if none was."""
     spent = 0.0
     for value, seconds in zip(result[values], result["epoch_seconds"], strict=True):
         spent += seconds

@@ -17,7 +17,7 @@ from validation.errors import ModelFileInvalid
 __all__ = ["combine", "finish_onnx"]
 
 # Larger weights are stored in half precision: five XResNet34 take 213 MB instead of 426. onnxruntime makes floats of
-# them when it opens the file; probabilities change by 0.0005 at most (docs/training.md).
+# them when it opens the file; probabilities change by 0.0003 at most (docs/training.md).
 LARGE_BYTES = 4096
 
 
