@@ -8,11 +8,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import ParamSpec, TypeVar
 
-from tasks.champion.in_force import check_in_force
-
 from infra.provenance import forget_peak_memory, hardware, peak_memory_mb, revision, versions
 from infra.registry.registry import Registry
 from infra.store.keys import SYNTHETIC_MARK
+from tasks.champion.in_force import check_in_force
 from tasks.context import Context
 from tasks.pruning.retire import find_retired
 from tasks.report import report, report_again, report_path

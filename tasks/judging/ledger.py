@@ -1,130 +1,179 @@
-"""The ledger of looks at the holdout: each is written before its result is known and spends its share of one budget."""
+"""The ledger of looks: each is decided before its result is known and spends its share of a year's error budget.
+
+A look is decided by one write into the registry that exactly one writer can win (``Registry.put_if_absent``), as an
+entry of the history is; the store has a copy, and so has the evaluation that came of it. What counts is the union of
+the three: a look that is missing, damaged or edited in one of them is spent, and named.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from infra.registry.registry import Registry
 from infra.store.keys import OURS, look_key
 from tasks.context import Context
+from tasks.nights import load_all
 from validation.digest import digest
 from validation.errors import LedgerSpent, RetrainError, StoreUnreachable
 from validation.gate import level_of_look
-from validation.records import Look
+from validation.records import Evaluation, Look
+from validation.rules import GateRules
 
 log = logging.getLogger(__name__)
+
+ENTRY = "look."
+YEAR = timedelta(days=365)
+REGISTRY, STORE, EVALUATION = "the registry", "the store", "its evaluation"
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One stored look; None for a damaged one, which counts as spent, on an unknown pair."""
+    """One look, from all places that have it; ``look`` is None where no place can be read: it counts as spent.
 
-    key: str
+    ``problem`` says where it is missing, damaged or different; empty if nowhere.
+    """
+
     number: int
+    pair: str
     look: Look | None
+    spent: float | None
+    problem: str = ""
 
     def cost(self, level: float) -> float:
-        """Return its share of the error budget: ``level`` for a damaged look, nothing for a first champion's."""
-        return level if self.look is None else self.look.spent
+        """Return its share of the error budget: the most that a place says, ``level`` if none can be read."""
+        return level if self.spent is None else self.spent
+
+    def counts(self, now: datetime) -> bool:
+        """Whether it shares the budget of the 365 days before ``now``; a look without a date always does."""
+        return self.look is None or self.look.looked_at > now - YEAR
 
 
-def read_ledger(context: Context, generation: str | None = None) -> list[LedgerEntry]:
-    """Return all looks of a generation, or of every one, oldest first: the only reader of looks.
+def read_ledger(context: Context, registry: Registry) -> list[LedgerEntry]:
+    """Return all looks, oldest first: the only reader of looks. Looks with a problem are logged as errors.
 
-    A damaged or unreadable look is logged as an error and is among them.
+    Looks at a holdout, by version 0.1, belong to another budget and are not among them.
 
     Raises:
-        StoreUnreachable: when the store does not answer.
+        StoreUnreachable, RegistryUnreachable: when one does not answer.
     """
-    prefix = f"{OURS}{Look.kind}/" + (f"{generation}/" if generation else "")
-    keys = [info.key for info in context.store.list(prefix) if info.key.endswith(".json")]
-    entries = [LedgerEntry(key, _number(key), _read(context, key)) for key in keys]
-    return sorted(entries, key=lambda entry: (entry.number, entry.key))
+    found: dict[tuple[int, str], dict[str, Look | None]] = {}
+    for place, number, pair, look in (*_decided(registry), *_copies(context), *_evaluated(context)):
+        found.setdefault((number, pair), {})[place] = look
+    # A damaged entry of the registry does not say whose it is: it is that of its number.
+    for number in [number for number, pair in found if not pair]:
+        others = [key for key in found if key[0] == number and key[1]]
+        if others:
+            found[others[0]] |= found.pop((number, ""))
+    entries = [_entry(number, pair, places) for (number, pair), places in sorted(found.items())]
+    for entry in entries:
+        if entry.problem:
+            log.error("look %d counts as spent: %s", entry.number, entry.problem)
+    return entries
 
 
-def _number(key: str) -> int:
-    number = key.rpartition("/")[2].removesuffix(".json").partition("-")[0]
-    return int(number) if number.isdecimal() else 0
+def take_look(context: Context, registry: Registry, challenger: str, champion: str | None) -> Look:
+    """Decide a look and return it; the same challenger against the same champion looks once.
+
+    Both are named by the SHA-256 of their model files. A challenger without a champion to beat is recorded and spends
+    nothing.
+
+    Raises:
+        LedgerSpent: when all looks of the last 365 days have been taken.
+    """
+    level, pair = level_of_look(context.settings.gate), pair_of(challenger, champion)
+    while True:
+        entries = read_ledger(context, registry)
+        number = max((entry.number for entry in entries), default=0) + 1
+        mine = next((entry for entry in entries if entry.pair == pair), None)
+        if mine is not None and mine.look is not None:
+            return _copied(context, mine.look)
+        look = Look(
+            number=number,
+            challenger=challenger,
+            champion=champion,
+            spent=level if champion is not None else 0.0,
+            looked_at=datetime.now(UTC),
+        )
+        if mine is not None:
+            return look.model_copy(update={"number": mine.number})
+        if champion is not None:
+            _refuse_beyond_budget(context.settings.gate, entries, level)
+        text = look.model_dump_json(indent=2)
+        # Whoever loses the number reads again, the winner's look included.
+        if registry.put_if_absent(f"{ENTRY}{number:06d}", text) == text:
+            return _copied(context, look)
 
 
-def _read(context: Context, key: str) -> Look | None:
+def pair_of(challenger: str, champion: str | None) -> str:
+    """Return the name of a pair of models in the ledger."""
+    return digest(challenger, champion)[:16]
+
+
+def _copied(context: Context, look: Look) -> Look:
+    key = look_key(look.number, pair_of(look.challenger, look.champion))
+    context.store.create(key, look.model_dump_json(indent=2).encode())
+    return look
+
+
+def _decided(registry: Registry) -> Iterable[tuple[str, int, str, Look | None]]:
+    for number, text in registry.entries_with_prefix(ENTRY).items():
+        try:
+            look = Look.model_validate_json(text)
+            yield REGISTRY, int(number), pair_of(look.challenger, look.champion), look
+        except ValueError:
+            yield REGISTRY, int(number) if number.isdecimal() else 0, "", None
+
+
+def _copies(context: Context) -> Iterable[tuple[str, int, str, Look | None]]:
+    prefix = f"{OURS}{Look.kind}/"
+    for info in context.store.list(prefix):
+        number, _, pair = info.key.removeprefix(prefix).removesuffix(".json").partition("-")
+        if number.isdecimal() and pair and "/" not in pair:
+            yield STORE, int(number), pair, _read(context, info.key, pair)
+
+
+def _read(context: Context, key: str, pair: str) -> Look | None:
     try:
-        return context.records.load_at(Look, key)
+        look = context.records.load_at(Look, key)
     except RetrainError as error:
         if isinstance(error, StoreUnreachable):
             context.store.check()  # one unreadable object is a damaged look; a store that is gone ends the night
-        log.error("a look at the holdout is damaged and counts as spent: %s", error)
         return None
+    return look if pair_of(look.challenger, look.champion) == pair else None
 
 
-def take_look(context: Context, generation: str, challenger: str, champion: str | None) -> Look:
-    """Enter a look into the ledger and return it; the same challenger against the same champion looks once.
-
-    A challenger without a champion to beat is recorded and spends nothing. When two nights take the last look at the
-    same time, both may be refused; neither exceeds the budget.
-
-    Raises:
-        LedgerSpent: when all looks of this generation have been taken.
-    """
-    entries = read_ledger(context, generation)
-    mine = _find(entries, challenger, champion)
-    if mine is None:
-        _refuse_beyond_budget(context, generation, champion, entries, level_of_look(context.settings.gate))
-        number = max((entry.number for entry in entries), default=0) + 1
-        look = _new(context, generation, number, challenger, champion)
-        key = look_key(generation, number, _pair(challenger, champion))
-        context.store.create(key, look.model_dump_json(indent=2).encode())
-        # Other nights may have entered looks meanwhile: what is stored counts.
-        entries = read_ledger(context, generation)
-        mine = _find(entries, challenger, champion)
-        if mine is None:
-            raise RetrainError(f"{context.store.uri} did not keep {key}", "no look without a ledger: try again")
-    # A night that took the same number may have looked already: each counts as before the other.
-    before = [entry for entry in entries if entry.number <= mine.number and entry is not mine]
-    _refuse_beyond_budget(context, generation, champion, before, mine.cost(level_of_look(context.settings.gate)))
-    return mine.look or _new(context, generation, mine.number, challenger, champion)
+def _evaluated(context: Context) -> Iterable[tuple[str, int, str, Look | None]]:
+    for evaluation in load_all(context, Evaluation):
+        look = evaluation.look
+        yield EVALUATION, look.number, pair_of(look.challenger, look.champion), look
 
 
-def _find(entries: list[LedgerEntry], challenger: str, champion: str | None) -> LedgerEntry | None:
-    """Return the pair's own entry: by its content, or by its key when it is damaged."""
-    suffix = f"-{_pair(challenger, champion)}.json"
-    for entry in entries:
-        if entry.look is None and entry.key.endswith(suffix):
-            return entry
-        if entry.look is not None and (entry.look.challenger, entry.look.champion) == (challenger, champion):
-            return entry
-    return None
+def _entry(number: int, pair: str, places: dict[str, Look | None]) -> LedgerEntry:
+    problems = [f"{place} has none" for place in (REGISTRY, STORE) if place not in places]
+    problems += [f"what {place} has is damaged" for place, look in places.items() if look is None]
+    readable = {place: look for place, look in places.items() if look is not None}
+    looks = list(readable.values())
+    if any(look != looks[0] for look in looks):
+        problems.append(f"{' and '.join(readable)} differ")
+    newest = max(looks, key=lambda look: look.looked_at, default=None)
+    spent = max((look.spent for look in looks), default=None)
+    return LedgerEntry(number, pair, newest, spent, "; ".join(problems))
 
 
-def _refuse_beyond_budget(
-    context: Context, generation: str, champion: str | None, before: list[LedgerEntry], cost: float
-) -> None:
-    """Raise LedgerSpent when a look of ``cost`` after the looks ``before`` exceeds their number or the budget."""
-    if champion is None:
-        return
-    rules = context.settings.gate
-    costs = [entry.cost(level_of_look(rules)) for entry in before]
-    taken = sum(one > 0 for one in costs)
+def _refuse_beyond_budget(rules: GateRules, entries: list[LedgerEntry], level: float) -> None:
+    """Raise LedgerSpent when one more look of ``level`` exceeds the number of looks or the budget of a year."""
+    now = datetime.now(UTC)
+    counted = [entry for entry in entries if entry.counts(now) and entry.cost(level) > 0]
+    spent = sum(entry.cost(level) for entry in counted)
     # The level of a look changes with the settings, so their number alone would not keep the budget.
-    if taken >= rules.looks or sum(costs) + cost > rules.error_budget * (1 + 1e-9):
+    if len(counted) >= rules.looks or spent + level > rules.error_budget * (1 + 1e-9):
+        dates = [entry.look.looked_at for entry in counted if entry.look]
+        free = f"the next look is free on {min(dates) + YEAR:%Y-%m-%d}" if dates else "no look will be free"
         raise LedgerSpent(
-            f"the holdout of generation {generation} has been looked at {taken} times, {rules.looks} are allowed, and "
-            f"{sum(costs):.4f} of the error budget {rules.error_budget:g} is spent",
-            "begin a new generation with `retrain holdout rotate`, or promote by hand",
+            f"{len(counted)} looks were taken in the last 365 days, {rules.looks} are allowed, and {spent:.4f} of the "
+            f"error budget {rules.error_budget:g} is spent; {free}",
+            "wait, or promote by hand; `retrain looks` lists them",
         )
-
-
-def _new(context: Context, generation: str, number: int, challenger: str, champion: str | None) -> Look:
-    return Look(
-        generation=generation,
-        number=max(1, number),
-        challenger=challenger,
-        champion=champion,
-        spent=level_of_look(context.settings.gate) if champion is not None else 0.0,
-        looked_at=datetime.now(UTC),
-    )
-
-
-def _pair(challenger: str, champion: str | None) -> str:
-    return digest(challenger, champion)[:16]

@@ -1,0 +1,91 @@
+"""Is the champion what was judged? Its registered file and threshold, its entry in the history, and its evaluation.
+
+The registry has file, tags, history and seals; the bucket has history, candidates and evaluations. They must agree, so
+that write access to one of them alone changes no champion unseen.
+"""
+
+from __future__ import annotations
+
+from infra.registry.registry import Registry
+from tasks.champion.history import history
+from tasks.context import Context
+from tasks.judging.evidence import evaluation_digest, verify_sealed
+from validation.errors import ChampionUnusable, ModelFileInvalid, NotReproduced, RegistryUnreachable
+from validation.records import Candidate, ChampionRef, Evaluation, Promotion
+
+
+def check_in_force(context: Context, registry: Registry) -> ChampionRef | None:
+    """Return the champion, None when there is none yet.
+
+    What an entry of version 0.1 lacks is not compared.
+
+    Raises:
+        ChampionUnusable: when anything differs; the message says what and where.
+    """
+    champion = registry.champion()
+    if champion is None:
+        return None
+    entries = [entry for entry in history(context) if entry.version_after == champion.version]
+    problems = [
+        *_of_candidate(context, champion),
+        *(_of_entry(context, registry, champion, entries[-1]) if entries else ()),
+    ]
+    try:
+        registered_file(registry, champion)
+    except ModelFileInvalid as error:
+        problems.append(error.message)
+    if problems:
+        raise ChampionUnusable(
+            f"version {champion.version} is not what was judged: {'; '.join(problems)}",
+            "find out who changed it; roll back to another version (`retrain rollback --why ...`), or repair it",
+        )
+    return champion
+
+
+def registered_file(registry: Registry, version: ChampionRef) -> bytes:
+    """Return a version's registered file.
+
+    Raises:
+        ModelFileInvalid: when the registry answers and the file is damaged or missing.
+        RegistryUnreachable: when the registry does not answer.
+    """
+    try:
+        return registry.model_bytes(version)
+    except RegistryUnreachable as error:
+        registry.champion()  # raises again when the registry itself does not answer
+        raise ModelFileInvalid(f"its registered file cannot be fetched: {error.message}", error.hint) from error
+
+
+def _of_candidate(context: Context, champion: ChampionRef) -> list[str]:
+    candidate = context.records.find(Candidate, champion.candidate)
+    if candidate is None:
+        return []
+    return _differences(
+        champion, candidate.model_sha256, candidate.threshold, f"candidate {candidate.id} in the bucket"
+    )
+
+
+def _of_entry(context: Context, registry: Registry, champion: ChampionRef, entry: Promotion) -> list[str]:
+    problems = _differences(champion, entry.model_sha256, entry.threshold, f"entry {entry.number} of the history")
+    if entry.evaluation is None:
+        return problems
+    evaluation = context.records.find(Evaluation, entry.evaluation)
+    if evaluation is None:
+        return [*problems, f"its evaluation {entry.evaluation} is not in the bucket"]
+    if evaluation_digest(evaluation) != entry.evaluation_digest:
+        problems.append(f"evaluation {evaluation.id} in the bucket is not the one that entry {entry.number} rests on")
+    try:
+        verify_sealed(registry, evaluation)
+    except NotReproduced as error:
+        problems.append(error.message)
+    where = f"evaluation {evaluation.id}"
+    return [*problems, *_differences(champion, evaluation.challenger_sha256, evaluation.challenger_threshold, where)]
+
+
+def _differences(champion: ChampionRef, sha256: str | None, threshold: float | None, where: str) -> list[str]:
+    problems = []
+    if sha256 is not None and sha256 != champion.model_sha256:
+        problems.append(f"it is registered with a file of SHA-256 {champion.model_sha256}, {where} has {sha256}")
+    if threshold is not None and threshold != champion.threshold:
+        problems.append(f"it is registered with the threshold {champion.threshold!r}, {where} has {threshold!r}")
+    return problems
