@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.reporting.format import capital, shorten, when
 from tasks.reporting.inputs import ReportInputs
+from tasks.reporting.words.conditions import compared
 from validation.records import Promotion, Verdict
 
 SYNTHETIC = "No figure here says anything about real blood films."
@@ -39,9 +40,7 @@ def _failure(r: ReportInputs) -> str:
         return "does not beat it on the tuning patients"
     failed = [gate.name for gate in r.decision.gates if not gate.passed]
     floors = " and ".join(name.removesuffix(" floor") for name in failed if name.endswith(" floor"))
-    worse = " and ".join(
-        name.replace(" not worse", "").replace(" than", " against") for name in failed if " not worse" in name
-    )
+    worse = " and ".join(compared(name) for name in failed if " not worse" in name)
     failures = ["is not shown to be better"] if any(name.startswith("superior") for name in failed) else []
     failures += [f"may lose too much {worse}"] if worse else []
     failures += [f"may be below the floor for {floors}"] if floors else []
