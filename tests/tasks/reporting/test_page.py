@@ -71,7 +71,8 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
     ),
     "first champion refused": (
         first_champion(Verdict.KEPT, ("AUC floor",)),
-        ["1 of 3 conditions", ("AUC is 0.8500", "at worst 0.8400", "at least 0.9000"), "still no champion", "no champion to use"],
+        ["1 of 3 conditions", ("AUC is 0.8500", "at worst 0.8400", "at least 0.9000"), "still no champion",
+         "no champion to use"],
         ["the champion stays", "From now on"],
     ),
     "kept on tuning patients": (
@@ -129,7 +130,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
         [
             (f"No look was taken: {NO_LOOK}", "nothing of the error budget"),
             ("differ on cells of 5 patients", "at least 9 needed"),
-            ("for sensitivity", "worth 6.9 of equal size", "more than 8.2 needed"),
+            ("or sensitivity", "worth 6.9 of equal size", "more than 8.2 needed"),
             ("About 17 further patients", "worth taking"),
             "the best case, in which the challenger is right wherever the two differ",
             "retrain import FOLDER",
