@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from infra.local.files import write_atomic
-from infra.store.keys import OURS, report_key
+from infra.store.keys import OURS, record_key, report_key
 from tasks.context import Context
 from tasks.pruning.retire import refuse_retired
 from tasks.reporting.exhibits import exhibits
@@ -29,11 +30,20 @@ def report_path(context: Context, decision: str) -> Path:
 
 
 def report(context: Context, night: Night) -> Path:
-    """Build the report on a night's decision, store it, and return its path on this machine."""
+    """Build the report on a night's decision, store it, and return its path on this machine.
+
+    That on a decision of 0.1 is not built again, since the records that it rests on have changed: its page is kept.
+
+    Raises:
+        UsageError: for a night without a decision.
+        ObjectMissing: when the report was retired, or the kept page is gone.
+    """
     if night.decision is None:
         raise UsageError("a night without a decision has no report")
     refuse_retired(context, night.decision)
-    inputs = _with_tables(context, _records_of(context, night))
+    if _is_of_before_members(context, night.decision):
+        return _kept_page(context, night.decision)
+    inputs = _with_tables(context, _records_of(context, night, context.records.load(Decision, night.decision)))
     path = _store(context, night.decision, inputs)
     if inputs.validation.data_docs is not None:
         _copy_data_docs(context, inputs.validation.data_docs)
@@ -46,29 +56,44 @@ def report_again(context: Context, night: Night) -> Path:
     Such a night comes to no decision: its page shows the data, no figures, and a link to the report on the decision
     in force.
     """
-    inputs = _records_of(
-        context, night.model_copy(update={"challenger": None, "challenger_model": None, "metrics": {}})
-    )
+    decision = context.records.load(Decision, night.decision or "")
     unmeasured: dict[str, Any] = {
         "verdict": night.verdict,
         "sentence": night.sentence,
         "candidates": (),
         "challenger": None,
         "champion_before": None,
-        "champion_on_validation": None,
+        "tuning": {},
+        "not_looked": "",
         "evaluation": None,
         "gates": (),
         "failed_trainings": {},
     }
-    inputs = replace(
-        inputs,
-        decision=inputs.decision.model_copy(update=unmeasured),
-        snapshot=inputs.snapshot.model_copy(update={"new": 0, "gone": 0}),
-        candidates=(),
-        evaluation=None,
-        champion_candidate=None,
+    night = night.model_copy(update={"challenger": None, "challenger_model": None, "metrics": {}})
+    inputs = _records_of(context, night, decision.model_copy(update=unmeasured))
+    return _store(
+        context, NOTHING_NEW, replace(inputs, snapshot=inputs.snapshot.model_copy(update={"new": 0, "gone": 0}))
     )
-    return _store(context, NOTHING_NEW, inputs)
+
+
+def _is_of_before_members(context: Context, decision: str) -> bool:
+    """Whether a decision is one of 0.1, which names the generation of its holdout."""
+    return "generation" in json.loads(context.store.get(record_key(Decision.kind, decision)))
+
+
+def _kept_page(context: Context, decision: str) -> Path:
+    path, key = report_path(context, decision), report_key(decision)
+    earlier = f"the report on decision {decision} was written by an earlier version"
+    if not path.exists():
+        try:
+            write_atomic(path, context.store.get(key))
+        except ObjectMissing as error:
+            raise ObjectMissing(
+                f"{earlier}, which alone could build it, and {key} is gone from {context.store.uri}",
+                "the decision is kept: `retrain history`",
+            ) from error
+    log.warning("%s: its page is kept as it was, %s and %s in the store", earlier, path, key)
+    return path
 
 
 def _store(context: Context, name: str, inputs: ReportInputs) -> Path:
@@ -87,10 +112,9 @@ def _copy_data_docs(context: Context, key: str) -> None:
         log.warning("the Data Docs %s are gone from the store", key)
 
 
-def _records_of(context: Context, night: Night) -> ReportInputs:
+def _records_of(context: Context, night: Night, decision: Decision) -> ReportInputs:
     """Return the records of a night, without their tables."""
     records = context.records
-    decision = records.load(Decision, night.decision or "")
     before = decision.champion_before
     # A page cannot show how long it took to be built, or building it again would give another one.
     known = {
@@ -101,7 +125,7 @@ def _records_of(context: Context, night: Night) -> ReportInputs:
         decision=decision,
         snapshot=records.load(Snapshot, decision.snapshot),
         validation=records.load(ValidationResult, decision.validation),
-        split=records.load(Split, decision.split) if decision.split else None,
+        split=records.find(Split, decision.split) if decision.split else None,
         candidates=tuple(records.load(Candidate, id_) for id_ in decision.candidates),
         evaluation=records.load(Evaluation, decision.evaluation) if decision.evaluation else None,
         predictions=None,
@@ -110,7 +134,7 @@ def _records_of(context: Context, night: Night) -> ReportInputs:
 
 
 def _with_tables(context: Context, inputs: ReportInputs) -> ReportInputs:
-    """Return the inputs with predictions, measurements of the holdout cells, and exhibits."""
+    """Return the inputs with predictions, measurements of the judged cells, and exhibits."""
     records, evaluation = context.records, inputs.evaluation
     predictions = facts = None
     if evaluation is not None:

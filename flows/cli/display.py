@@ -36,7 +36,7 @@ def verdict(night: Night) -> None:
     """Print a night's verdict in one line, its headline numbers, and where its report is."""
     numbers = [f"{name.replace('_', ' ')} {_interval(value)}" for name, value in night.metrics.items() if value]
     if numbers:
-        console.out.print(Text(f"{night.challenger_model} on holdout patients: {'; '.join(numbers)}"))
+        console.out.print(Text(f"{night.challenger_model} on judging patients: {'; '.join(numbers)}"))
     for model, why in night.failed_trainings.items():
         console.out.print(Text(f"{model} could not be trained, and the night continued without it: {why}", "bold red"))
     if night.synthetic:

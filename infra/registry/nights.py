@@ -46,7 +46,7 @@ def _metrics(night: Night) -> list[Any]:
 
     now = int(time.time() * 1_000)
     return [
-        Metric(f"holdout.{name}{end}", number, now, 0)
+        Metric(f"judged.{name}{end}", number, now, 0)
         for name, interval in night.metrics.items()
         if interval is not None
         for end, number in (("", interval.value), (".low", interval.low), (".high", interval.high))

@@ -11,6 +11,7 @@ from validation.records import (
     Decision,
     Evaluation,
     Exhibits,
+    Metrics,
     Night,
     PastNight,
     Snapshot,
@@ -24,10 +25,10 @@ from validation.records import (
 class ReportInputs:
     """All that a report is made from.
 
-    ``split`` is None when the data was invalid, ``evaluation`` and ``predictions`` when the holdout was not looked at.
-    ``predictions`` has the columns key, sha256, patient, label (1 = Parasitized), challenger, champion and, where the
-    other CNN was scored too, other (probabilities; NaN where there is none). ``facts`` has key and brightness.
-    ``exhibits`` and ``cells`` were gathered for this report.
+    ``split`` is None when the data was invalid, ``evaluation`` and ``predictions`` when no look was taken.
+    ``predictions`` has the columns key, sha256, patient, fold, label (1 = Parasitized), challenger, champion, reference
+    and other (probabilities, each by the member of the cell's fold; NaN where a model was not scored). ``facts`` has
+    key and brightness. ``exhibits`` and ``cells`` were gathered for this report.
     """
 
     night: Night
@@ -49,6 +50,11 @@ class ReportInputs:
         return next((c for c in self.candidates if c.id == self.decision.challenger), None)
 
     @property
+    def challenger_on_tuning(self) -> Metrics | None:
+        """The challenger on tuning patients: on those that the champion was scored on too, where there is one."""
+        return self.decision.tuning.get("challenger") or (self.challenger.tuning if self.challenger else None)
+
+    @property
     def has_champion(self) -> bool:
         """Whether there was a champion before tonight; of a decision without a contest only the night knows."""
         return self.decision.champion_before is not None or self.night.champion_before is not None
@@ -63,7 +69,7 @@ class ReportInputs:
 
 
 def past_night(decision: Decision, evaluation: Evaluation | None) -> PastNight | None:
-    """Return how the champion after a look did on the holdout: after a promotion, the new one."""
+    """Return how the champion after a look was judged: after a promotion, the new one."""
     promoted = decision.verdict is Verdict.PROMOTED
     champion = None if promoted else decision.champion_before
     if evaluation is None:

@@ -1,4 +1,4 @@
-"""The models of a night side by side on the holdout: their records, and what follows from their predictions."""
+"""The models of a night side by side on the judging patients: their records, and what their predictions show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from validation.statistics.report_metrics import CalibrationBin, calibration_cur
 
 @dataclass(frozen=True)
 class Model:
-    """One model on the holdout. ``scored`` and what follows from it are missing where its predictions were not kept."""
+    """One judged model. ``scored`` and what follows from it are missing where its predictions were not kept."""
 
     role: Role
     note: str
@@ -50,8 +50,8 @@ class Model:
         return classification_text(self.scored.labels, called, (NEGATIVE, POSITIVE))
 
 
-def models_on_holdout(r: ReportInputs) -> list[Model]:
-    """Return challenger, champion and the other CNN, those that have figures on the holdout."""
+def judged_models(r: ReportInputs) -> list[Model]:
+    """Return challenger, champion and the other CNN, those that were judged."""
     e = r.evaluation
     if e is None:
         return []
@@ -60,7 +60,7 @@ def models_on_holdout(r: ReportInputs) -> list[Model]:
     sides: list[tuple[Role, str, Metrics | None, Candidate | None]] = [
         ("challenger", r.night.challenger_model or "", e.challenger_metrics, r.challenger),
         ("champion", version, e.champion_metrics, r.champion_candidate),
-        ("other", other.spec.model if other else "", e.other_metrics, other),
+        ("other", other.model if other else "", e.other_metrics, other),
     ]
     return [
         Model(role, note, metrics, candidate, e.milliseconds.get(role), _scored(r.predictions, role, metrics))

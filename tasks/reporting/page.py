@@ -19,7 +19,7 @@ from tasks.reporting.figures import curves
 from tasks.reporting.figures.svg import TITLES, comparison_strip, interval_strip
 from tasks.reporting.figures.trends import champion_plot, learning_plot
 from tasks.reporting.inputs import ReportInputs, past_night
-from tasks.reporting.models import Model, models_on_holdout
+from tasks.reporting.models import Model, judged_models
 from tasks.reporting.pictures.gallery import galleries
 from tasks.reporting.subgroups import stain_groups, worst_patients
 from tasks.reporting.words.conditions import condition
@@ -35,7 +35,7 @@ WORST_PATIENTS = 15
 
 def render_report(inputs: ReportInputs) -> str:
     """Return one self-contained HTML page; the same inputs give the same bytes."""
-    models = models_on_holdout(inputs)
+    models = judged_models(inputs)
     shown, pictures = galleries(inputs)
     decision, evaluation = inputs.decision, inputs.evaluation
     # The level of the paired differences is tonight's and not that of the other intervals.
@@ -97,13 +97,13 @@ def _headline(r: ReportInputs) -> dict[str, Any]:
     where = "There are no figures tonight"
     if r.evaluation is not None:
         challenger, champion = r.evaluation.challenger_metrics, r.evaluation.champion_metrics
-        where = f"On {form.count(challenger.cells, 'cell')} of {form.count(challenger.patients, 'holdout patient')}"
+        where = f"On {form.count(challenger.cells, 'cell')} of {form.count(challenger.patients, 'judging patient')}"
     elif r.challenger is not None:
-        challenger, champion = r.challenger.validation, r.decision.champion_on_validation
-        where = "On the validation patients, which the model was chosen on: no proof. The holdout was not looked at"
+        challenger, champion = r.challenger_on_tuning, r.decision.tuning.get("champion")
+        where = "On the tuning patients, on whom the model was chosen: no proof. No look was taken"
     elif r.champion_candidate is not None:
-        champion = r.champion_candidate.validation
-        where = "The champion on its validation patients, when it was trained"
+        champion = r.champion_candidate.tuning
+        where = "The champion on its tuning patients, when it was trained"
     new, old = _intervals(challenger), _intervals(champion)
     intervals = [*new.values(), *old.values()]
     start = min(0.95, max(0.0, int(20 * min(interval.low for interval in intervals)) / 20)) if intervals else 0.0

@@ -54,7 +54,7 @@ def markdown(night: Night) -> str:
         lines += [f"**Synthetic cells. {SYNTHETIC}**", ""]
     known = {name: value for name, value in night.metrics.items() if value is not None}
     if known:
-        lines += [f"Challenger ({_text(night.challenger_model or 'unknown')}) on the holdout patients:", ""]
+        lines += [f"Challenger ({_text(night.challenger_model or 'unknown')}) on the judging patients:", ""]
         lines += ["| metric | value | interval |", "|---|---|---|"]
         lines += [
             f"| {_text(name.replace('_', ' '))} | {m.value:.4f} | {m.low:.4f} to {m.high:.4f} ({m.level:.0%}) |"

@@ -1,4 +1,4 @@
-"""The models on parts of the holdout: patient by patient, and by the stain of their slides."""
+"""The models on parts of the judging patients: one by one, and by the stain of their slides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUPS = ("Darkest third", "Middle third", "Palest third")
 
 
 def worst_patients(r: ReportInputs) -> list[dict[str, Any]]:
-    """Return the holdout patients, lowest accuracy first; ties by number of mistakes, then by name."""
+    """Return the judging patients, lowest accuracy first; ties by number of mistakes, then by name."""
     if r.predictions is None:
         return []
     rows = _tallies(r, r.predictions["patient"].astype(str))

@@ -1,4 +1,4 @@
-"""Drawings of models' scores on the holdout cells: ROC, precision-recall, calibration, histograms."""
+"""Drawings of models' scores on the judged cells: ROC, precision-recall, calibration, histograms."""
 
 from __future__ import annotations
 

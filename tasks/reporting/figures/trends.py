@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.reporting.figures.svg import INK, LINE, ROLE_COLOURS, SOFT, errorbars, figure, legend_above, render
-from validation.records import Candidate, EpochRecord, PastNight, Verdict
+from tasks.reporting.format import count
+from validation.records import Candidate, EpochRecord, Member, PastNight, Verdict
 
 # name in the records, words, colour, line, marker
 _SERIES = (
@@ -15,65 +16,61 @@ _SERIES = (
     ("balanced_accuracy", "Balanced accuracy", INK, "-", "o"),
     ("specificity", "Specificity", ROLE_COLOURS["other"], (0, (1, 1.2)), "^"),
 )
-_ENDINGS = {"early": "stopped early", "deadline": "stopped by its deadline", "finished": "ended"}
 
 
 def learning_plot(candidate: Candidate, name: str) -> str | None:
-    """Draw loss and recorded accuracy by epoch, the kept epoch and the end marked; None without numbers."""
-    epochs = [e for e in candidate.history if math.isfinite(e.train_loss) and math.isfinite(e.valid_loss)]
-    if not epochs:
+    """Draw loss and recorded accuracy by epoch, a line a member, the kept epochs marked; None without numbers."""
+    trainings = [(_with_losses(member), member.best_epoch) for member in candidate.members]
+    trainings = [(epochs, best) for epochs, best in trainings if epochs]
+    if not trainings:
         return None
-    with_accuracy = any(e.valid_accuracy is not None or e.train_accuracy is not None for e in epochs)
-    kept = next((e for e in epochs if e.epoch == candidate.best_epoch), None)
+    with_accuracy = any(e.valid_accuracy is not None for epochs, _ in trainings for e in epochs)
 
     def draw() -> Any:
         drawing, axes = figure(2 if with_accuracy else 1, hspace=0.22)
         panels = list(axes) if with_accuracy else [axes]
-        _panel(panels[0], epochs, "loss")
-        panels[0].set_ylabel("Loss (nats)")
+        for panel, metric, label in zip(panels, ("loss", "accuracy"), ("Loss (nats)", "Accuracy"), strict=False):
+            _panel(panel, trainings, metric)
+            panel.set_ylabel(label)
         panels[0].set_ylim(bottom=0)
-        if with_accuracy:
-            _panel(panels[1], epochs, "accuracy")
-            panels[1].set_ylabel("Accuracy")
-        for panel in panels:
-            _mark(panel, candidate, epochs, kept)
         panels[-1].set_xlabel("Epoch")
-        legend_above(panels[0], ncols=2, columnspacing=1.2)
+        legend_above(panels[0], ncols=3, columnspacing=1.2)
         return drawing
 
-    best = f"epoch {kept.epoch} kept, validation loss {kept.valid_loss:.3f}" if kept else "the kept one not among them"
     what = "Loss and accuracy" if with_accuracy else "Loss"
-    return render(draw, name, f"{what} by epoch, {len(epochs)} epochs, {_ENDINGS[candidate.stopped]}: {best}.")
+    kept = ", ".join(str(best) for _, best in trainings)
+    longest = max(len(epochs) for epochs, _ in trainings)
+    label = f"{what} by epoch of {count(len(trainings), 'member')}, at most {count(longest, 'epoch')}; kept: {kept}."
+    return render(draw, name, label)
 
 
-def _panel(axes: Any, epochs: Sequence[EpochRecord], metric: str) -> None:
+def _with_losses(member: Member) -> list[EpochRecord]:
+    return [e for e in member.history if math.isfinite(e.train_loss) and math.isfinite(e.valid_loss)]
+
+
+def _panel(axes: Any, trainings: Sequence[tuple[Sequence[EpochRecord], int]], metric: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for side, label, colour, line, marker in (
-        ("train", "Training", SOFT, (0, (2, 2)), "^"),
-        ("valid", "Validation", ROLE_COLOURS["challenger"], "-", "o"),
-    ):
-        known = [(e.epoch, value) for e in epochs if (value := getattr(e, f"{side}_{metric}")) is not None]
-        if known:
-            x, y = zip(*known, strict=True)
-            axes.plot(x, y, color=colour, linestyle=line, marker=marker, markersize=4.5, label=label)
+    colour = ROLE_COLOURS["challenger"]
+    for side, style in (("train", {"color": SOFT, "linestyle": (0, (2, 2))}), ("valid", {"color": colour})):
+        for epochs, _ in trainings:
+            known = [(e.epoch, value) for e in epochs if (value := getattr(e, f"{side}_{metric}")) is not None]
+            axes.plot(*zip(*known, strict=True), linewidth=1.0, **style) if known else None
+        axes.plot([], [], linewidth=1.0, label={"train": "Training", "valid": "Tuning"}[side], **style)
+    marks = [
+        (e.epoch, value)
+        for epochs, best in trainings
+        for e in epochs
+        if e.epoch == best and (value := getattr(e, f"valid_{metric}")) is not None
+    ]
+    axes.plot([x for x, _ in marks], [y for _, y in marks], "o", color=colour, markersize=5, label="Kept")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.grid(True, axis="y")
 
 
-def _mark(axes: Any, candidate: Candidate, epochs: Sequence[EpochRecord], kept: EpochRecord | None) -> None:
-    first, last = epochs[0].epoch, epochs[-1].epoch
-    axes.set_xlim(first - 0.4, last + 0.6)
-    if kept is not None:
-        axes.axvline(kept.epoch, color=LINE, linewidth=6, zorder=0, label=f"Kept: epoch {kept.epoch}")
-    if candidate.stopped != "finished":
-        ending = _ENDINGS[candidate.stopped].capitalize()
-        axes.axvline(last + 0.3, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label=ending)
-
-
 def champion_plot(nights: Sequence[PastNight]) -> str | None:
-    """Draw the champion's metrics on the holdout, a point a look, with intervals; None for fewer than two looks."""
+    """Draw the champion's metrics, a point a look, with intervals; None for fewer than two looks."""
     if len(nights) < 2:
         return None
 
@@ -94,8 +91,8 @@ def champion_plot(nights: Sequence[PastNight]) -> str | None:
         # Two looks on one day, by hand, are labelled with the hour.
         form = "%m-%d %H:%M" if len({night.at.date() for night in nights}) < len(nights) else "%Y-%m-%d"
         axes.set_xticks(places, [f"{nights[i].at:{form}}" for i in places], fontsize=9)
-        axes.set(xlim=(-0.5, len(nights) - 0.5), xlabel="Look at the holdout (UTC)")
-        axes.set_ylabel("Holdout cells called right (%)")
+        axes.set(xlim=(-0.5, len(nights) - 0.5), xlabel="Look (UTC)")
+        axes.set_ylabel("Judged cells called right (%)")
         axes.grid(True, axis="y")
         legend_above(axes, left=-0.05, ncols=3, columnspacing=1.0, handlelength=1.6, fontsize=9.5)
         return drawing

@@ -81,7 +81,7 @@ def gather_cells(
 def _scored(
     context: Context, decision: Decision, evaluation: Evaluation, predictions: pd.DataFrame, gathered: Gathered
 ) -> pd.DataFrame:
-    """Gather the galleries of holdout cells, and return their rows."""
+    """Gather the galleries of judged cells, and return their rows, with their folds."""
     sides = (evaluation.challenger_metrics, evaluation.champion_metrics, evaluation.other_metrics)
     thresholds = {
         role: metrics.threshold
@@ -148,13 +148,13 @@ def _heat(context: Context, challenger: Candidate, cells: pd.DataFrame, gathered
         gathered.left_out.append(f"What the challenger looked at: {error.message}.")
         return
     started, pictures = time.monotonic(), []
-    for index, (key, sha256) in enumerate(zip(cells["key"], cells["sha256"], strict=True)):
+    for index, (key, sha256, fold) in enumerate(zip(cells["key"], cells["sha256"], cells["fold"], strict=True)):
         pixels = _pixels(context, key, sha256)
         if pixels is not None and time.monotonic() - started > HEAT_SECONDS:
             gathered.left_out.append(f"Heat maps of {len(cells) - index} further cells: the model is too slow here.")
             break
         image = None if pixels is None else to_square(pixels, model.side)
-        pictures.append(b"" if image is None else encode(draw_heat(image, occlusion(model, image), HEAT)))
+        pictures.append(b"" if image is None else encode(draw_heat(image, occlusion(model, image, fold), HEAT)))
     drawn = cells.head(len(pictures)).assign(image=pictures, side=HEAT, note="")
     gathered.rows.append(drawn[drawn["image"] != b""])
 
@@ -177,15 +177,16 @@ def _new(context: Context, decision: Decision, snapshot: Snapshot, objects: pd.D
 
 
 def _batch(context: Context, candidate: Candidate, gathered: Gathered) -> None:
-    """Gather the picture of a training's first batch."""
+    """Gather the picture of the first batch of a CNN's first member."""
+    key = candidate.members[0].batch_key
     try:
-        data = context.store.get(candidate.batch_key) if candidate.batch_key else b""
+        data = context.store.get(key) if key else b""
     except ObjectMissing as error:
-        gathered.left_out.append(f"The training batch of {candidate.spec.model}: {error.message}.")
+        gathered.left_out.append(f"The training batch of {candidate.model}: {error.message}.")
         return
     pixels = _leniently(data, limit=10_000)
     if pixels is not None:
-        row = _unscored("batch", "", "", candidate.spec.model)
+        row = _unscored("batch", "", "", candidate.model)
         gathered.rows.append(pd.DataFrame([row | {"side": pixels.shape[1], "image": encode(pixels)}]))
 
 

@@ -22,11 +22,12 @@ SUPPORTS, OPPOSES = (213, 94, 0), (0, 114, 178)  # towards Parasitized, towards 
 FULL = 3.0
 
 
-def occlusion(model: ModelFile, image: RGB) -> Floats:
+def occlusion(model: ModelFile, image: RGB, fold: int) -> Floats:
     """Return how much each place speaks for Parasitized: the logit of the whole minus covered, float [steps, steps].
 
-    ``image`` uint8 [side, side, 3]. The cover has the median colour of the cell's own pixels, so that it looks like
-    cytoplasm and not like a hole.
+    ``image`` uint8 [side, side, 3]. ``fold`` is its patient's: the member that has not seen it is asked, where the file
+    has members. The cover has the median colour of the cell's own pixels, so that it looks like cytoplasm and not like
+    a hole.
     """
     size, starts = _covers(image.shape[0])
     cell = image.max(axis=2) > 0
@@ -35,7 +36,8 @@ def occlusion(model: ModelFile, image: RGB) -> Floats:
     for index, (top, left) in enumerate((top, left) for top in starts for left in starts):
         part = covered[index, top : top + size, left : left + size]
         part[cell[top : top + size, left : left + size]] = colour
-    scores = np.clip(model.score(covered).astype(np.float64), 1e-6, 1 - 1e-6)
+    found = model.score_by_fold(covered, np.full(len(covered), fold)) if model.folds else model.score(covered)
+    scores = np.clip(found.astype(np.float64), 1e-6, 1 - 1e-6)
     logits = np.log(scores / (1 - scores))
     effect: Floats = (logits[-1] - logits[:-1]).reshape(len(starts), len(starts))
     return effect

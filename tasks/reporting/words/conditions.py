@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from tasks.reporting.format import NOT_DEFINED, capital, points
+from tasks.reporting.format import NOT_DEFINED, capital, count, points
 from validation.records import Check, Gate
+
+EFFECTIVE = "effective patients, "
 
 
 def condition(gate: Gate) -> str:
     """Return how a gate came out, without capital and full stop; of an unknown gate, the words it was stored with."""
-    name, value, bound = gate.name, gate.value, gate.bound
-    if name.startswith("holdout "):
-        return f"{value or 0:,.0f} {name.removeprefix('holdout ')} in the holdout, at least {bound:,.0f} needed"
-    if name.endswith(" floor"):
-        measured = NOT_DEFINED if value is None else f"{value:.4f}"
-        return f"{name.removesuffix(' floor')} is {measured}, at least {bound:.4f} needed"
-    metric = name.removeprefix("superior ").removesuffix(" not worse")
-    if metric == name:
-        return gate.sentence.strip() or f"condition: {name}"
-    if value is None or gate.low is None:
-        return f"{metric} cannot be compared: the holdout has no cells of a class"
+    if gate.name.startswith(("judging ", "patients ", EFFECTIVE)):
+        return _amount(gate)
+    if gate.name.endswith(" floor"):
+        measured = NOT_DEFINED if gate.value is None else f"{gate.value:.4f}"
+        worst = f", at worst {gate.low:.4f}" if gate.low is not None else ""
+        return f"{gate.name.removesuffix(' floor')} is {measured}{worst}; at least {gate.bound:.4f} needed"
+    metric = compared(gate.name)
+    if metric == gate.name:
+        return gate.sentence.strip() or f"condition: {gate.name}"
+    if gate.value is None or gate.low is None:
+        return f"{metric} cannot be compared: there are no cells of a class"
     worst = f"at worst {points(gate.low)}" if gate.low > -1 else "on too few patients for a lower bound"
     need = "it must be higher even at worst"
-    if bound < 0:
-        need = f"up to {-100 * bound:.2f} points lower is tolerated"
-    return f"{metric} is {points(value)}, {worst}; {need}"
+    if gate.bound < 0:
+        need = f"up to {-100 * gate.bound:.2f} points lower is tolerated"
+    return f"{metric} is {points(gate.value)}, {worst}; {need}"
+
+
+def _amount(gate: Gate) -> str:
+    """Return how a gate on the amount of data came out."""
+    value, needed = gate.value or 0, f"at least {gate.bound:,.0f} needed"
+    if gate.name.startswith(EFFECTIVE):
+        metric = compared(gate.name.removeprefix(EFFECTIVE))
+        return f"for {metric}, the patients are worth {value:.1f} of equal size, more than {gate.bound:.1f} needed"
+    if gate.name == "patients with a disagreement":
+        return f"the models differ on cells of {count(round(value), 'patient')}, {needed}"
+    return f"{value:,.0f} {gate.name.removeprefix('judging ')} to judge by, {needed}"
+
+
+def compared(name: str) -> str:
+    """Return what a gate compares, as sentences name it; of an unknown gate, its name."""
+    metric = name.removeprefix("superior ")
+    for ending, against in ((" not worse than the reference", " against the reference"), (" not worse", "")):
+        if metric.endswith(ending):
+            return metric.removesuffix(ending) + against
+    return metric
 
 
 def recorded_condition(gate: Gate) -> str:

@@ -18,22 +18,22 @@ def confidence(r: ReportInputs) -> str:
     if r.evaluation is None:
         nothing = "Nothing was measured tonight, so there is nothing to rely on."
         chosen = (
-            "The figures are from validation patients, on whom epoch and threshold were chosen: they flatter, and "
-            "prove nothing about other patients. They only show whether a look at the holdout is worth its price."
+            "The figures are from tuning patients, on whom epoch and threshold were chosen: they flatter, and prove "
+            "nothing about other patients. They only show whether a look is worth its price."
         )
         return _FACTS.get(r.decision.verdict, chosen if r.challenger else nothing)
     if not r.has_champion:
-        return _alone(r.evaluation.challenger_metrics)
-    if any(not gate.passed for gate in r.decision.gates if gate.name.startswith("holdout ")):
+        return f"{_alone(r.evaluation.challenger_metrics)} {_optimism(r)}"
+    if any(not gate.passed for gate in r.decision.gates if gate.name.startswith("judging ")):
         return "On so few patients or cells no interval can be trusted, whatever it says: nothing is decided."
-    return " ".join(filter(None, [_risk(r, r.evaluation.look.spent), _difference(r), _power(r)]))
+    return " ".join(filter(None, [_risk(r, r.evaluation.look.spent), _difference(r), _power(r), _optimism(r)]))
 
 
 def _alone(metrics: Metrics) -> str:
     sides = {name: m for name in ("sensitivity", "specificity") if (m := getattr(metrics, name)) is not None}
     ranges = " and ".join(f"{name} between {share(m.low)} and {share(m.high)}" for name, m in sides.items())
     confident = next(map(level, sides.values()), "95%")
-    patients = count(metrics.patients, "holdout patient")
+    patients = count(metrics.patients, "judging patient")
     figures = f"On patients like these {patients}, with {confident} confidence: {ranges}. " if sides else ""
     return (
         f"{figures}Nothing was compared. Whether the floors are high enough for your patients is for a person to judge."
@@ -49,7 +49,7 @@ def _risk(r: ReportInputs, spent: float) -> str:
     if r.exhibits is not None:
         number = sum(look.spent > 0 for look in r.exhibits.ledger)
         risk = f"{100 * r.exhibits.error_budget:.2g}%"
-        budget = f": this is look {number} of the {r.exhibits.looks} that share a risk of {risk}"
+        budget = f": this is look {number} of the {r.exhibits.looks} that share a risk of {risk} in any 365 days"
     return f"If the challenger were truly no better, {chance}{budget}."
 
 
@@ -71,6 +71,15 @@ def _power(r: ReportInputs) -> str:
     if smallest is None or r.decision.verdict in (Verdict.PROMOTED, Verdict.AWAITING_APPROVAL):
         return ""
     return (
-        f"A true difference of {100 * smallest:.1f} points or more would probably have shown on these patients; "
-        "a smaller one may go unseen."
+        f"A challenger truly better by {100 * smallest:.1f} points, in sensitivity and specificity alike, would "
+        "probably have passed all conditions on these patients; a smaller gain may go unseen."
     )
+
+
+def _optimism(r: ReportInputs) -> str:
+    """Return which way the figures err: for what was chosen by them, and for members in place of the whole file."""
+    modest = "each patient was judged by a member, which has seen fewer patients than the file that is deployed"
+    if r.decision.verdict in (Verdict.PROMOTED, Verdict.AWAITING_APPROVAL):
+        chosen = "The challenger was chosen by these figures, which flatters them a little"
+        return f"{chosen}; but {modest}, so they are, if anything, too modest."
+    return f"The figures are, if anything, too modest: {modest}."

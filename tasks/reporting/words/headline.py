@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.reporting.format import capital, shorten, when
 from tasks.reporting.inputs import ReportInputs
+from tasks.reporting.words.conditions import compared
 from validation.records import Promotion, Verdict
 
 SYNTHETIC = "No figure here says anything about real blood films."
@@ -36,13 +37,13 @@ def headline(r: ReportInputs) -> str:
 
 def _failure(r: ReportInputs) -> str:
     if r.evaluation is None:
-        return "does not beat it on the validation patients"
+        return "does not beat it on the tuning patients"
     failed = [gate.name for gate in r.decision.gates if not gate.passed]
     floors = " and ".join(name.removesuffix(" floor") for name in failed if name.endswith(" floor"))
-    worse = " and ".join(name.removesuffix(" not worse") for name in failed if name.endswith(" not worse"))
+    worse = " and ".join(compared(name) for name in failed if " not worse" in name)
     failures = ["is not shown to be better"] if any(name.startswith("superior") for name in failed) else []
     failures += [f"may lose too much {worse}"] if worse else []
-    failures += [f"is below the floor for {floors}"] if floors else []
+    failures += [f"may be below the floor for {floors}"] if floors else []
     return ", and ".join(failures) or "did not pass every test"
 
 

@@ -47,7 +47,10 @@ def next_steps(r: ReportInputs) -> NextSteps:
     )
     if r.challenger is None:
         kept = NextSteps("What to do", "Correct what ended the trainings, and run the night again.", (_RUN,))
-    undecided = kept._replace(commands=(*kept.commands, ("Or bring more patients", "retrain import FOLDER")))
+    more = ("Or bring more patients", "retrain import FOLDER")
+    if r.decision.not_looked and not r.decision.gates:
+        more = ("See the looks of this year", "retrain looks")
+    undecided = kept._replace(commands=(*kept.commands, more))
     return {
         Verdict.PROMOTED: promoted,
         Verdict.KEPT: kept,

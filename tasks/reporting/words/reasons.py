@@ -28,8 +28,9 @@ def why(r: ReportInputs) -> str:
                 "scored does not count as beaten: nothing was compared, and nothing was promoted. Repair it, or roll "
                 "back to a version that works."
             )
-    contest = _on_validation(r) if r.evaluation is None else _on_holdout(r, r.evaluation)
-    return " ".join([contest, *_conditions(r.decision.gates), _outcome(r)])
+    if r.evaluation is None:
+        return " ".join([_on_tuning(r), *_not_looked(r), _outcome(r)])
+    return " ".join([*_on_judging(r, r.evaluation), *_conditions(r.decision.gates), _outcome(r)])
 
 
 def _invalid_data(r: ReportInputs) -> str:
@@ -38,7 +39,7 @@ def _invalid_data(r: ReportInputs) -> str:
     untouched = f"{r.champion_name} is untouched" if r.has_champion else "there is still no champion"
     return (
         f"Tonight's data failed {len(failed)} of {count(len(decisive), 'check')} that must pass before a training. "
-        f"{' '.join(failed)} Nothing was trained, the holdout was not looked at, and {untouched}."
+        f"{' '.join(failed)} Nothing was trained, and {untouched}."
     )
 
 
@@ -49,31 +50,38 @@ def _nothing_new(r: ReportInputs) -> str:
     champion = f"{r.champion_name} stays" if r.has_champion else "there is still no champion"
     before = f" {r.decision.sentence}." if r.decision.sentence.startswith(NOTHING_NEW) else ""
     return (
-        f"The store holds {count(r.snapshot.objects, 'labelled image')}{changes}. Nothing was trained and the holdout "
-        f"was not looked at; {champion}.{before}"
+        f"The store holds {count(r.snapshot.objects, 'labelled image')}{changes}. Nothing was trained; {champion}."
+        f"{before}"
     )
 
 
-def _on_validation(r: ReportInputs) -> str:
+def _on_tuning(r: ReportInputs) -> str:
     if not r.candidates:
-        return "No training ended with a model, so there was no challenger, and the holdout was not looked at."
-    champion = r.decision.champion_on_validation
-    new = measured(r.challenger.validation, "balanced_accuracy") if r.challenger else NOT_DEFINED
+        return "No training ended with a model, so there was no challenger."
+    champion = r.decision.tuning.get("champion")
+    new = measured(r.challenger_on_tuning, "balanced_accuracy") if r.challenger_on_tuning else NOT_DEFINED
     old = measured(champion, "balanced_accuracy") if champion else NOT_DEFINED
-    contest = f"The challenger was tonight's {r.night.challenger_model} model."
     if isinstance(new, Interval) and isinstance(old, Interval):
         lost = ": it did not beat the champion there" if new.value <= old.value else ""
         figures = f"a balanced accuracy of {share(new.value, 2)} against the champion's {share(old.value, 2)}"
-        contest = f"On the validation patients the challenger ({r.night.challenger_model}) reached {figures}{lost}."
-    return f"{contest} The holdout was not looked at, and none of its error budget was spent."
+        return f"On the tuning patients the challenger ({r.night.challenger_model}) reached {figures}{lost}."
+    return f"The challenger was tonight's {r.night.challenger_model} model."
 
 
-def _on_holdout(r: ReportInputs, e: Evaluation) -> str:
+def _not_looked(r: ReportInputs) -> list[str]:
+    """Return that no look was taken, why a challenger that earned one got none, and what is missing."""
+    why = f": {r.decision.not_looked.strip().removesuffix('.')}" if r.decision.not_looked else ""
+    missing = [condition_sentence(gate) for gate in r.decision.gates if not gate.passed]
+    return [f"No look was taken{why}; nothing of the error budget was spent.", *missing]
+
+
+def _on_judging(r: ReportInputs, e: Evaluation) -> list[str]:
     challenger = f"The challenger ({r.night.challenger_model})"
-    where = f"{count(e.challenger_metrics.cells, 'cell')} of {count(e.challenger_metrics.patients, 'holdout patient')}"
+    where = f"{count(e.challenger_metrics.cells, 'cell')} of {count(e.challenger_metrics.patients, 'judging patient')}"
+    contest = f"{challenger} scored {where}. There was no champion to compare it with, so only the floors applied."
     if r.has_champion:
-        return f"{challenger} and {r.champion_name} scored the same {where}."
-    return f"{challenger} scored {where}. There was no champion to compare it with, so only the floors applied."
+        contest = f"{challenger} and {r.champion_name} scored the same {where}."
+    return [contest, *([f"{capital(e.unjudged).removesuffix('.')}."] if e.unjudged else [])]
 
 
 def _conditions(gates: tuple[Gate, ...]) -> list[str]:
@@ -95,11 +103,13 @@ def _outcome(r: ReportInputs) -> str:
         case Verdict.PROMOTED:
             return "So it replaced the champion." if r.has_champion else "So it is the first champion."
         case Verdict.UNDECIDED if r.evaluation is None:
-            return f"Without a look at the holdout nothing can be decided: {stays} for now."
+            needed = r.decision.further_patients
+            more = f" About {count(needed, 'further patient')} would make one worth taking." if needed else ""
+            return f"Without a look nothing can be decided: {stays} for now.{more}"
         case Verdict.UNDECIDED:
-            further = "How many further holdout patients would decide it cannot be estimated from tonight's figures."
+            further = "How many further patients would decide it cannot be estimated from tonight's figures."
             if r.decision.further_patients is not None:
-                further = f"About {count(r.decision.further_patients, 'further holdout patient')} would decide it."
+                further = f"About {count(r.decision.further_patients, 'further patient')} would decide it."
             return f"That does not decide it either way, so {stays} for now. {further}"
         case Verdict.AWAITING_APPROVAL:
             return f"A person must now approve or reject it; until then {stays}."
@@ -110,17 +120,18 @@ def _outcome(r: ReportInputs) -> str:
 def outlook(r: ReportInputs) -> str:
     """Return what the verdict means for patients, before any number."""
     today = f"{r.champion_name} continues as before" if r.has_champion else "there is no champion to use"
+    patients = count(r.evaluation.challenger_metrics.patients, "patient") if r.evaluation else ""
     match r.decision.verdict:
         case Verdict.PROMOTED:
-            return "From now on, judging by the holdout patients:"
+            return f"From now on, as judged by {patients}:"
         case Verdict.CHAMPION_UNUSABLE:
             return "Until a person acts, predictions by the champion cannot be relied on."
         case _ if r.evaluation is None:
             return f"Nothing changes: {today}."
         case Verdict.AWAITING_APPROVAL:
-            return f"Nothing changes until a person approves: {today}. If approved, judging by the holdout patients:"
+            return f"Nothing changes until a person approves: {today}. If approved, as judged by {patients}:"
         case _:
-            return f"Nothing changes: {today}. The challenger, judging by the holdout patients:"
+            return f"Nothing changes: {today}. The challenger, as judged by {patients}:"
 
 
 class ErrorRateChange(NamedTuple):
@@ -131,7 +142,7 @@ class ErrorRateChange(NamedTuple):
 
 
 def changes(r: ReportInputs) -> list[ErrorRateChange]:
-    """Return the errors in 1,000 cells of each class on the holdout, challenger and champion."""
+    """Return the errors in 1,000 cells of each class, challenger and champion, as judged by the patients."""
     if r.evaluation is None:
         return []
     now = r.decision.verdict is Verdict.PROMOTED

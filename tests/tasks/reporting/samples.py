@@ -13,8 +13,10 @@ import pandas as pd
 from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.pictures.choose import choose, choose_for_heat
 from tasks.reporting.pictures.gather import COLUMNS, encode
+from validation.patients import FOLDS
 from validation.records import (
     Candidate,
+    CellCount,
     ChampionRef,
     Check,
     Decision,
@@ -25,10 +27,10 @@ from validation.records import (
     Gate,
     Interval,
     Look,
+    Member,
     Metrics,
     Night,
     PastNight,
-    SideCount,
     Snapshot,
     Split,
     TrainSpec,
@@ -53,7 +55,7 @@ def interval(value: float, half: float) -> Interval:
 
 @cache
 def predictions(cells: int = 1_000, patients: int = 20, seed: int = 3) -> pd.DataFrame:
-    """Holdout cells of patients of unequal size; the champion is a little noisier than the challenger."""
+    """Judged cells of patients of unequal size; the champion is a little noisier than the challenger."""
     rng = np.random.default_rng(seed)
     owner = rng.choice(patients, size=cells, p=rng.dirichlet(np.full(patients, 2.0)))
     label = (rng.random(cells) < 0.5).astype(int)
@@ -63,7 +65,7 @@ def predictions(cells: int = 1_000, patients: int = 20, seed: int = 3) -> pd.Dat
         logit = (2 * label - 1) * 4.2 + hard + rng.normal(0, noise, cells)
         return np.asarray(1 / (1 + np.exp(-logit)))
 
-    columns = {"challenger": scored(2.4), "champion": scored(2.8), "other": scored(2.6)}
+    columns = {"challenger": scored(2.4), "champion": scored(2.8), "reference": scored(2.9), "other": scored(2.6)}
     for scores in columns.values():
         # Filed under the wrong class, according to the models.
         scores[:3] = np.where(label[:3] == 1, 0.02, 0.98)
@@ -78,6 +80,7 @@ def predictions(cells: int = 1_000, patients: int = 20, seed: int = 3) -> pd.Dat
             "key": keys,
             "sha256": digests,
             "patient": names,
+            "fold": owner % FOLDS,
             "label": label,
             **columns,
         }
@@ -129,8 +132,9 @@ def some_metrics(balanced: float) -> Metrics:
     )
 
 
-def candidate(model: str, name: str, balanced: float = 0.947) -> Candidate:
-    epochs = 11 if model == "fastai" else 7
+def member(model: str, fold: int) -> Member:
+    """Each member ended at an epoch of its own."""
+    epochs = (11 if model == "fastai" else 7) - fold
     history = tuple(
         EpochRecord(
             epoch=i,
@@ -141,26 +145,42 @@ def candidate(model: str, name: str, balanced: float = 0.947) -> Candidate:
         for i in range(1, epochs + 1)
     )
     recipe = {"epochs": 14, "batch": 64, "learning_rate": 0.002, "patience": 3, "flips": True}
-    return Candidate(
-        id=name,
-        spec=TrainSpec(model=model, split="5" * 64, side=64, seed=42, recipe=recipe, recipe_version=1),
-        model_key=f"retraining/models/{name}.onnx",
-        model_sha256="d" * 64,
+    return Member(
+        id=f"{model} {fold}",
+        spec=TrainSpec(model=model, member=fold, split="5" * 64, side=64, seed=42, recipe=recipe, recipe_version=1),
+        model_key=f"retraining/members/{model}{fold}/member.onnx",
+        model_sha256=f"{fold}" * 64,
         model_bytes=85_213_112,
-        weights_key=f"retraining/models/{name}.safetensors",
+        weights_key=f"retraining/members/{model}{fold}/weights.safetensors",
         weights_sha256="e" * 64,
-        threshold=0.44,
-        validation=some_metrics(balanced),
         history=history,
         best_epoch=epochs - 3,
         stopped="early",
-        train_cells=4_822,
+        train_cells=4_822 + fold,
         train_patients=98,
-        train_patients_digest="f" * 64,
+        tuning_patients=14,
         versions={"torch": "2.15.0", "onnxruntime": "1.32.0"},
         device="CPU, 2 cores",
-        seconds=431.2,
-        peak_memory_mb=2_210.0,
+        seconds=131.2,
+        peak_memory_mb=2_210.0 + fold,
+        created_at=START + timedelta(minutes=9),
+    )
+
+
+def candidate(model: str, name: str, balanced: float = 0.947) -> Candidate:
+    return Candidate(
+        id=name,
+        model=model,
+        split="5" * 64,
+        side=64,
+        members=tuple(member(model, fold) for fold in range(FOLDS)),
+        model_key=f"retraining/candidates/{name}/model.onnx",
+        model_sha256="d" * 64,
+        model_bytes=426_065_560,
+        threshold=0.44,
+        tuning=some_metrics(balanced),
+        train_patients=139,
+        train_patients_digest="f" * 64,
         created_at=START + timedelta(minutes=9),
     )
 
@@ -168,7 +188,7 @@ def candidate(model: str, name: str, balanced: float = 0.947) -> Candidate:
 def gates(*failed: str) -> tuple[Gate, ...]:
     """Conditions of a promotion; those named in ``failed`` miss their bound."""
     rows: list[tuple[str, float, float | None, float | None, float, float | None]] = [
-        ("holdout patients", 20, None, None, 8, None),
+        ("judging patients", 20, None, None, 8, None),
         ("superior balanced accuracy", 0.023, 0.0014, 0.041, 0.0, 0.0021),
         ("sensitivity not worse", 0.04, -0.006, 0.08, -0.01, 0.0021),
         ("specificity not worse", 0.006, -0.008, 0.02, -0.01, 0.0021),
@@ -234,12 +254,11 @@ def decision(verdict: Verdict, **changed: Any) -> Decision:
         "failed_trainings": {},
         "challenger": "a" * 64,
         "champion_before": CHAMPION,
-        "champion_on_validation": some_metrics(0.938),
+        "tuning": {"challenger": some_metrics(0.947), "champion": some_metrics(0.938)},
         "evaluation": "8" * 64,
         "gates": gates(),
         "further_patients": None,
         "synthetic": False,
-        "generation": "g1",
         "decided_at": START + timedelta(minutes=21),
     }
     return Decision(**fields | changed)
@@ -285,7 +304,7 @@ def exhibits(id_: str) -> Exhibits:
     """Two earlier looks, the first of which made a champion."""
     looks = tuple(
         Look(
-            generation="g1", number=number, challenger=f"{number}" * 24, champion="c0" * 32 if number > 1 else None,
+            number=number, challenger=f"{number}" * 64, champion="ab" * 32 if number > 1 else None,
             spent=0.0021 if number > 1 else 0.0, looked_at=START - timedelta(days=9 - 4 * number),
         )
         for number in (1, 2, 3)
@@ -311,7 +330,7 @@ def exhibits(id_: str) -> Exhibits:
 
 
 def full_inputs(verdict: Verdict = Verdict.PROMOTED, **changed: Any) -> ReportInputs:
-    """A night with two trained CNNs and a look at 1,000 holdout cells of 20 patients."""
+    """A night with two trained CNNs and a look at 1,000 cells of 20 patients."""
     table = predictions()
     challenger, champion = metrics(table, "challenger", 0.44), metrics(table, "champion", CHAMPION.threshold)
     other = metrics(table, "other", 0.41)
@@ -360,25 +379,22 @@ def full_inputs(verdict: Verdict = Verdict.PROMOTED, **changed: Any) -> ReportIn
         split=Split(
             id="5" * 64,
             validation="2" * 64,
-            generation="g1",
             table="retraining/split.parquet",
             without_patient=12,
-            train=SideCount(patients=98, positive=2_410, negative=2_412),
-            validation_side=SideCount(patients=21, positive=490, negative=490),
-            holdout=SideCount(
-                patients=20, positive=challenger.tp + challenger.fn, negative=challenger.tn + challenger.fp
-            ),
+            folds=tuple(CellCount(patients=4, positive=90 + fold, negative=110 - fold) for fold in range(FOLDS)),
         ),
         candidates=(candidate("fastai", "a" * 64), candidate("keras", "b" * 64, 0.941)),
         evaluation=Evaluation(
             id="8" * 64,
             split="5" * 64,
             challenger="a" * 64,
+            challenger_sha256="d" * 64,
+            challenger_threshold=0.44,
             champion=CHAMPION,
+            look=Look(number=3, challenger="d" * 64, champion="ab" * 32, spent=0.0021, looked_at=START),
             predictions="retraining/predictions.parquet",
-            look=Look(
-                generation="g1", number=3, challenger="a" * 64, champion="c0" * 32, spent=0.0021, looked_at=START
-            ),
+            judged="9" * 64,
+            counts={},
             challenger_metrics=challenger,
             champion_metrics=champion,
             differences=differences,
@@ -402,9 +418,27 @@ def not_looked(verdict: Verdict, **changed: Any) -> ReportInputs:
     return replace(made, evaluation=None, predictions=None, facts=None, cells=unscored)
 
 
+NO_LOOK = "it could not pass even if it were right wherever the two differ"
+
+
+def best_case(**changed: Any) -> ReportInputs:
+    """A challenger that earned a look which nothing could have passed."""
+    kinds: list[tuple[str, float, float]] = [
+        ("judging patients", 20, 8),
+        ("patients with a disagreement", 5, 9),
+        ("effective patients, sensitivity not worse", 6.9, 8.2),
+        ("effective patients, specificity not worse than the reference", 9.4, 8.2),
+    ]
+    conditions = tuple(
+        Gate(name=name, value=value, low=None, high=None, bound=bound, level=None, passed=value > bound, sentence="")
+        for name, value, bound in kinds
+    )
+    return not_looked(Verdict.UNDECIDED, gates=conditions, not_looked=NO_LOOK, further_patients=17, **changed)
+
+
 def first_champion(verdict: Verdict = Verdict.PROMOTED, failed: tuple[str, ...] = ()) -> ReportInputs:
     floors = tuple(g for g in gates(*failed) if g.level is None)
-    made = full_inputs(verdict, champion_before=None, champion_on_validation=None, gates=floors)
+    made = full_inputs(verdict, champion_before=None, tuning={}, gates=floors)
     assert made.evaluation is not None
     assert made.predictions is not None
     assert made.cells is not None
@@ -419,7 +453,7 @@ def first_champion(verdict: Verdict = Verdict.PROMOTED, failed: tuple[str, ...] 
 
 def bare(verdict: Verdict, **changed: Any) -> ReportInputs:
     """A night that trained nothing."""
-    changed = {"candidates": (), "challenger": None, "champion_on_validation": None, "split": None} | changed
+    changed = {"candidates": (), "challenger": None, "tuning": {}, "split": None} | changed
     made = not_looked(verdict, **changed)
     night = made.night.model_copy(update={"challenger": None, "challenger_model": None})
     return replace(made, night=night, candidates=(), split=None, exhibits=None, cells=None)
@@ -440,7 +474,7 @@ def invalid() -> ReportInputs:
 def unusable() -> ReportInputs:
     """A champion that does not load."""
     problem = "no ONNX model at all"
-    return not_looked(Verdict.CHAMPION_UNUSABLE, champion_problem=problem, champion_on_validation=None)
+    return not_looked(Verdict.CHAMPION_UNUSABLE, champion_problem=problem, tuning={})
 
 
 def nothing_new() -> ReportInputs:
@@ -449,8 +483,8 @@ def nothing_new() -> ReportInputs:
 
 
 def one_class() -> ReportInputs:
-    """A holdout that has no infected cell."""
-    made = full_inputs(Verdict.UNDECIDED, gates=gates("holdout patients"))
+    """No judging patient has an infected cell."""
+    made = full_inputs(Verdict.UNDECIDED, gates=gates("judging patients"))
     assert made.evaluation is not None
     assert made.predictions is not None
     gone = {"tp": 0, "fn": 0, "sensitivity": None, "balanced_accuracy": None, "auc": None, "log_loss": None}

@@ -17,7 +17,10 @@ from tasks.reporting.page import render_report
 from tasks.reporting.subgroups import stain_groups, worst_patients
 from tasks.reporting.words.reasons import changes
 from tests.tasks.reporting.samples import (
+    CHAMPION,
+    NO_LOOK,
     bare,
+    best_case,
     cells,
     first_champion,
     full_inputs,
@@ -30,7 +33,7 @@ from tests.tasks.reporting.samples import (
     some_metrics,
     unusable,
 )
-from validation.records import Finding, Verdict
+from validation.records import Finding, Gate, Verdict
 
 
 def text_of(page: str) -> str:
@@ -55,7 +58,8 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             "replaced the champion",
             "From now on",
             "it misses",
-            ("1,000 cells", "20 holdout patients"),
+            ("1,000 cells", "20 judging patients"),
+            ("chosen by these figures", "a little", "too modest"),
         ],
         ["Nothing changes", "conditions failed"],
     ),
@@ -67,17 +71,18 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
     ),
     "first champion refused": (
         first_champion(Verdict.KEPT, ("AUC floor",)),
-        ["1 of 3 conditions", ("AUC is 0.8500", "at least 0.9000"), "still no champion", "no champion to use"],
+        ["1 of 3 conditions", ("AUC is 0.8500", "at worst 0.8400", "at least 0.9000"), "still no champion",
+         "no champion to use"],
         ["the champion stays", "From now on"],
     ),
-    "kept on validation": (
-        not_looked(Verdict.KEPT, champion_on_validation=some_metrics(0.951)),
+    "kept on tuning patients": (
+        not_looked(Verdict.KEPT, tuning={"challenger": some_metrics(0.947), "champion": some_metrics(0.951)}),
         [
-            ("validation patients", "94.70%", "95.10%", "did not beat the champion"),
-            ("holdout was not looked at", "none of its error budget"),
+            ("tuning patients", "94.70%", "95.10%", "did not beat the champion"),
+            ("No look was taken", "nothing of the error budget"),
             "the champion stays",
             "Nothing changes",
-            ("validation patients", "flatter", "prove nothing"),
+            ("tuning patients", "flatter", "prove nothing"),
             'retrain promote 94c7d03b1f6e28a5d9410c3e --why "REASON"',
         ],
         ["conditions passed", "it misses", "chance of promoting"],
@@ -92,7 +97,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             "it would miss",
             "Nothing changes",
         ],
-        ["not looked at", "From now on"],
+        ["No look", "From now on", "chosen by these figures"],
     ),
     "undecided": (
         full_inputs(
@@ -101,23 +106,36 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             further_patients=40,
             detectable_difference=0.021,
         ),
-        ["the champion stays for now", "40 further holdout patients", "would miss", "better or worse",
-         ("true difference of 2.1 points", "probably have shown"), "retrain import FOLDER"],
+        ["the champion stays for now", "40 further patients", "would miss", "better or worse",
+         ("truly better by 2.1 points", "probably have passed all conditions"), "retrain import FOLDER"],
         ["From now on"],
     ),
     "undecided, no estimate": (
         full_inputs(Verdict.UNDECIDED, gates=gates("superior balanced accuracy")),
-        [("further holdout patients", "cannot be estimated")],
+        [("further patients", "cannot be estimated"), "too modest"],
         ["None further", "About"],
     ),
     "looks used up": (
-        not_looked(Verdict.UNDECIDED),
+        not_looked(Verdict.UNDECIDED, not_looked="24 looks were taken in 365 days"),
         [
             ("94.70%", "93.80%"),
-            ("holdout was not looked at", "none of its error budget"),
+            ("No look was taken: 24 looks were taken in 365 days", "nothing of the error budget"),
             ("nothing can be decided", "the champion stays for now"),
+            "retrain looks",
         ],
         ["further", "did not beat", "conditions"],
+    ),
+    "nothing could pass": (
+        best_case(),
+        [
+            (f"No look was taken: {NO_LOOK}", "nothing of the error budget"),
+            ("differ on cells of 5 patients", "at least 9 needed"),
+            ("or sensitivity", "worth 6.9 of equal size", "more than 8.2 needed"),
+            ("About 17 further patients", "worth taking"),
+            "the best case, in which the challenger is right wherever the two differ",
+            "retrain import FOLDER",
+        ],
+        ["20 to judge by", "against the reference", "did not beat", "conditions passed", "retrain looks"],
     ),
     "awaiting approval": (
         full_inputs(Verdict.AWAITING_APPROVAL),
@@ -146,7 +164,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
         nothing_new(),
         [
             ("6,890 labelled images", "the same as at the last snapshot"),
-            ("Nothing was trained", "holdout was not looked at", "the champion (version 7, keras) stays"),
+            ("Nothing was trained", "the champion (version 7, keras) stays"),
             "decision 94c7d03b1f6e28a5d9410c3e",
             "Nothing was measured tonight",
         ],
@@ -166,8 +184,8 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
     "all trainings failed": (
         bare(Verdict.KEPT, failed_trainings={"fastai": "CUDA out of memory", "keras": "loss is not a number"}),
         [
-            ("fastai training", "CUDA out of memory"),
-            ("keras training", "loss is not a number"),
+            ("training: fastai", "CUDA out of memory"),
+            ("training: keras", "loss is not a number"),
             "No training ended with a model",
             "the champion stays",
         ],
@@ -180,7 +198,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             ("Of 1,000 infected cells it would miss", "not known"),
             "ROC: not defined",
             ("so few patients or cells", "no interval can be trusted"),
-            ("3 patients in the holdout", "at least 8"),
+            ("3 patients to judge by", "at least 8"),
         ],
         ["nan", "None", "clearly"],
     ),
@@ -300,7 +318,7 @@ def test_hostile_names_are_text_and_short() -> None:
     table["patient"] = [HOSTILE.rstrip("\ud800"), "P" * 1_000_000, "$x_1$ {{ 7*7 }}"] * 20
     table["key"] = HOSTILE.rstrip("\ud800")
     odd = Finding(reason=HOSTILE, key=HOSTILE + "k" * 1_000_000, detail=HOSTILE + "d" * 1_000_000)
-    made = full_inputs(failed_trainings={HOSTILE: HOSTILE * 10_000}, generation=HOSTILE, sentence=HOSTILE)
+    made = full_inputs(failed_trainings={HOSTILE: HOSTILE * 10_000}, sentence=HOSTILE)
     validation = made.validation.model_copy(update={"examples": (odd,), "reasons": {HOSTILE: 1}})
     night = made.night.model_copy(update={"settings": {HOSTILE: HOSTILE}})
     shown = cells(predictions(60, 3)).assign(patient=HOSTILE.rstrip("\ud800") * 1_000, note="n" * 1_000_000)
@@ -344,7 +362,7 @@ def test_the_synthetic_banner_is_on_synthetic_nights_only(pages: dict[str, str])
 
 
 def test_the_other_cnn_is_shown_beside_the_two_only_where_it_was_scored(pages: dict[str, str]) -> None:
-    unseen = "The keras model was not the challenger: the holdout was not shown to it"
+    unseen = "The keras model was not the challenger and was not judged"
     assert unseen not in text_of(pages["promoted"])
     assert "Other CNN, threshold 0.410" in pages["promoted"]
     made = full_inputs()
@@ -436,7 +454,7 @@ def test_nothing_secret_reaches_a_page() -> None:
 def test_a_failed_training_is_named_before_the_reasons() -> None:
     made = not_looked(Verdict.KEPT, failed_trainings={"keras": "its worker was killed"}, candidates=("a" * 64,))
     text = text_of(render_report(replace(made, candidates=made.candidates[:1])))
-    assert text.index("keras training") < text.index("its worker was killed") < text.index("Why")
+    assert text.index("came of the training: keras") < text.index("its worker was killed") < text.index("Why")
 
 
 def test_patients_are_worst_first_and_counted_from_the_predictions() -> None:
@@ -471,7 +489,65 @@ def test_nothing_is_promised_without_a_look() -> None:
 
 def test_a_training_without_a_single_number_is_reported() -> None:
     made = not_looked(Verdict.KEPT)
-    broken = tuple(e.model_copy(update={"valid_loss": float("nan")}) for e in made.candidates[1].history)
-    odd = made.candidates[1].model_copy(update={"history": broken})
+    members = made.candidates[1].members
+    broken = [
+        m.model_copy(update={"history": tuple(e.model_copy(update={"valid_loss": float("nan")}) for e in m.history)})
+        for m in members
+    ]
+    odd = made.candidates[1].model_copy(update={"members": tuple(broken)})
     text = text_of(render_report(replace(made, candidates=(made.candidates[0], odd))))
-    assert "No loss of this training was recorded as a number." in text
+    assert "No loss of these trainings was recorded as a number." in text
+
+
+def test_all_members_of_a_cnn_are_in_one_figure_and_one_table(pages: dict[str, str]) -> None:
+    page = pages["promoted"]
+    assert page.count("Loss by epoch of 5 members, at most 11 epochs; kept: 8, 7, 6, 5, 4.") == 1
+    assert re.search(r"5 98, 4,826 14 4 of 7 early 2 min 11 s 2,214 MB", text_of(page))
+
+
+def test_a_missing_member_is_named_with_its_reason_and_what_it_costs() -> None:
+    made = full_inputs(Verdict.KEPT)
+    candidate, evaluation = made.candidates[0], made.evaluation
+    assert evaluation is not None
+    lacking = candidate.model_copy(
+        update={"members": candidate.members[:2] + candidate.members[3:], "missing": {2: "loss is not a number"}}
+    )
+    unjudged = "4 of 20 patients do not judge: the challenger has 4 of 5 members"
+    shown = replace(
+        made,
+        candidates=(lacking, made.candidates[1]),
+        evaluation=evaluation.model_copy(update={"unjudged": unjudged}),
+    )
+    text = text_of(render_report(shown))
+    assert "Members 4 of 5" in text
+    assert "3 ✕ Missing: loss is not a number" in text
+    assert unjudged in text[: text.index("Conditions of a promotion")]
+
+
+def test_the_reference_is_named_where_there_is_one(pages: dict[str, str]) -> None:
+    made = full_inputs()
+    assert made.evaluation is not None
+    reference = CHAMPION.model_copy(update={"version": "2"})
+    shown = made.evaluation.model_copy(update={"reference": reference})
+    assert "small losses are measured against is version 2, keras" in text_of(
+        render_report(replace(made, evaluation=shown))
+    )
+    assert "small losses" not in text_of(pages["promoted"])
+
+
+def test_a_loss_against_the_reference_is_told_apart_from_one_against_the_champion() -> None:
+    kept = Gate(
+        name="sensitivity not worse than the reference", value=0.0, low=-0.02, high=0.02, bound=-0.01, level=0.0021,
+        passed=False, sentence="",
+    )  # fmt: skip
+    text = text_of(render_report(full_inputs(Verdict.KEPT, gates=(*gates(), kept))))
+    assert "may lose too much sensitivity against the reference." in text
+    assert "Sensitivity against the reference is unchanged, at worst 2.00 points lower" in text
+
+
+def test_challenger_and_champion_are_shown_on_the_same_tuning_patients() -> None:
+    """A champion of 0.1 has seen most of them; the challenger's figures on all of them are not comparable."""
+    few = {"challenger": some_metrics(0.912), "champion": some_metrics(0.905)}
+    text = text_of(render_report(not_looked(Verdict.KEPT, tuning=few)))
+    assert "91.20% against the champion's 90.50%" in text
+    assert "94.7%" not in text

@@ -24,9 +24,16 @@ def gate(name: str, **fields: Any) -> Gate:
         (gate("sensitivity not worse", bound=-0.015), ["sensitivity", "up to 1.50 points lower is tolerated"]),
         (gate("sensitivity not worse", bound=-0.0), ["sensitivity", "must be higher"]),
         (gate("specificity not worse", value=None, low=None), ["specificity", "cannot be compared"]),
-        (gate("AUC floor", value=0.85, bound=0.9, level=None), ["AUC", "0.8500", "0.9000"]),
+        (gate("sensitivity not worse than the reference"), ["sensitivity against the reference", "2.00 points higher"]),
+        (gate("AUC floor", value=0.91, low=0.89, bound=0.9, level=None), ["AUC", "0.9100", "0.8900", "0.9000"]),
         (gate("AUC floor", value=None, bound=0.9, level=None), ["AUC", "not defined", "0.9000"]),
-        (gate("holdout patients", value=1_004, bound=1_200, level=None), ["1,004 patients", "1,200"]),
+        (gate("judging patients", value=1_004, bound=1_200, level=None), ["1,004 patients", "1,200"]),
+        (gate("judging Uninfected cells", value=4, bound=25, level=None), ["4 Uninfected cells", "25"]),
+        (gate("patients with a disagreement", value=1, bound=9, level=None), ["1 patient,", "9"]),
+        (
+            gate("effective patients, specificity not worse than the reference", value=6.94, bound=8.2, level=None),
+            ["specificity against the reference", "6.9", "8.2"],
+        ),
         (gate("a gate of another program", sentence="what it said then"), ["what it said then"]),
     ],
 )
