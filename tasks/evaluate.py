@@ -22,13 +22,14 @@ from infra.scoring.model_file import ModelFile
 from tasks.cells.cell_data import CellData, load_cells, tuned_cells
 from tasks.cells.scoring import ScoredFile, score_cells
 from tasks.champion.history import champion_lineage, history
+from tasks.champion.in_force import registered_file
 from tasks.context import Context
 from tasks.judging.before_members import unseen
 from tasks.judging.evidence import counts_digest, judged_digest, seal
 from tasks.judging.ledger import take_look
 from tasks.stage import stage
 from validation.digest import digest
-from validation.errors import ChampionUnusable, LedgerSpent, ModelFileInvalid, ObjectMissing, RegistryUnreachable
+from validation.errors import ChampionUnusable, LedgerSpent, ModelFileInvalid, ObjectMissing
 from validation.gate import GateResult, beats_on_tuning, could_pass, level_of_look
 from validation.patients import FOLDS
 from validation.records import Candidate, ChampionRef, Evaluation, Metrics, Pack, Split, Start, Verdict
@@ -121,11 +122,11 @@ def _rivals(
     context: Context, registry: Registry, champion: ChampionRef
 ) -> dict[Literal["champion", "reference"], Rival]:
     rivals: dict[Literal["champion", "reference"], Rival] = {
-        "champion": Rival(champion, ModelFile(_registered_file(registry, champion)))
+        "champion": Rival(champion, ModelFile(registered_file(registry, champion)))
     }
     reference = reference_version(context, registry)
     if reference is not None and reference.version != champion.version:
-        rivals["reference"] = Rival(reference, ModelFile(_registered_file(registry, reference)))
+        rivals["reference"] = Rival(reference, ModelFile(registered_file(registry, reference)))
     return rivals
 
 
@@ -180,7 +181,7 @@ class NoLook:
 def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, registry: Registry) -> Evaluation | NoLook:
     """Judge challenger, champion and reference by the same patients; then, for the report alone, the other CNN.
 
-    No look is taken where no result on these patients could promote the challenger, or when those of a year are used up.
+    No look is taken where no result on these patients could promote the challenger, or once those of a year are spent.
 
     Raises:
         ChampionUnusable: when the champion scored the tuning patients and cannot score the judging ones.
@@ -190,7 +191,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
     cells = _judging(context, contest, named)
     id_ = _id(context, contest, split, cells)
     if (stored := context.records.find(Evaluation, id_)) is not None:
-        seal(context, registry, stored)
+        seal(registry, stored)
         return stored
     scores = _compared(context, contest, cells)
     new = scores["challenger"].scored
@@ -231,7 +232,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
         milliseconds={role: round(scored.milliseconds, 4) for role, scored in scores.items()},
     )
     context.records.save(result, id_)
-    seal(context, registry, result)
+    seal(registry, result)
     return result
 
 
@@ -302,20 +303,6 @@ def _other(context: Context, other: Candidate, cells: CellData) -> ScoredFile | 
 
 def _file_of(context: Context, candidate: Candidate) -> ModelFile:
     return ModelFile(context.store.get(candidate.model_key), sha256_expected=candidate.model_sha256)
-
-
-def _registered_file(registry: Registry, version: ChampionRef) -> bytes:
-    """Return a version's registered file.
-
-    Raises:
-        ModelFileInvalid: when the registry answers and the file is damaged or missing.
-        RegistryUnreachable: when the registry does not answer.
-    """
-    try:
-        return registry.model_bytes(version)
-    except RegistryUnreachable as error:
-        registry.champion()  # raises again when the registry itself does not answer
-        raise ModelFileInvalid(f"its registered file cannot be fetched: {error.message}", error.hint) from error
 
 
 def _table(cells: CellData, scores: Mapping[Role, ScoredFile]) -> pd.DataFrame:

@@ -13,8 +13,10 @@ from tasks.champion.approval import request_approval
 from tasks.champion.history import ChampionChange, append_change, reconcile_champion, refuse_changed, was_promoted
 from tasks.champion.reproduce import reproduce
 from tasks.context import Context
+from tasks.judging.evidence import verify_sealed
+from tasks.judging.verdict import verdict_of
 from tasks.stage import stage
-from validation.errors import ObjectMissing
+from validation.errors import NotReproduced, ObjectMissing
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Verdict
 
 log = logging.getLogger(__name__)
@@ -39,21 +41,26 @@ def promote(
             return now
         before = decision.champion_before
         refuse_changed(now.version if now else None, before.version if before else None)
-        reference, checked = register_and_try(context, registry, decision, challenger)
-        change = ChampionChange("promoted", who, decision.id, now, reference, decision.sentence, checked)
+        reference, checked, evaluation = register_and_try(context, registry, decision, challenger)
+        change = ChampionChange("promoted", who, decision.id, now, reference, decision.sentence, checked, evaluation)
         return append_change(context, registry, change)
 
 
 def register_and_try(
     context: Context, registry: Registry, decision: Decision, challenger: Candidate, *, strict: bool = True
-) -> tuple[ChampionRef, str]:
-    """Register a challenger; return its version and the result of trying its file. The champion stays.
+) -> tuple[ChampionRef, str, Evaluation | None]:
+    """Register a challenger; return its version, the result of trying its file, and its evaluation. The champion stays.
+
+    ``strict``: what the decision says is not believed: the evaluation must be the one that was made, and judged again
+    it must come to a promotion. A person who overrules the gate needs neither.
 
     Raises:
         ObjectMissing: when the model file was pruned.
-        ModelFileInvalid, NotReproduced: when the model file is not the judged one.
+        ModelFileInvalid, NotReproduced: when the model file is not the judged one, or the evidence not what was made.
     """
     evaluation = context.records.find(Evaluation, decision.evaluation) if decision.evaluation else None
+    if strict:
+        _refuse_other_evidence(context, registry, decision, challenger, evaluation)
     try:
         model = context.store.get(challenger.model_key)
     except ObjectMissing as error:
@@ -64,7 +71,31 @@ def register_and_try(
             f"{rules.models_nights} nights (prune.models_days, prune.models_nights); run a night to train again",
         ) from error
     reference = registry.register(challenger, model, decision, evaluation)
-    return reference, reproduce(context, registry, reference, decision, strict=strict)
+    return reference, reproduce(context, registry, reference, decision, strict=strict), evaluation
+
+
+def _refuse_other_evidence(
+    context: Context, registry: Registry, decision: Decision, challenger: Candidate, evaluation: Evaluation | None
+) -> None:
+    """Raise NotReproduced unless a sealed evaluation of this very file and threshold comes to a promotion."""
+    hint = "the champion stays; run the night again, or promote it by hand: `retrain promote DECISION --why ...`"
+    if evaluation is None:
+        raise NotReproduced(f"decision {decision.id} says {decision.verdict.value} and rests on no evaluation", hint)
+    verify_sealed(registry, evaluation)
+    judged = evaluation.challenger, evaluation.challenger_sha256, evaluation.challenger_threshold
+    if judged != (challenger.id, challenger.model_sha256, challenger.threshold):
+        raise NotReproduced(
+            f"candidate {challenger.id} (SHA-256 {challenger.model_sha256}, threshold {challenger.threshold!r}) is not "
+            f"what evaluation {evaluation.id} judged: {judged[0]} (SHA-256 {judged[1]}, threshold {judged[2]!r})",
+            hint,
+        )
+    verdict = verdict_of(evaluation, context.settings.gate).verdict
+    if verdict is not Verdict.PROMOTED:
+        raise NotReproduced(
+            f"decision {decision.id} says {decision.verdict.value}, and evaluation {evaluation.id}, judged again, comes "
+            f"to {verdict.value}",
+            hint,
+        )
 
 
 promote_task = stage(promote)

@@ -15,8 +15,7 @@
     ├── NotReproduced            exit 1   a registered model file does not give the predictions it was judged by
     ├── ApprovalClosed           exit 1   an approval that has been answered, or has expired
     ├── ChampionUnusable         exit 1   the champion no longer loads or scores
-    ├── LedgerSpent              exit 1   the holdout has been looked at as often as its budget allows
-    └── RotationRefused          exit 1   too few unused patients for a new generation of the holdout
+    └── LedgerSpent              exit 1   as many looks were taken as the error budget of a year allows
 
 A message says what was expected, what was found, where, and what to do next. ``exit_code`` is what the
 command line ends with.
@@ -38,7 +37,6 @@ __all__ = [
     "ObjectMissing",
     "RegistryUnreachable",
     "RetrainError",
-    "RotationRefused",
     "SettingsError",
     "StoreUnreachable",
     "TrainingFailed",
@@ -128,12 +126,8 @@ class ApprovalClosed(RetrainError):
 
 
 class LedgerSpent(RetrainError):
-    """The error budget of this generation of the holdout is spent."""
+    """The error budget of the last 365 days is spent."""
 
 
 class ChampionUnusable(RetrainError):
     """The champion no longer loads or scores, so no challenger can be compared with it."""
-
-
-class RotationRefused(RetrainError):
-    """There are too few patients on whom no model was trained, chosen or judged."""

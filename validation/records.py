@@ -442,6 +442,11 @@ class Promotion(Record):
     version_after: str
     why: str
     checked: str = Field("", description="how the model file was reproduced before it became champion")
+    candidate: str | None = None
+    model_sha256: str | None = None
+    threshold: float | None = None
+    evaluation: str | None = Field(None, description="what it rests on; None for a rollback or without an evaluation")
+    evaluation_digest: str | None = None
     at: datetime
 
 

@@ -113,12 +113,11 @@ def settings(as_json: AsJson = False) -> None:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(champion.champion, champion.history, champion.rollback, champion.promote, champion.approve, champion.reject),
-    *(report, site, data.validate, data.quarantine),
+    *(report, site, looks.looks, data.validate, data.quarantine),
     *(operate.up, operate.notify, operate.backup, operate.restore, prune),
 )
 for _command in _COMMANDS:
     app.command()(_command)
-looks.add_to(app)
 
 
 def main() -> None:

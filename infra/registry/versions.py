@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from infra.provenance import code_revision
-from infra.scoring.model_file import INPUT, OUTPUT
+from infra.scoring.model_file import INPUT, MEMBERS, OUTPUT
 from infra.store.keys import report_key
 from validation.records import Candidate, Decision, Evaluation, Metrics
 from validation.redaction import mask
@@ -34,8 +34,8 @@ def log_version(mlflow: Any, model: bytes, candidate: Candidate, decision: Decis
     return mlflow.onnx.log_model(
         onnx.load_from_string(model),
         name="model",
-        signature=_signature(candidate.spec.side),
-        input_example=_example(candidate.spec.side),
+        signature=_signature(candidate.side, len(candidate.members)),
+        input_example=_example(candidate.side),
         # As in infra/scoring: MLflow's default, a GPU where there is one, gives other last bits.
         onnx_execution_providers=["CPUExecutionProvider"],
         # One file, as the contract says. Requirements are given, since MLflow would load the model to guess them.
@@ -52,8 +52,8 @@ def tags_of(candidate: Candidate, decision: Decision, store: str) -> dict[str, s
         "decision": decision.id,
         "snapshot": decision.snapshot,
         "evaluation": decision.evaluation or "none",
-        "spec": candidate.spec.model_dump_json(),
-        "model": candidate.spec.model,
+        "model": candidate.model,
+        "members": ",".join(member.id for member in candidate.members),
         "model_sha256": candidate.model_sha256,
         # repr is exact.
         "threshold": repr(candidate.threshold),
@@ -64,15 +64,15 @@ def tags_of(candidate: Candidate, decision: Decision, store: str) -> dict[str, s
         "code_revision": revision.commit,
         "code_changed": revision.dirty,
         **{f"version.{name}": version(name) for name in ("mlflow", "numpy", "onnxruntime")},
-        **{f"version.{name}": number for name, number in candidate.versions.items()},
+        **{f"version.{name}": number for name, number in candidate.members[0].versions.items()},
     }
 
 
 def _params(candidate: Candidate) -> list[Any]:
     from mlflow.entities import Param
 
-    spec = candidate.spec
-    values = {"model": spec.model, "side": spec.side, "seed": spec.seed}
+    spec = candidate.members[0].spec
+    values = {"model": spec.model, "side": spec.side, "seed": spec.seed, "members": len(candidate.members)}
     values |= {f"recipe.{name}": value for name, value in spec.recipe.items()}
     return [Param(name, str(value)) for name, value in values.items()]
 
@@ -81,12 +81,13 @@ def _metrics(candidate: Candidate, judged: Evaluation | None) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1_000)
-    values = _numbers("validation", candidate.validation)
+    values = _numbers("tuning", candidate.tuning)
     if judged is not None:
-        values |= _numbers("holdout", judged.challenger_metrics)
+        values |= _numbers("judged", judged.challenger_metrics)
     epochs = [
-        Metric(name, getattr(epoch, name), now, epoch.epoch)
-        for epoch in candidate.history
+        Metric(f"member{member.spec.member + 1}.{name}", getattr(epoch, name), now, epoch.epoch)
+        for member in candidate.members
+        for epoch in member.history
         for name in ("train_loss", "valid_loss")
     ]
     return [Metric(name, value, now, 0) for name, value in values.items()] + epochs
@@ -96,13 +97,14 @@ def _numbers(of: str, metrics: Metrics) -> dict[str, float]:
     return {f"{of}.{name}": interval.value for name, interval in metrics.intervals().items() if interval is not None}
 
 
-def _signature(side: int) -> Any:
+def _signature(side: int, members: int) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    outputs = [TensorSpec(np.dtype(np.float32), (-1,), name=OUTPUT)]
+    outputs += [TensorSpec(np.dtype(np.float32), (-1, members), name=MEMBERS)]
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), name=INPUT)]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1,), name=OUTPUT)]),
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, side, side, 3), name=INPUT)]), outputs=Schema(outputs)
     )
 
 

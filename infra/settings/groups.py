@@ -127,7 +127,7 @@ class TrainingSettings(Rules):
         FOLDS,
         ge=1,
         le=FOLDS,
-        description="networks per CNN, each judged by the fifth of the patients that it has not seen; 1: a single split",
+        description="networks per CNN, each judged by the fifth of the patients it has not seen; 1: a single split",
     )
     fastai: dict[str, Any] = Field(
         default_factory=dict,

@@ -7,7 +7,7 @@ Layout of the store:
     retraining/<kind>/<id>.<table>.parquet   their tables
     retraining/validations/<id>.docs.html    Great Expectations' Data Docs of a validation
     retraining/candidates/<id>/...           model file
-    retraining/looks/<generation>/<n>-<pair>.json  the ledger of looks at the holdout
+    retraining/looks/<n>-<pair>.json         the ledger of looks
     retraining/splits/origins/<id>.cells.parquet   the first name of every patient and cell, for ever
     retraining/members/<id>/...              a member's file and its native weights
     retraining/history/<n>.json              changes of the champion, with their evidence
@@ -63,12 +63,12 @@ def data_docs_key(validation: str) -> str:
     return f"{OURS}validations/{validation}.docs.html"
 
 
-def look_key(generation: str, number: int, pair: str) -> str:
-    """Return the key of look ``number`` of a holdout generation; ``pair`` is the digest of the two models.
+def look_key(number: int, pair: str) -> str:
+    """Return the key of look ``number``; ``pair`` is the digest of the two models.
 
     With the pair in the key, two nights with the same number lose neither look.
     """
-    return f"{OURS}looks/{generation}/{number:04d}-{pair}.json"
+    return f"{OURS}looks/{number:06d}-{pair}.json"
 
 
 def history_key(number: int) -> str:

@@ -15,8 +15,9 @@ from typing import Literal
 from infra.registry.registry import Registry
 from infra.store.keys import CHAMPION_ALIAS, OURS, history_key, record_key
 from tasks.context import Context
+from tasks.judging.evidence import evaluation_digest
 from validation.errors import ChampionChanged, ObjectMissing, RetrainError, Unreachable, UsageError
-from validation.records import ApprovalAnswer, ChampionRef, Promotion
+from validation.records import ApprovalAnswer, ChampionRef, Evaluation, Promotion
 from validation.redaction import mask
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class ChampionChange:
     after: ChampionRef
     why: str
     checked: str
+    evaluation: Evaluation | None = None
 
 
 def history(context: Context) -> list[Promotion]:
@@ -105,6 +107,11 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
         version_after=change.after.version,
         why=change.why[:LONGEST_WHY],
         checked=change.checked[:LONGEST_WHY],
+        candidate=change.after.candidate,
+        model_sha256=change.after.model_sha256,
+        threshold=change.after.threshold,
+        evaluation=change.evaluation.id if change.evaluation else None,
+        evaluation_digest=evaluation_digest(change.evaluation) if change.evaluation else None,
         # Another machine's clock may be ahead, and times must not decrease.
         at=max(now, entries[-1].at) if entries else now,
     )
@@ -174,6 +181,11 @@ def _untouched(context: Context, registry: Registry) -> list[Promotion]:
     entries, decided = history(context), registry.entries_with_prefix(ENTRY)
     for entry in entries:
         text = decided.get(f"{entry.number:06d}")
+        if text is None and decided:
+            raise RetrainError(
+                f"{history_key(entry.number)} in {context.store.uri} was never decided: the registry has no such entry",
+                f"find out who wrote it, and move {history_key(entry.number)} away",
+            )
         if text is not None and Promotion.model_validate_json(text) != entry:
             key = history_key(entry.number)
             raise RetrainError(

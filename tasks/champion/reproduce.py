@@ -1,6 +1,6 @@
 """Reproduce: before a version becomes champion, its file, downloaded again, must give the predictions it was judged by.
 
-In a clean process, over the same holdout cells in the same order, equal to the last bit of float32. Without recorded
+In a clean process, over the same cells in the same order, each by the member of its fold, equal to the last bit of float32. Without recorded
 predictions the file is at least loaded and run, and the result says so.
 """
 
@@ -10,12 +10,14 @@ import logging
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from infra.registry.registry import Registry
 from infra.scoring.isolated import rescore
 from infra.scoring.model_file import ModelFile
 from tasks.cells.packing import draw_cells
 from tasks.context import Context
+from tasks.judging.evidence import counts_digest, judged_digest
 from validation.errors import ModelFileInvalid, NotReproduced, RetrainError, Unreachable
 from validation.records import Candidate, ChampionRef, Decision, Evaluation
 
@@ -35,13 +37,13 @@ def reproduce(
 
     Raises:
         ModelFileInvalid: when the file is not the registered one or does not load and run in a clean process.
-        NotReproduced: when it scores any holdout cell otherwise than the evaluation recorded.
+        NotReproduced: when it scores any judged cell otherwise than the evaluation recorded.
     """
     model = registry.model_bytes(reference)
     _refuse_other_than_trained(context, reference)
     side = ModelFile(model, sha256_expected=reference.model_sha256, threads=1).side
     try:
-        recorded, images = _recorded(context, reference, decision, side)
+        evaluation, table, images = _recorded(context, reference, decision, side)
     except _NothingToCompare as reason:
         if strict and decision is not None and decision.evaluation is not None:
             raise NotReproduced(
@@ -54,8 +56,11 @@ def reproduce(
         sentence = f"Loaded and run in a clean process; its predictions could not be compared: {reason}"
         log.warning("version %s: %s", reference.version, sentence)
         return sentence
-    scores = rescore(model, images, sha256_expected=reference.model_sha256)
+    recorded = table["challenger"].to_numpy(np.float32)  # stored as float64 from float32: the conversion is exact
+    folds = table["fold"].to_numpy(np.int64)
+    scores = rescore(model, images, sha256_expected=reference.model_sha256, folds=folds)
     sentence = _compare(scores, recorded, reference, context.settings.promotion.tolerance)
+    _refuse_other_counts(evaluation, table, reference)
     log.info("version %s: %s", reference.version, sentence)
     return sentence
 
@@ -73,8 +78,8 @@ def _refuse_other_than_trained(context: Context, reference: ChampionRef) -> None
 
 def _recorded(
     context: Context, reference: ChampionRef, decision: Decision | None, side: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Return the recorded predictions, float32 [n], and their cells, uint8 [n, side, side, 3]."""
+) -> tuple[Evaluation, pd.DataFrame, npt.NDArray[np.uint8]]:
+    """Return the evaluation, its table of predictions, and their cells, uint8 [n, side, side, 3]."""
     if decision is None or decision.evaluation is None:
         raise _NothingToCompare("its decision rests on no evaluation")
     try:
@@ -90,14 +95,31 @@ def _recorded(
         raise
     except RetrainError as error:
         raise _NothingToCompare(error.message) from error
-    # Stored as float64 from float32: the conversion back is exact.
-    return table["challenger"].to_numpy(np.float32), images
+    return evaluation, table, images
+
+
+def _refuse_other_counts(evaluation: Evaluation, predictions: pd.DataFrame, reference: ChampionRef) -> None:
+    """Raise NotReproduced unless cells, folds and labels are the judged ones, and so are the calls of every patient.
+
+    The predictions are those of the file, which was compared with them.
+    """
+    hint = "the champion stays. Find out what was changed, or run the night again"
+    if judged_digest(predictions) != evaluation.judged:
+        raise NotReproduced(
+            f"the judged cells of evaluation {evaluation.id} were changed: patients, folds or labels", hint
+        )
+    if counts_digest(predictions, "challenger", reference.threshold) != evaluation.counts["challenger"]:
+        raise NotReproduced(
+            f"version {reference.version} at threshold {reference.threshold!r} does not make the calls that evaluation "
+            f"{evaluation.id} counted",
+            hint,
+        )
 
 
 def _compare(
     scores: npt.NDArray[np.float32], recorded: npt.NDArray[np.float32], reference: ChampionRef, tolerance: float
 ) -> str:
-    cells = f"{len(recorded):,} holdout cells scored again in a clean process"
+    cells = f"{len(recorded):,} cells scored again in a clean process"
     if np.array_equal(scores, recorded):
         return f"{cells}: equal to the recorded predictions to the last bit"
     if scores.shape != recorded.shape:
@@ -108,7 +130,7 @@ def _compare(
         return f"{cells}: {different:,} differ by at most {apart:.2g}, within the tolerance {tolerance:g}; no call does"
     raise NotReproduced(
         f"version {reference.version} does not give the predictions it was judged by: "
-        f"{different:,} of {len(recorded):,} holdout cells differ, by up to {apart:.2g}",
+        f"{different:,} of {len(recorded):,} cells differ, by up to {apart:.2g}",
         "the champion stays. A difference of about 1e-7 comes from another kind of processor: promote on the machine "
         "that evaluated, or allow it (RETRAIN_PROMOTION__TOLERANCE=1e-6); any other means a changed file or cell",
     )

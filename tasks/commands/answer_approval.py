@@ -75,9 +75,9 @@ def answer(
             return _give(context, registry, decision.id, reply, who, why), now
         challenger = context.records.load(Candidate, request.challenger)
         # Before the answer: an approval that cannot be carried out must not be recorded.
-        reference, checked = register_and_try(context, registry, decision, challenger)
+        reference, checked, evaluation = register_and_try(context, registry, decision, challenger)
         given = given or _give(context, registry, decision.id, reply, who, why)
-        change = ChampionChange("approved", given.who, decision.id, now, reference, given.why, checked)
+        change = ChampionChange("approved", given.who, decision.id, now, reference, given.why, checked, evaluation)
         return given, append_change(context, registry, change)
 
 

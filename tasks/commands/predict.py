@@ -12,6 +12,8 @@ from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
 from infra.settings.settings import Settings
 from tasks.champion.history import current_champion
+from tasks.champion.in_force import check_in_force
+from tasks.context import Context
 from validation.errors import UsageError
 from validation.images.decode import BadImage, decode, to_square
 from validation.records import NEGATIVE, POSITIVE, ChampionRef
@@ -35,10 +37,11 @@ def predict(settings: Settings, paths: Sequence[Path]) -> tuple[ChampionRef, lis
 
     Raises:
         UsageError: when a path does not exist, or there is no champion yet.
+        ChampionUnusable: when the champion is not what was judged.
     """
     files = [file for path in paths for file in _images(path)]
     registry = Registry(settings)
-    champion = current_champion(registry)
+    champion = check_in_force(Context.open(settings), registry) or current_champion(registry)
     model = ModelFile(registry.model_bytes(champion), sha256_expected=champion.model_sha256)
     return champion, [_predict(file, model, champion.threshold, settings.data) for file in files]
 

@@ -79,7 +79,7 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
         challenger = context.records.load(Candidate, decision.challenger)
         if now is not None and now.candidate == challenger.id:
             raise UsageError(f"the challenger is champion already, as version {now.version}")
-        reference, checked = register_and_try(context, registry, decision, challenger, strict=False)
+        reference, checked, _ = register_and_try(context, registry, decision, challenger, strict=False)
         return append_change(
             context, registry, ChampionChange("override", who, decision.id, now, reference, why, checked)
         )

@@ -128,7 +128,10 @@ def test_fewer_than_most_do_not(context: Context, prepared: Prepared, members: l
 def test_an_unusable_member_costs_the_cnn_its_night(
     member: bytes, why: str, context: Context, prepared: Prepared
 ) -> None:
-    members = members_of(context, prepared, [*[channel_member(RED)] * 4, member])
+    members = members_of(context, prepared, [channel_member(RED)] * 5)
+    # As if it had been stored by another version.
+    context.store.put(members[4].model_key, member)
+    members[4] = members[4].model_copy(update={"model_sha256": sha256(member)})
     with pytest.raises(TrainingFailed, match=f"the members of keras make no usable model file: .*{why}"):
         combined(context, prepared, members)
     assert context.records.ids(Candidate) == []

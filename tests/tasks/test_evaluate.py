@@ -199,7 +199,7 @@ class TestContest:
         ("model", "problem"),
         [
             (channel_model(centre=float("nan")), "scores are not probabilities"),
-            (channel_model(input_name="pixels"), "expected images uint8"),
+            (channel_member(), "expected images uint8"),
         ],
         ids=["NaN", "another contract"],
     )

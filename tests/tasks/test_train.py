@@ -167,7 +167,7 @@ def test_it_never_sees_the_patients_of_its_fold(context: Context, prepared: Prep
     cells = load_cells(context, prepared.split, prepared.pack)
     fitted, tuning = cells.training(2), cells.tuning(2)
     assert given["train"] == cells_of(fitted)
-    assert given["validation"] == cells_of(tuning)
+    assert given["tuning"] == cells_of(tuning)
     assert given["patients"] == tuning.codes.tolist()
     assert len(set(given["patients"])) == tuning.patients_count > 1
     judged = set(cells.judged_by([2]).patients)
@@ -293,7 +293,7 @@ def test_a_member_without_both_classes_is_refused_before_training(home: Path, mo
     prepared = prepare(context)
     monkeypatch.setattr(train_module, "_run_child", no_child)
     with pytest.raises(
-        TrainingFailed, match=r"fake, member 3 would be tuned on 0 patients without cells of both"
+        TrainingFailed, match=r"fake, member 3 would be trained on 0 patients without cells of both"
     ) as caught:
         run(context, prepared, spec_of(prepared))
     assert caught.value.hint

@@ -1,0 +1,27 @@
+"""How many looks were taken and are left: for `retrain looks`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from infra.registry.registry import Registry
+from tasks.context import Context
+from tasks.judging.ledger import YEAR, read_ledger
+from validation.gate import level_of_look
+
+
+def describe_looks(context: Context, registry: Registry) -> dict[str, Any]:
+    """Return the looks of the last 365 days as plain values."""
+    rules, now = context.settings.gate, datetime.now(UTC)
+    entries, level = read_ledger(context, registry), level_of_look(context.settings.gate)
+    counted = [entry for entry in entries if entry.counts(now) and entry.cost(level) > 0]
+    dates = [entry.look.looked_at for entry in counted if entry.look]
+    return {
+        "looks_taken": len(counted),
+        "looks_left": max(0, rules.looks - len(counted)),
+        "error_budget": rules.error_budget,
+        "error_budget_spent": sum(entry.cost(level) for entry in counted),
+        "next_is_free": (min(dates) + YEAR).date().isoformat() if dates else None,
+        "problems": [f"look {entry.number}: {entry.problem}" for entry in entries if entry.problem],
+    }
