@@ -92,8 +92,8 @@ def _refuse_other_evidence(
     verdict = verdict_of(evaluation, context.settings.gate).verdict
     if verdict is not Verdict.PROMOTED:
         raise NotReproduced(
-            f"decision {decision.id} says {decision.verdict.value}, and evaluation {evaluation.id}, judged again, comes "
-            f"to {verdict.value}",
+            f"decision {decision.id} says {decision.verdict.value}; evaluation {evaluation.id}, judged again, comes to "
+            f"{verdict.value}",
             hint,
         )
 

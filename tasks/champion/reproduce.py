@@ -1,7 +1,7 @@
 """Reproduce: before a version becomes champion, its file, downloaded again, must give the predictions it was judged by.
 
-In a clean process, over the same cells in the same order, each by the member of its fold, equal to the last bit of float32. Without recorded
-predictions the file is at least loaded and run, and the result says so.
+In a clean process, over the same cells in the same order, each by the member of its fold, equal to the last bit of
+float32. Without recorded predictions the file is at least loaded and run, and the result says so.
 """
 
 from __future__ import annotations
