@@ -1,6 +1,6 @@
 """How long a report takes to be built and to be shown: ``python -m benchmarks.reports [--json]``.
 
-A night over made-up cells with about 1,400 in the holdout, two candidates and a champion, all with tiny models, so the
+A night over about 11,000 made-up cells, two candidates and a champion, all with tiny models, so the
 trainings and the models' own time are not in these figures. The page is opened from disk in headless Chromium, if
 there is one, five times; shown is the median of the time until it is loaded.
 """
@@ -26,14 +26,14 @@ from tests.builders import (
     RED,
     CountingStore,
     candidate_of,
-    channel_model,
+    channel_member,
     context_over,
     made_up_decision,
     plain_cells,
     prepare,
 )
 from tests.tasks.test_report import night_of
-from validation.records import Start
+from validation.records import Evaluation, Start
 
 PATIENTS, EACH = 156, 70
 
@@ -54,22 +54,23 @@ def measure(home: Path) -> dict[str, Any]:
     context = context_over(CountingStore(plain_cells(PATIENTS, EACH)), home)
     ready = prepare(context)
     registry = Registry(context.settings)
-    champion = candidate_of(context, ready, channel_model(RED), name="keras", seed=2)
+    champion = candidate_of(context, ready, channel_member(RED), name="keras", seed=2)
     reference = registry.register(champion, context.store.get(champion.model_key), made_up_decision("crowned"))
     registry.set_champion(reference.version)
     candidates = tuple(
-        candidate_of(context, ready, channel_model(channel), name=name)
+        candidate_of(context, ready, channel_member(channel), name=name)
         for name, channel in (("fastai", GREEN), ("keras", RED))
     )
     start = Start(id="night1", champion=registry.champion(), started_at=NOON)
     contest = prepare_contest(context, candidates, start, registry, ready.split, ready.pack)
-    evaluation = evaluate(context, contest, ready.split, ready.pack)
+    evaluation = evaluate(context, contest, ready.split, ready.pack, registry)
+    assert isinstance(evaluation, Evaluation), evaluation
     evidence = Evidence(ready.snapshot, ready.validation, ready.split, candidates, {}, contest, evaluation)
     night = night_of(decide(context, evidence))
     first, first_cpu, path = timed(report, context, night)
     again, again_cpu, path = timed(report, context, night)
     return {
-        "holdout cells": evaluation.challenger_metrics.cells,
+        "judged cells": evaluation.challenger_metrics.cells,
         "first build, s (of CPU)": f"{first:.1f} ({first_cpu:.1f})",
         "built again, s (of CPU)": f"{again:.1f} ({again_cpu:.1f})",
         "page, kB": round(path.stat().st_size / 1000),

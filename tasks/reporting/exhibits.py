@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pandas as pd
 
@@ -19,8 +18,6 @@ from validation.records import Candidate, Decision, Evaluation, Exhibits, Look, 
 
 # The history of the champion reaches back this many nights: more would not be distinct in a drawing.
 PAST = 60
-# Looks of any so many days share one error budget.
-BUDGET_LASTS = timedelta(days=365)
 THREADS = 16
 # What the page shows of a look that cannot be read.
 DAMAGED = "damaged, counts as spent"
@@ -37,7 +34,7 @@ def exhibits(
     if (stored := context.records.find(Exhibits, decision.id)) is not None:
         return stored
     gathered = gather_cells(context, decision, evaluation, predictions, candidates)
-    ledger = _ledger(context, decision)
+    ledger, damaged = _ledger(context, decision)
     last_good = last_good_decision(context, decision.decided_at)
     result = Exhibits(
         id=decision.id,
@@ -48,7 +45,7 @@ def exhibits(
         error_budget=context.settings.gate.error_budget,
         past=_past(context, decision),
         last_good=last_good.id if last_good else None,
-        left_out=tuple(gathered.left_out),
+        left_out=(*gathered.left_out, *damaged),
     )
     context.records.save(result, decision.id)
     return result
@@ -65,15 +62,16 @@ def _past(context: Context, tonight: Decision) -> tuple[PastNight, ...]:
         return tuple(night for night in pool.map(one, reversed(looked)) if night is not None)
 
 
-def _ledger(context: Context, decision: Decision) -> tuple[Look, ...]:
-    """All looks that share the budget with this decision's, oldest first; a damaged one counts as spent."""
-    looks = []
-    for place, entry in enumerate(read_ledger(context, Registry(context.settings)), start=1):
-        # When a damaged one was taken is unknown.
-        look = entry.look or Look(
-            number=place, challenger=DAMAGED, champion=DAMAGED, spent=level_of_look(context.settings.gate),
-            looked_at=decision.decided_at,
-        )  # fmt: skip
-        if decision.decided_at - BUDGET_LASTS < look.looked_at <= decision.decided_at:
-            looks.append(look)
-    return tuple(looks)
+def _ledger(context: Context, decision: Decision) -> tuple[tuple[Look, ...], list[str]]:
+    """All looks that share a budget with this decision's, oldest first, damaged ones as spent; and what is damaged."""
+    level = level_of_look(context.settings.gate)
+    looks, damaged = [], []
+    for entry in read_ledger(context, Registry(context.settings)):
+        if entry.look is None:
+            # When it was taken is unknown; the page sorts by number.
+            looks.append(Look(number=max(1, entry.number), challenger=DAMAGED, champion=DAMAGED,
+                              spent=entry.cost(level), looked_at=decision.decided_at))  # fmt: skip
+            damaged.append(f"A look is damaged and counts as spent: {entry.key}.")
+        elif entry.counts_at(decision.decided_at) and entry.look.looked_at <= decision.decided_at:
+            looks.append(entry.look)
+    return tuple(looks), damaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.registry.registry import Registry
-from infra.store.keys import report_key
+from infra.store.keys import record_key, report_key
 from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
@@ -20,13 +21,13 @@ from tests.builders import (
     RED,
     Prepared,
     candidate_of,
-    channel_model,
+    channel_member,
     context_over,
     made_up_decision,
 )
 from tests.tasks.conftest import Crown
 from validation.errors import ObjectMissing, UsageError
-from validation.records import Decision, Night, Start, Verdict
+from validation.records import Candidate, Decision, Evaluation, Night, Split, Start, Verdict
 
 pytestmark = pytest.mark.thorough
 
@@ -59,14 +60,15 @@ def remember(context: Context, night: Night) -> None:
 @pytest.fixture
 def night(context: Context, prepared: Prepared, registry: Registry, crown: Crown) -> Night:
     """A night with everything in it: two candidates, a champion, an evaluation."""
-    crown(candidate_of(context, prepared, channel_model(RED), name="keras", seed=2))
+    crown(candidate_of(context, prepared, channel_member(RED), name="keras", seed=2))
     candidates = (
-        candidate_of(context, prepared, channel_model(), name="fastai"),
-        candidate_of(context, prepared, channel_model(RED), name="keras"),
+        candidate_of(context, prepared, channel_member(), name="fastai"),
+        candidate_of(context, prepared, channel_member(RED), name="keras"),
     )
     start = Start(id="night1", champion=registry.champion(), started_at=NOON)
     contest = prepare_contest(context, candidates, start, registry, prepared.split, prepared.pack)
-    evaluation = evaluate(context, contest, prepared.split, prepared.pack)
+    evaluation = evaluate(context, contest, prepared.split, prepared.pack, registry)
+    assert isinstance(evaluation, Evaluation), evaluation
     evidence = Evidence(prepared.snapshot, prepared.validation, prepared.split, candidates, {}, contest, evaluation)
     return night_of(decide(context, evidence))
 
@@ -81,7 +83,7 @@ def test_a_report_is_in_the_store_and_on_this_machine(context: Context, night: N
     text = page.decode()
     assert night.decision in text
     assert night.sentence.split(";")[0] in text
-    assert "holdout" in text
+    assert "60 judging patients" in text
 
 
 def test_the_same_night_is_the_same_page_later_and_on_another_machine(
@@ -132,6 +134,48 @@ def test_the_link_to_the_data_docs_leads_to_them(context: Context, night: Night)
     validation = context.records.load(Decision, night.decision or "").validation
     assert docs.read_bytes() == context.store.get(f"retraining/validations/{validation}.docs.html")
     assert validation in docs.read_text()
+
+
+def of_version_0_1(context: Context, decision: str) -> None:
+    """Turn a stored decision, and the records that it rests on, into what version 0.1 stored."""
+    for record, ids in ((Decision, [decision]), (Candidate, None), (Split, None), (Evaluation, None)):
+        for id_ in ids or context.records.ids(record):
+            fields = json.loads(context.store.get(record_key(record.kind, id_)))
+            fields.pop("form", None)
+            fields.pop("members", None)
+            fields |= {"generation": "g1"}
+            context.store.put(record_key(record.kind, id_), json.dumps(fields).encode())
+
+
+def test_a_report_of_version_0_1_is_kept_as_it_was(
+    context: Context, night: Night, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    assert night.decision
+    of_version_0_1(context, night.decision)
+    key = report_key(night.decision)
+    context.store.put(key, b"the page of 0.1")
+    machine = context_over(context.store, tmp_path / "elsewhere")
+    for _ in range(2):
+        path = report(machine, night)
+        assert path == report_path(machine, night.decision)
+        assert path.read_bytes() == machine.store.get(key) == b"the page of 0.1"
+    assert "written by an earlier version" in told.text
+    assert str(path) in told.text
+    assert key in told.text
+    # Where the store has lost it, this machine's copy is left.
+    machine.store.delete(key)
+    assert report(machine, night).read_bytes() == b"the page of 0.1"
+    path.unlink()
+    with pytest.raises(ObjectMissing, match="written by an earlier version") as caught:
+        report(machine, night)
+    assert key in caught.value.message
+
+
+def test_a_night_that_found_nothing_new_after_one_of_version_0_1_has_its_page(context: Context, night: Night) -> None:
+    assert night.decision
+    of_version_0_1(context, night.decision)
+    again = night.model_copy(update={"verdict": Verdict.NOTHING_NEW, "sentence": "Nothing new since yesterday"})
+    assert f'href="{night.decision}.html"' in report_again(context, again).read_text()
 
 
 def test_a_night_without_a_decision_has_none(context: Context) -> None:

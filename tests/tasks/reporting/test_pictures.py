@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tasks.models.onnx_file import combine as combine_files
 
 from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
@@ -26,7 +26,7 @@ from tasks.report import report
 from tasks.reporting.pictures.gather import gather_cells
 from tasks.reporting.pictures.occlusion import draw_heat, occlusion
 from tasks.train import train
-from tasks.training.specs import train_spec
+from tasks.training.specs import member_specs
 from tests.builders import (
     GREEN,
     NOON,
@@ -35,12 +35,14 @@ from tests.builders import (
     CountingStore,
     Prepared,
     candidate_of,
+    channel_member,
     channel_model,
     context_over,
     leave_finished_training,
     plain_cells,
     png,
     prepare,
+    single_network,
 )
 from tests.tasks.conftest import Crown
 from tests.tasks.test_report import night_of
@@ -51,11 +53,12 @@ pytestmark = pytest.mark.thorough
 
 
 def the_night(context: Context, prepared: Prepared, registry: Registry, crown: Crown) -> Night:
-    crown(candidate_of(context, prepared, channel_model(GREEN), name="keras", seed=2))
-    challenger = candidate_of(context, prepared, channel_model(RED), name="fastai")
+    crown(candidate_of(context, prepared, channel_member(RED), name="keras", seed=2))
+    challenger = candidate_of(context, prepared, channel_member(GREEN), name="fastai")
     start = Start(id="night1", champion=registry.champion(), started_at=NOON)
     contest = prepare_contest(context, (challenger,), start, registry, prepared.split, prepared.pack)
-    evaluation = evaluate(context, contest, prepared.split, prepared.pack)
+    evaluation = evaluate(context, contest, prepared.split, prepared.pack, registry)
+    assert isinstance(evaluation, Evaluation), evaluation
     evidence = Evidence(prepared.snapshot, prepared.validation, prepared.split, (challenger,), {}, contest, evaluation)
     return night_of(decide(context, evidence))
 
@@ -98,7 +101,8 @@ def test_what_is_gone_before_the_first_report_is_left_out_by_name(
     decision = context.records.load(Decision, night.decision or "")
     evaluation = context.records.load(Evaluation, decision.evaluation or "")
     candidate = context.records.load(Candidate, decision.challenger or "")
-    gone = candidate.model_copy(update={"batch_key": "retraining/candidates/x/batch.png", "model_key": "gone.onnx"})
+    first = candidate.members[0].model_copy(update={"batch_key": "retraining/members/x/batch.png"})
+    gone = candidate.model_copy(update={"members": (first, *candidate.members[1:]), "model_key": "gone.onnx"})
     shutil.rmtree(context.workspace.home / "cache")
     assert isinstance(context.store, MemoryStore)
     for info in list(context.store.list(LABELED)):
@@ -107,7 +111,7 @@ def test_what_is_gone_before_the_first_report_is_left_out_by_name(
     gathered = gather_cells(context, decision, evaluation, predictions, (gone,))
     assert [line.split(":")[0] for line in gathered.left_out] == [
         "What the challenger looked at",
-        f"The training batch of {candidate.spec.model}",
+        f"The training batch of {candidate.model}",
     ]
     assert set(gathered.table["image"]) == {b""}
 
@@ -155,12 +159,22 @@ def test_bad_images_are_shown_with_their_reason_and_a_picture_where_there_is_one
 def test_covering_the_place_that_counts_changes_the_score_most() -> None:
     image = np.full((SIDE, SIDE, 3), 100, np.uint8)
     image[8:12, 4:8, RED] = 250
-    effect = occlusion(ModelFile(channel_model(RED)), image)
+    effect = occlusion(ModelFile(channel_model(RED)), image, fold=0)
     row, column = np.unravel_index(int(effect.argmax()), effect.shape)
     assert (int(row), int(column)) == (4, 2)  # the cover that is over it whole: steps of an eighth of the side
     assert effect[4, 2] > 0
     assert effect[0, 6] == pytest.approx(0, abs=1e-3)
     assert draw_heat(image, effect, 96).shape == (96, 96 * 2 + 4, 3)
+
+
+def test_the_member_of_the_cells_fold_is_asked_and_a_file_without_members_as_a_whole() -> None:
+    image = np.full((SIDE, SIDE, 3), 100, np.uint8)
+    image[8:12, 4:8, RED] = 250
+    members = combine_files([(0, channel_member(GREEN)), (3, channel_member(RED))])
+    red, green = (occlusion(ModelFile(members), image, fold) for fold in (3, 0))
+    assert red[4, 2] > 0.1
+    assert green[4, 2] == pytest.approx(0, abs=1e-3)
+    assert np.allclose(red, occlusion(ModelFile(single_network(RED)), image, fold=0), atol=1e-3)
 
 
 def test_the_batch_picture_is_the_first_batch_and_leaves_the_random_state_alone(tmp_path: Path) -> None:
@@ -180,22 +194,27 @@ def test_the_batch_picture_is_the_first_batch_and_leaves_the_random_state_alone(
     assert np.array_equal(sheet[:2].reshape(-1, SIDE, SIDE, 3)[: len(infected)], infected)
 
 
-def test_a_candidate_keeps_the_picture_of_its_first_batch_and_the_report_shows_it(
+def test_a_member_keeps_the_picture_of_its_first_batch_and_the_report_shows_that_of_the_first(
     context: Context, prepared: Prepared, registry: Registry
 ) -> None:
-    spec = train_spec(context.settings, "fastai", prepared.split.id)
-    folder = leave_finished_training(context, spec, channel_model(RED))
-    (folder / "batch.png").write_bytes(png(np.full((64, 128, 3), 120, np.uint8)))
-    result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps(result | {"batch": "batch.png"}))
-    candidate = train(context, spec, prepared.split, prepared.pack)
-    assert candidate.batch_key == f"retraining/candidates/{candidate.id}/batch.png"
+    for spec in member_specs(context.settings, "fastai", prepared.split.id):
+        folder = leave_finished_training(context, spec, channel_member(GREEN))
+        (folder / "batch.png").write_bytes(png(np.full((64, 128, 3), 120 + 20 * spec.member, np.uint8)))
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | {"batch": "batch.png"}))
+        member = train(context, spec, prepared.split, prepared.pack)
+        assert member.batch_key == f"retraining/members/{member.id}/batch.png"
+    candidate = candidate_of(context, prepared, channel_member(GREEN), seed=context.settings.training.seed)
     start = Start(id="night1", champion=None, started_at=NOON)
     contest = prepare_contest(context, (candidate,), start, registry, prepared.split, prepared.pack)
-    evidence = Evidence(prepared.snapshot, prepared.validation, prepared.split, (candidate,), {}, contest)
-    evidence = replace(evidence, evaluation=evaluate(context, contest, prepared.split, prepared.pack))
+    evaluation = evaluate(context, contest, prepared.split, prepared.pack, registry)
+    assert isinstance(evaluation, Evaluation)
+    evidence = Evidence(prepared.snapshot, prepared.validation, prepared.split, (candidate,), {}, contest, evaluation)
     night = night_of(decide(context, evidence))
     page = report(context, night).read_text()
     assert "A training batch as the CNN saw it" in page
     cells = context.records.load_table(context.records.load(Exhibits, night.decision or "").cells)
-    assert list(cells.loc[cells["gallery"] == "batch", "note"]) == ["fastai"]
+    (batch,) = cells[cells["gallery"] == "batch"].to_dict("records")
+    assert batch["note"] == "fastai"
+    with Image.open(io.BytesIO(batch["image"])) as image:
+        assert abs(int(np.asarray(image).mean()) - 120) <= 1
