@@ -30,7 +30,7 @@ def split(context: Context, validation: ValidationResult) -> Split:
         return stored
     known = remember(context)
     table = assign_origins(known, context.records.load_table(validation.facts))
-    crossed = table["before"].notna()
+    crossed = table["crossed"]
     crossings = table.loc[crossed, CROSSINGS].sort_values("key", kind="stable")
     for key in crossings["key"][:10]:
         log.warning("left out: the pixels of %s were filed under another patient before", key)

@@ -56,7 +56,7 @@ def memorise(context: Context, split: str, rows: pd.DataFrame, known: Memory) ->
 
 
 def assign_origins(known: Memory, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return ``cells`` (pixels, patient) with ``origin``, and ``before``: what the pixels' origin was, if another.
+    """Return ``cells`` (pixels, patient) with ``origin``, ``crossed``, and ``before``: the other origin that pixels had.
 
     A patient keeps its origin. A new one whose cells are known under another name (a renamed patient, or one whose
     cells had no name) has the origin of most of them; else its own name. A cell with known pixels keeps their origin:
@@ -64,19 +64,20 @@ def assign_origins(known: Memory, cells: pd.DataFrame) -> pd.DataFrame:
     and be judged by the other.
     """
     pixels, patients = known.pixels(), known.patients()
-    before = [pixels.get(name, _NEW) for name in cells["pixels"]]
+    before = [pixels.get(str(name), _NEW) for name in cells["pixels"]]
     for patient, origin in _origins_by_pixels(cells["patient"], before).items():
         patients.setdefault(patient, origin)
-    own = [patients.get(name, name) for name in cells["patient"]]
+    own = [patients.get(str(name), str(name)) for name in cells["patient"]]
     origins = [
         old if old not in (_NEW, None) and not patient else origin
         for old, patient, origin in zip(before, cells["patient"], own, strict=True)
     ]
     crossed = [old not in {_NEW, origin} for old, origin in zip(before, origins, strict=True)]
-    named = ["two patients" if old is None else old for old in before]
-    return cells.assign(
-        origin=origins, before=[name if is_crossed else None for name, is_crossed in zip(named, crossed, strict=True)]
-    )
+    named = [
+        ("two patients" if old is None else old) if is_crossed else ""
+        for old, is_crossed in zip(before, crossed, strict=True)
+    ]
+    return cells.assign(origin=origins, before=named, crossed=crossed)
 
 
 def _origins_by_pixels(patients: Iterable[str], before: Iterable[str | None]) -> dict[str, str]:

@@ -61,7 +61,10 @@ def combine(files: Sequence[tuple[int, bytes]]) -> bytes:
     import onnx
     from onnx import TensorProto, helper
 
-    members = [onnx.load_model_from_string(data) for _, data in files]
+    try:
+        members = [onnx.load_model_from_string(data) for _, data in files]
+    except Exception as error:  # of protobuf, which has no types
+        raise ModelFileInvalid(f"a member's file is not a usable ONNX model: {error}") from error
     folds = [fold for fold, _ in files]
     interfaces = {_interface(model) for model in members}
     if len(interfaces) != 1 or len(set(folds)) != len(folds):

@@ -81,7 +81,7 @@ def _ledger(context: Context, registry: Registry) -> list[str]:
     rules = context.settings.gate
     entries = read_ledger(context, registry)
     spent = sum(entry.cost(rules.error_budget) for entry in entries)
-    wrong = [f"look {entry.key} cannot be read" for entry in entries if entry.look is None]
+    wrong = [f"look {entry.number}: {entry.problem}" for entry in entries if entry.problem]
     if [entry.number for entry in entries] != list(range(1, len(entries) + 1)):
         wrong.append(f"looks are numbered {[entry.number for entry in entries]}")
     if spent > rules.error_budget * (1 + 1e-9):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tasks.models.onnx_file import combine as combine_files
 
 from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
@@ -19,6 +18,7 @@ from tasks.champion.history import ChampionChange, append_change
 from tasks.context import Context
 from tasks.evaluate import Contest, NoLook, Rival, choose_challenger, evaluate, prepare_contest
 from tasks.judging.ledger import read_ledger
+from tasks.models.onnx_file import combine as combine_files
 from tests.builders import (
     NOON,
     RED,
@@ -37,7 +37,6 @@ from validation.errors import ChampionUnusable, ModelFileInvalid, RegistryUnreac
 from validation.images.decode import decode, to_square
 from validation.patients import FOLDS, fold_of
 from validation.records import Candidate, ChampionRef, Evaluation, Look, Metrics, Split, Start
-from validation.statistics.metrics import Scored
 
 
 @pytest.fixture
@@ -152,7 +151,9 @@ class TestContest:
         start = started(before)
         first = contest_of(context, prepared, registry, good, start=start)
         crown(good)
-        assert contest_of(context, prepared, registry, good, start=start) == first
+        again = contest_of(context, prepared, registry, good, start=start)
+        assert again.champion == first.champion == before
+        assert (again.challenger, again.tuning) == (first.challenger, first.tuning)
 
     def test_so_does_the_first_night_of_all(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, crown: Crown
@@ -370,7 +371,7 @@ class TestEvaluation:
         crown(worse)
         contest = contest_of(context, prepared, registry, good)
 
-        def killed(*_: object) -> Scored:
+        def killed(*_: object, **__: object) -> Metrics:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
@@ -441,7 +442,7 @@ class TestEvaluation:
     def test_small_losses_are_measured_against_the_first_champion_of_the_line_too(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, worse: Candidate
     ) -> None:
-        middle = candidate_of(context, prepared, channel_member(centre=100.0), seed=3)
+        middle = candidate_of(context, prepared, channel_member(RED, centre=115.0), seed=3)
         for number, candidate in enumerate((worse, middle), start=1):
             decision = made_up_decision(f"{number}" * 24)
             version = registry.register(candidate, context.store.get(candidate.model_key), decision)
@@ -466,7 +467,7 @@ class TestChampionWithoutMembers:
 
     @pytest.fixture
     def seen(self, prepared: Prepared, context: Context) -> list[str]:
-        return sorted(set(context.records.load_table(prepared.split.table)["patient"]))[:48]
+        return sorted(set(context.records.load_table(prepared.split.table)["patient"]))[:30]
 
     @pytest.fixture
     def old(self, context: Context, registry: Registry, prepared: Prepared, seen: list[str]) -> ChampionRef:
@@ -499,7 +500,7 @@ class TestChampionWithoutMembers:
         result = judged(context, contest, prepared, registry)
         table = context.records.load_table(result.predictions)
         assert set(table["patient"]) == set(context.records.load_table(prepared.split.table)["patient"]) - set(seen)
-        assert "48 of 60 patients do not judge: the champion, version 1, has no members" in result.unjudged
+        assert "30 of 60 patients do not judge: the champion, version 1, has no members" in result.unjudged
 
     def test_without_its_records_nothing_is_compared(
         self, context: Context, prepared: Prepared, registry: Registry, good: Candidate, old: ChampionRef

@@ -180,14 +180,14 @@ def test_no_member_of_any_night_is_judged_by_what_a_member_of_its_fold_has_seen(
     roles: dict[str, set[tuple[bool, ...]]] = defaultdict(set)
     for number, cells in enumerate(nights):
         table = night_of(context, number, cells)
-        for row in table.itertuples():
-            pair = {f"pixels {row.pixels}"} | ({f"patient {row.patient}"} if row.patient else set())
+        for row in table.to_dict("records"):
+            pair = {f"pixels {row['pixels']}"} | ({f"patient {row['patient']}"} if row["patient"] else set())
             for member in range(FOLDS):
-                if row.fold == member:
-                    judged[member] |= pair if row.patient else set()
+                if row["fold"] == member:
+                    judged[member] |= pair if row["patient"] else set()
                 else:
                     seen[member] |= pair
-            roles[row.pixels].add((row.fold, *(is_tuning(row.origin, member) for member in range(FOLDS))))
+            roles[row["pixels"]].add((row["fold"], *(is_tuning(row["origin"], member) for member in range(FOLDS))))
     for member in range(FOLDS):
         assert not seen[member] & judged[member]
     assert all(len(found) == 1 for found in roles.values())

@@ -15,6 +15,7 @@ from validation.records import (
     ApprovalAnswer,
     ApprovalRequest,
     Candidate,
+    CellCount,
     ChampionRef,
     Check,
     Decision,
@@ -23,9 +24,9 @@ from validation.records import (
     Exhibits,
     Finding,
     Gate,
-    Generation,
     Interval,
     Look,
+    Member,
     Metrics,
     Night,
     Pack,
@@ -33,7 +34,6 @@ from validation.records import (
     Promotion,
     Record,
     Retired,
-    SideCount,
     Snapshot,
     Split,
     Spread,
@@ -47,9 +47,15 @@ AT = datetime(2026, 3, 14, 2, 0, 0, 123456, tzinfo=UTC)
 INTERVAL = Interval(value=0.9371, low=0.91, high=1 / 3 + 0.6, level=0.9958)
 FINDING = Finding(reason="truncated", key="labeled/Parasitized/ä'<b>\u202e.png", detail="ends after 312 bytes")
 CHECK = Check(name="class ratio", expected="at most 20", observed="3", passed=True, severity="invalid")
-COUNT = SideCount(patients=3, positive=20, negative=30)
+COUNT = CellCount(patients=3, positive=20, negative=30)
 SPEC = TrainSpec(
-    model="keras", split="s1", side=64, seed=1, recipe={"lr": 1e-3, "flips": True, "sizes": [1, 2]}, recipe_version=1
+    model="keras",
+    member=2,
+    split="s1",
+    side=64,
+    seed=1,
+    recipe={"lr": 1e-3, "flips": True, "sizes": [1, 2]},
+    recipe_version=1,
 )
 EPOCH = EpochRecord(epoch=1, train_loss=0.5, valid_loss=0.4, valid_accuracy=0.8, seconds=12.5)
 METRICS = Metrics(
@@ -57,15 +63,20 @@ METRICS = Metrics(
     auc=None, sensitivity=INTERVAL, specificity=INTERVAL, log_loss=0.21,
 )  # fmt: skip
 CHAMPION = ChampionRef(version="7", candidate="c0", model="fastai", model_sha256="ab" * 32, threshold=0.47, since=AT)
-LOOK = Look(generation="g1", number=3, challenger="c1", champion="c0", spent=0.05 / 24, looked_at=AT)
+LOOK = Look(number=3, challenger="cd" * 32, champion="ab" * 32, spent=0.05 / 24, looked_at=AT)
 GATE = Gate(
     name="AUC floor", value=0.98, low=None, high=None, bound=0.9, level=None, passed=True, sentence="AUC is 0.98"
 )
+MEMBER = Member(
+    id="m1", spec=SPEC, model_key="retraining/m.onnx", model_sha256="cd" * 32, model_bytes=42_213_112,
+    weights_key="retraining/m.keras", weights_sha256="ef" * 32, history=(EPOCH,), best_epoch=1, stopped="early",
+    train_cells=400, train_patients=20, tuning_patients=3, versions={"keras": "3.15.1"}, device="CPU", seconds=431.2,
+    peak_memory_mb=2_210.5, created_at=AT,
+)  # fmt: skip
 CANDIDATE = Candidate(
-    id="c1", spec=SPEC, model_key="retraining/m.onnx", model_sha256="cd" * 32, model_bytes=85_213_112,
-    weights_key="retraining/m.keras", weights_sha256="ef" * 32, threshold=0.44, validation=METRICS, history=(EPOCH,),
-    best_epoch=1, stopped="early", train_cells=400, train_patients=20, train_patients_digest="p1",
-    versions={"keras": "3.15.1"}, device="CPU", seconds=431.2, peak_memory_mb=2_210.5, created_at=AT,
+    id="c1", model="keras", split="s1", side=64, members=(MEMBER,), missing={1: "killed"},
+    model_key="retraining/c.onnx", model_sha256="cd" * 32, model_bytes=213_112, threshold=0.44, tuning=METRICS,
+    train_patients=20, train_patients_digest="p1", created_at=AT,
 )  # fmt: skip
 
 PAST = PastNight(
@@ -73,24 +84,22 @@ PAST = PastNight(
     specificity=INTERVAL,
 )  # fmt: skip
 SAMPLES: list[Record] = [
-    FINDING, CHECK, COUNT, SPEC, EPOCH, INTERVAL, METRICS, CHAMPION, LOOK, GATE, CANDIDATE,
+    FINDING, CHECK, COUNT, SPEC, EPOCH, INTERVAL, METRICS, CHAMPION, LOOK, GATE, MEMBER, CANDIDATE,
     Spread(error=0.012, effective_patients=17.5),
-    Generation(name="g1.2", first="g1", number=2, previous="g1", since=AT, why="worn out", who="ada", sides="s",
-               pixels="p", holdout=COUNT),
     Snapshot(id="1", parent=None, table="t", objects=2, bytes=10, by_class={"Parasitized": 2}, patients=1,
              without_patient=0, new=2, gone=0, created_at=AT),
     ValidationResult(id="2", snapshot="1", facts="f", findings="g", images=2, accepted=1, rejected=1,
                      by_class={"Parasitized": 1}, patients=1, without_patient=0, reasons={"truncated": 1},
                      examples=(FINDING,), checks=(CHECK,)),
-    Split(id="3", validation="2", generation="g1", table="t", train=COUNT, validation_side=COUNT, holdout=COUNT,
-          without_patient=1),
+    Split(id="3", validation="2", table="t", folds=(COUNT, COUNT), without_patient=1),
     Pack(id="4", split="3", side=64, cells=50, pixels="ab"),
-    Evaluation(id="5", split="3", challenger="c1", champion=CHAMPION, look=LOOK, predictions="p",
+    Evaluation(id="5", split="3", challenger="c1", challenger_sha256="cd" * 32, challenger_threshold=0.44,
+               champion=CHAMPION, look=LOOK, predictions="p", judged="j", counts={"challenger": "k"},
                challenger_metrics=METRICS, champion_metrics=None, differences={"auc": INTERVAL}),
     Decision(id="6", verdict=Verdict.AWAITING_APPROVAL, sentence="A person decides", snapshot="1", validation="2",
              split=None, candidates=("c1", "c2"), failed_trainings={"keras": "diverged"}, challenger="c1",
-             champion_before=CHAMPION, champion_on_validation=METRICS, evaluation=None, gates=(GATE,),
-             further_patients=12, synthetic=False, generation="g1", decided_at=AT),
+             champion_before=CHAMPION, tuning={"champion": METRICS}, evaluation=None, gates=(GATE,),
+             further_patients=12, synthetic=False, decided_at=AT),
     Promotion(number=1, decision="6", version_before=None, version_after="8", why="better", at=AT),
     ApprovalRequest(decision="6", challenger="c1", champion=CHAMPION, sentence="better", requested_at=AT,
                     expires_at=AT),
@@ -199,7 +208,7 @@ def test_only_a_decisive_check_makes_a_batch_invalid(checks: tuple[Check, ...], 
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        (SideCount, {"patients": -1, "positive": 0, "negative": 0}),
+        (CellCount, {"patients": -1, "positive": 0, "negative": 0}),
         (Pack, {"id": "4", "split": "3", "side": 0, "cells": 50, "pixels": "ab"}),
         (Check, {**CHECK.model_dump(), "severity": "fatal"}),
         (EpochRecord, {**EPOCH.model_dump(), "epoch": 0}),

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from validation.rules import DataRules, GateRules, Rules, SplitRules
+from validation.rules import DataRules, GateRules, Rules
 
-each_group = pytest.mark.parametrize("group", [DataRules, SplitRules, GateRules])
+each_group = pytest.mark.parametrize("group", [DataRules, GateRules])
 
 
 @each_group
@@ -59,36 +59,10 @@ def test_one_size_only_is_possible() -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        {"train": 0.85, "validation": 0.14},
-        {"train": 0.5, "validation": 0.5},
-        {"train": 0.9},  # with the default share of validation
-        {"validation": 0.4},
-    ],
-)
-def test_a_split_without_a_holdout_is_refused(values: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match=r"leave less than 0\.05"):
-        SplitRules(**values)
-
-
-@pytest.mark.parametrize("train", [0.05, 0.1, 0.3, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9])
-def test_exactly_a_twentieth_of_the_patients_is_enough_for_a_holdout(train: float) -> None:
-    assert SplitRules(train=train, validation=round(0.95 - train, 2)).train == train
-
-
-@pytest.mark.parametrize("generation", ["", "g 1", "g/1", "../g1", "g1\n"])
-def test_a_generation_that_could_not_stand_in_a_key_is_refused(generation: str) -> None:
-    with pytest.raises(ValidationError, match="generation"):
-        SplitRules(generation=generation)
-
-
-@pytest.mark.parametrize(
     ("group", "values"),
     [
         (DataRules, {"max_class_ratio": 0.5}),
         (DataRules, {"max_rejected_share": 25}),
-        (SplitRules, {"train": 70}),
         (GateRules, {"error_budget": 5}),
         (GateRules, {"error_budget": 0}),
         (GateRules, {"looks": 0}),

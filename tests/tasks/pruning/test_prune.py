@@ -287,11 +287,12 @@ def test_a_challenger_whose_file_was_removed_is_reported_and_trained_again_under
     world = pruning(world, reports_nights=9)
     kept = decision_of(world, 2)
     challenger = world.context.records.load(Candidate, kept.challenger or "")
-    assert find_candidate(world.context, challenger.spec) == (challenger.id, challenger)
+    specs = [member.spec for member in challenger.members]
+    assert find_candidate(world.context, specs) == (challenger.id, challenger)
     prune_often(world)
     assert not world.context.store.exists(challenger.model_key)
     assert world.context.records.load(Candidate, challenger.id) == challenger
-    id_, candidate = find_candidate(world.context, challenger.spec)
+    id_, candidate = find_candidate(world.context, specs)
     assert (candidate, id_ != challenger.id) == (None, True)
     with pytest.raises(ObjectMissing, match="is not in memory://counting any more") as caught:
         override(world.context, world.registry, kept, why="too late", who="a test")
