@@ -213,7 +213,7 @@ def test_only_a_decisive_check_makes_a_batch_invalid(checks: tuple[Check, ...], 
         (Check, {**CHECK.model_dump(), "severity": "fatal"}),
         (EpochRecord, {**EPOCH.model_dump(), "epoch": 0}),
         (Look, {**LOOK.model_dump(), "number": 0}),
-        (Candidate, {**CANDIDATE.model_dump(), "stopped": "killed"}),
+        (Member, {**MEMBER.model_dump(), "stopped": "killed"}),
     ],
 )
 def test_impossible_values_are_refused(kind: type[Record], values: dict[str, Any]) -> None:
