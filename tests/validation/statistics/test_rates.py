@@ -129,7 +129,7 @@ def test_an_interval_stays_within_the_limits_and_fewer_effective_patients_know_l
     fewer = jackknife_interval(0.99, without, np.array([400.0] * 3 + [1.0] * 17), 0.95)
     assert near is not None
     assert fewer is not None
-    assert 0 < fewer.low < 0.9 < near.low < 0.99 < near.high < fewer.high < 1
+    assert 0 < fewer.low < near.low < 0.99 < near.high < fewer.high < 1
 
 
 def test_effective_patients_are_patients_of_equal_size() -> None:
