@@ -2,9 +2,9 @@
 
     python -m benchmarks.field [--lines 200] [--cells 4] [--patients 60 140 200]
 
-Models are drawn as equal trainings on real cells are (benchmarks/populations.py): the promise from so many patients, the
-field from up to 1,000 others by the same model, or by one that is worse by 2 or 5 points in sensitivity or specificity,
-from the first patient or from the 200th on.
+Models are drawn as equal trainings on real cells are (benchmarks/populations.py): the promise from so many patients,
+the field from up to 1,000 others by the same model, or by one that is worse by 2 or 5 points in sensitivity or
+specificity, from the first patient or from the 201st on.
 """
 
 from __future__ import annotations

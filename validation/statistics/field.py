@@ -1,9 +1,9 @@
 """The field: whether the deployed file is as good on new patients as was promised.
 
 Patients that arrived after the champion was trained are scored once by the deployed file, and added up in the order of
-their arrival. An alarm is an e-process (Shin, Ramdas & Rinaldo 2024, New Engl. J. Stat. Data Sci. 2:229): bets that a
-patient's error rate lies above the promised one, begun with the first patient or with any later one. If the promise is
-kept no such mixture of bets reaches ``1 / level`` with a chance above ``level``, however patients' rates are
+their arrival. An alarm is an e-process (Shin, Ramdas & Rinaldo 2024, New Engl. J. Stat. Data Sci. 2:229): bets that
+patients' error rate lies above the promised one's bound, begun with the first patient or with any later one. While it
+does not, no such mixture of bets reaches ``1 / level`` with a chance above ``level``, however patients' rates are
 distributed and however often one looks.
 """
 
@@ -18,11 +18,11 @@ from validation.records import Interval
 from validation.statistics.paired_tests import Floats
 from validation.statistics.rates import mean_interval, rate_interval
 
-# Chance of a false alarm of either rate in a year of at most so many patients.
-BUDGET = 0.05
+# Level of the bets on one rate, in a year of at most so many patients.
+LEVEL = 0.005
 PATIENTS_A_YEAR = 1_000
-# Its larger part is for a promise that was too good by chance; a smaller level of the bets costs little.
-OF_PROMISE = 0.8
+# One-sided level of the promised rate's bound, against which the bets are laid.
+PROMISE = 0.05
 # Sizes of the bets, as shares of the largest that could lose everything.
 BETS = np.array([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2])
 
@@ -60,8 +60,8 @@ class FieldSummary:
 def summarise_field(promised: Floats, found: Floats) -> FieldSummary:
     """Compare the field's patients with the promised tallies.
 
-    Both float [patients, 4]: true positives, positives, true negatives, negatives (metrics.Scored.tallies); ``promised``
-    of the champion's evaluation, ``found`` in the order of arrival.
+    Both float [patients, 4]: true positives, positives, true negatives, negatives (metrics.Scored.tallies);
+    ``promised`` of the champion's evaluation, ``found`` in the order of arrival.
     """
     sensitivity, specificity = (_rate(promised[:, part], found[:, part]) for part in (slice(0, 2), slice(2, 4)))
     balanced = FieldRate(
@@ -88,9 +88,9 @@ def _evidence(promised: Floats, found: Floats) -> Floats:
     there = promised[:, 1] > 0
     if not there.any():
         return np.zeros(0) - np.inf
-    most, budget = float(promised[there, 1].mean()), BUDGET / 2
+    most = float(promised[there, 1].mean())
     wrong, cells = _capped(promised, most)
-    bound = rate_interval(wrong, cells, 1 - 2 * OF_PROMISE * budget)
+    bound = rate_interval(wrong, cells, 1 - 2 * PROMISE)
     if bound is None or bound.high >= 1:
         return np.zeros(0) - np.inf
     wrong, cells = _capped(found, most)
@@ -99,7 +99,7 @@ def _evidence(promised: Floats, found: Floats) -> Floats:
     before = np.concatenate([np.zeros((len(BETS), 1)), logs[:, :-1]], axis=1)
     later = logs + np.logaddexp.accumulate(-before, axis=1) - math.log(PATIENTS_A_YEAR)
     mixed: Floats = np.logaddexp.reduce(np.logaddexp(logs, later), axis=0) - math.log(2 * len(BETS))
-    return mixed + math.log((1 - OF_PROMISE) * budget)
+    return mixed + math.log(LEVEL)
 
 
 def _capped(tallies: Floats, most: float) -> tuple[Floats, Floats]:

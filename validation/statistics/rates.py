@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import betainc, expit, gammaln, logit, stdtrit
+from scipy.special import betainc, expit, gammaln, logit, ndtri, stdtrit
 
 from validation.records import Interval
 from validation.statistics.paired_tests import Floats
@@ -15,8 +15,6 @@ RATES = np.linspace(-12.0, 12.0, 65)
 CORRELATIONS = 32
 # Points of the printed rate.
 PRINTED = np.linspace(-12.0, 12.0, 385)
-# Share of a tail that is cut off: the posterior alone covers 92% to 94% with 80 and more patients.
-TAIL = 0.72
 
 
 def rate_interval(right: Floats, cells: Floats, level: float) -> Interval | None:
@@ -24,8 +22,8 @@ def rate_interval(right: Floats, cells: Floats, level: float) -> Interval | None
 
     Each patient has its own rate: right calls are beta-binomial, and cells of a patient correlate by rho. The posterior
     of rho has an even prior, and a Jeffreys prior on the mean rate. Given rho the share over all cells knows as much as
-    ``(sum n)^2 / sum(n (1 + (n - 1) rho))`` independent cells (Kish 1965), and its posterior is that of a beta. So the
-    interval is about the share over cells, as printed, however rates and sizes of patients depend on each other.
+    ``(sum n)^2 / sum(n (1 + (n - 1) rho))`` independent cells (Kish 1965), and its posterior is that of a beta. But it
+    knows no more than the error by leaving out patients says, which is larger where rates depend on patients' sizes.
     """
     there = cells > 0
     if not there.any():
@@ -33,11 +31,24 @@ def rate_interval(right: Floats, cells: Floats, level: float) -> Interval | None
     right, cells = right[there], cells[there]
     share, total = float(right.sum() / cells.sum()), float(cells.sum())
     rho, weights = _correlation(right, cells)
-    known = (total**2 / (cells * (1 + (cells - 1) * rho[:, None])).sum(axis=1))[:, None]
+    known = total**2 / (cells * (1 + (cells - 1) * rho[:, None])).sum(axis=1)
+    known = np.minimum(known, _known_without_each(right, cells, level))[:, None]
     below = weights @ betainc(known * share + 0.5, known * (1 - share) + 0.5, expit(PRINTED))
-    tail = TAIL * (1 - level) / 2
-    low, high = expit(np.interp([tail, 1 - tail], below, PRINTED))
+    low, high = expit(np.interp([(1 - level) / 2, (1 + level) / 2], below, PRINTED))
     return Interval(value=share, low=min(float(low), share), high=max(float(high), share), level=level)
+
+
+def _known_without_each(right: Floats, cells: Floats, level: float) -> float:
+    """Return how many independent cells have the error of a share by leaving out patients, with Student's tail."""
+    if len(cells) < 2:
+        return math.inf
+    shares = cells / cells.sum()
+    left = (right - right.sum() * shares) / cells.sum() / (1 - shares)
+    tail, freedom = (1 - level) / 2, max(1.0, effective_patients(cells) - 1)
+    variance = float(left @ left) * (float(stdtrit(freedom, tail)) / float(ndtri(tail))) ** 2
+    # Half a cell of each kind more: a share of 0 or 1 has an error too.
+    share = (right.sum() + 0.5) / (cells.sum() + 1)
+    return float(share * (1 - share)) / variance if variance > 0 else math.inf
 
 
 def _correlation(right: Floats, cells: Floats) -> tuple[Floats, Floats]:
