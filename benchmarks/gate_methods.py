@@ -1,205 +1,187 @@
-"""Which test the gate should use: how often each finds a difference that is not there, and one that is.
+"""Which test the gate should use, one look at a time; and which looks are not taken.
 
-    python -m benchmarks.gate_methods [--holdouts 4000] [--json FILE]
+    python -m benchmarks.gate_methods [--sets 10000] [--looks 200]
 
-Over four populations of patients (benchmarks/populations.py) and 10, 20, 40 and 80 holdout patients. Nulls: two equal
-models ("+0"), a trade of 1.5 points of sensitivity for specificity ("trade"), and, for non-inferiority with a margin of
-1 point, a sensitivity that is worse by exactly the margin. Bootstraps cost more, so they get half as many holdouts.
+Over five populations of patients (benchmarks/populations.py): real calls of two models of one recipe and of two
+recipes, models drawn as ten equal trainings on real cells agree (with the cells of a quarter of the set, and with four
+times as many), and made-up patients. All tests are one-sided, at the level of one of 24 looks. Nulls: equal models, and
+a trade of 1.5 points of sensitivity for specificity; for "not worse" a sensitivity worse by exactly the margin of 1 or
+3 points. Shown are the worst population of a null, in % with a 95% interval, and the mean population's power.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import expit, logit, ndtri
+from scipy.stats import t
 
-from benchmarks.gate_tests import Parts, Question, bootstraps, rejections
-from benchmarks.populations import FixedCalls, Holdouts, RandomCalls, equal_models, simulated
+from benchmarks.populations import GAINS, FixedCalls, RandomCalls, Sets, equal_models, exact, simulated
+from validation.gate import could_pass, judge, level_of_look
+from validation.records import Verdict
+from validation.rules import GateRules
+from validation.statistics.metrics import Scored, compare, summarise
+from validation.statistics.paired_tests import MOST_GAIN, SEED, UNSEEN
 
-LEVELS = (0.05, 0.01, 0.002)
-PATIENTS = (10, 20, 40, 80)
-SUPERIOR: Question = ("balanced", 0.0)
-NOT_WORSE: Question = ("sensitivity", -0.01)
-QUESTIONS = {
-    "superiority, equal models": ("+0", SUPERIOR),
-    "superiority, a trade": ("trade", SUPERIOR),
-    "non-inferiority, worse by the margin": ("sens-1", NOT_WORSE),
-    "power, superiority +1": ("+1", SUPERIOR),
-    "power, superiority +2": ("+2", SUPERIOR),
-    "power, superiority +4": ("+4", SUPERIOR),
-    "power, non-inferiority, equal models": ("+0", NOT_WORSE),
-    "power, non-inferiority, +1": ("+1", NOT_WORSE),
-    "power, non-inferiority, +2": ("+2", NOT_WORSE),
-}
-BLOCK = 500
-# One of the 24 looks that share an error budget of 5%: the gate's own level by default.
-LOOK = 0.05 / 24
-THREE: tuple[Question, ...] = (SUPERIOR, NOT_WORSE, ("specificity", -0.01))
-CASES = ("+0", "trade", "worse", "+1", "+2", "+4")
-# Whole gates: by which test a challenger is better, and by which it is not worse.
-GATES = {
-    "bootstrap": ("bootstrap", "bootstrap"),
-    "bootstrap widened (before)": ("bootstrap widened", "bootstrap widened"),
-    "sign flips": ("sign flips", "sign flips"),
-    "Obuchowski": ("Obuchowski", "Obuchowski"),
-    "robust CR2, t(BM)": ("robust CR2, t(BM)", "robust CR2, t(BM)"),
-    "robust CR2, t(IK)": ("robust CR2, t(IK)", "robust CR2, t(IK)"),
-    "sign flips + Obuchowski (kept)": ("sign flips", "Obuchowski"),
-}
+RULES = GateRules()
+LEVEL = level_of_look(RULES)
+Z = -float(ndtri(LEVEL))
+PATIENTS = (20, 40, 60, 100, 140, 200)
+FEW = (10, 20, 30, 40, 60)
+FLIPS = 4_000
+Test = Callable[[Any, Any], Any]
 
 
 def populations() -> tuple[FixedCalls | RandomCalls, ...]:
-    """Return where holdouts are drawn from."""
-    return FixedCalls("same recipe"), FixedCalls("other recipe"), equal_models(), simulated()
+    """Return where sets of patients are drawn from."""
+    real = equal_models()
+    more = replace(real, cells=real.cells * 4, name="real cells, four times as many")
+    return FixedCalls("same recipe"), FixedCalls("other recipe"), real, more, simulated()
 
 
-def interval(found: int, of: int) -> tuple[float, float]:
-    """Return the exact two-sided 95% interval of a share (Clopper & Pearson 1934)."""
-    low = beta.ppf(0.025, found, of - found + 1) if found else 0.0
-    high = beta.ppf(0.975, found + 1, of - found) if found < of else 1.0
-    return float(low), float(high)
+def above(x: Any, squares: Any = 0.0) -> Any:
+    """Return whether sums of contributions [sets, patients] are above 0 by the variance under the bound."""
+    count = (x != 0).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return x.sum(axis=1) > Z * np.sqrt(((x**2).sum(axis=1) + squares / count) * count / (count - 1))
 
 
-def measure(holdouts: int) -> list[dict[str, Any]]:
-    """Return one row for each population, number of patients, question, method and level."""
-    rows = []
-    for population in populations():
+def uncapped(x: Any, _: Any) -> Any:
+    """Variance under the bound (Obuchowski 1998), in force before."""
+    return above(x)
+
+
+def capped(x: Any, shares: Any, margin: float) -> Any:
+    """Variance under the bound with capped gains and what is not seen, in force."""
+    count = (shares > 0).sum(axis=1, keepdims=True)
+    most = MOST_GAIN * np.sqrt(shares / count)
+    return above(np.minimum(x - margin * shares, most) + margin * shares, UNSEEN**2)
+
+
+def flips(x: Any, _: Any) -> Any:
+    """Sign flips, in force for superiority."""
+    chosen = (np.random.default_rng(SEED).random((FLIPS, x.shape[1])) < 0.5).astype(float)
+    found = np.concatenate([((chosen @ part.T) <= 1e-12).sum(axis=0) for part in np.array_split(x, 1 + len(x) // 500)])
+    return found <= int(LEVEL * (FLIPS + 1) + 1e-9) - 1
+
+
+def jackknife(x: Any, shares: Any) -> Any:
+    """Leaving out each patient (CR3), Student's with the effective patients' degrees of freedom."""
+    left = (x - x.sum(axis=1, keepdims=True) * shares) / (1 - shares)
+    freedom = np.maximum(1, 1 / (shares**2).sum(axis=1) - 1)
+    error = np.sqrt((left**2).sum(axis=1))
+    return (error > 0) & (x.sum(axis=1) > t.isf(LEVEL, freedom) * error)
+
+
+def sensitivity(sets: Sets, margin: float) -> tuple[Any, Any]:
+    """Return contributions to "sensitivity not worse" and shares of the cells, each [sets, patients]."""
+    cells = sets.positives / sets.positives.sum(axis=1, keepdims=True)
+    gained = (sets.challenger[0] - sets.champion[0]) / sets.positives.sum(axis=1, keepdims=True)
+    return gained + margin * cells, cells
+
+
+def balanced(sets: Sets) -> tuple[Any, Any]:
+    """Return contributions to a difference of balanced accuracy and shares of it, each [sets, patients]."""
+    one, shares = sensitivity(sets, 0.0)
+    total = sets.negatives.sum(axis=1, keepdims=True)
+    return (one + (sets.challenger[1] - sets.champion[1]) / total) / 2, (shares + sets.negatives / total) / 2
+
+
+def table(sets: int) -> str:
+    """Return what is printed of single tests: Markdown."""
+    out = [
+        "| question | test | " + " | ".join(f"{n} patients" for n in PATIENTS) + " |",
+        "|---|---|" + "---|" * len(PATIENTS),
+    ]
+    for name, case, margin in (
+        ("null: equal", "+0", None),
+        ("null: a trade", "trade", None),
+        ("null: worse by 1, margin 1", "sens-1", 0.01),
+        ("null: worse by 3, margin 3", "sens-3", 0.03),
+        *((f"not worse at {case}, margin 1", case, 0.01) for case in ("+0", "+1", "+2", "+4")),
+    ):
+        null = name.startswith("null")
+        tests: dict[str, Test] = {"sign flips": flips, "variance under the bound": uncapped, "jackknife": jackknife}
+        if margin is not None:
+            tests["variance, capped gains, unseen"] = partial(capped, margin=margin)
+        rows: dict[str, list[str]] = {test: [] for test in tests}
         for patients in PATIENTS:
-            for name, (case, question) in QUESTIONS.items():
-                rng = np.random.default_rng([patients, list(QUESTIONS).index(name)])
-                drawn = population.draw(rng, holdouts, patients, case)
-                for method, found in _all(drawn, question, holdouts).items():
-                    rows += [
-                        {"population": population.name, "patients": patients, "question": name, "method": method,
-                         "level": level, "found": int(found[i].sum()), "of": int(found.shape[1])}
-                        for i, level in enumerate(LEVELS)
-                    ]  # fmt: skip
-            print(f"  {population.name}, {patients} patients", file=sys.stderr, flush=True)
-    return rows
-
-
-def measure_gates(holdouts: int) -> list[dict[str, Any]]:
-    """Return one row for each population, number of patients, case and gate: how often all three questions pass."""
-    rows = []
-    for population in populations():
-        for patients in PATIENTS:
-            for number, case in enumerate(CASES):
-                rng = np.random.default_rng([patients, number, 99])
-                drawn = population.draw(rng, holdouts, patients, case)
-                answers = [_all(drawn, question, holdouts, (LOOK,)) for question in THREE]
-                for gate, (superior, not_worse) in GATES.items():
-                    n = min(answers[0][superior].shape[1], answers[1][not_worse].shape[1])
-                    passed = answers[0][superior][0, :n] & answers[1][not_worse][0, :n] & answers[2][not_worse][0, :n]
-                    rows.append(
-                        {"population": population.name, "patients": patients, "question": case, "method": gate,
-                         "level": LOOK, "found": int(passed.sum()), "of": n}
-                    )  # fmt: skip
-            print(f"  whole gate: {population.name}, {patients} patients", file=sys.stderr, flush=True)
-    return rows
-
-
-def _all(drawn: Holdouts, question: Question, holdouts: int, levels: tuple[float, ...] = LEVELS) -> dict[str, Any]:
-    def block(start: int, stop: int) -> Parts:
-        part = slice(start, stop)
-        return Parts(
-            Holdouts(
-                drawn.positives[part], drawn.negatives[part],
-                (drawn.champion[0][part], drawn.champion[1][part]),
-                (drawn.challenger[0][part], drawn.challenger[1][part]),
-            ),
-            question,
-        )  # fmt: skip
-
-    starts = range(0, holdouts, BLOCK)
-    blocks = [rejections(block(start, start + BLOCK), levels) for start in starts]
-    # A holdout without a class has no value; a draw of its patients has none either.
-    drawn_again = bootstraps(block(0, holdouts // 2), levels)
-    return {**drawn_again, **{name: np.concatenate([b[name] for b in blocks], axis=1) for name in blocks[0]}}
-
-
-def worst(rows: list[dict[str, Any]], method: str, level: float, patients: int, start: str) -> dict[str, Any]:
-    """Return the row with the largest share among the populations and the questions that begin with ``start``."""
-    chosen = [
-        r for r in rows
-        if r["method"] == method and r["level"] == level and r["patients"] == patients
-        and r["question"].startswith(start)
-    ]  # fmt: skip
-    return max(chosen, key=lambda r: r["found"] / r["of"])
-
-
-def mean(rows: list[dict[str, Any]], method: str, level: float, patients: int, question: str) -> float:
-    """Return the mean share over the populations."""
-    chosen = [
-        r["found"] / r["of"] for r in rows
-        if r["method"] == method and r["level"] == level and r["patients"] == patients and r["question"] == question
-    ]  # fmt: skip
-    return float(sum(chosen) / len(chosen))
-
-
-def tables(rows: list[dict[str, Any]]) -> str:
-    """Return what is printed: Markdown, per cent."""
-    methods = list(dict.fromkeys(r["method"] for r in rows))
-    out = []
-    head = "| method | " + " | ".join(f"{n} patients" for n in PATIENTS) + " |\n|---|" + "---|" * len(PATIENTS)
-    for level in LEVELS:
-        for start, title in (("superiority", "superiority"), ("non-inferiority", "non-inferiority, margin 1 point")):
-            out.append(f"\nNull of {title}, level {100 * level:g}%: worst population, % found [95% interval]\n\n{head}")
-            for method in methods:
-                cells = []
-                for n in PATIENTS:
-                    row = worst(rows, method, level, n, start)
-                    low, high = interval(row["found"], row["of"])
-                    cells.append(f"{100 * row['found'] / row['of']:.2f} [{100 * low:.2f}, {100 * high:.2f}]")
-                out.append(f"| {method} | " + " | ".join(cells) + " |")
-        names = [name for name in QUESTIONS if name.startswith("power")]
-        for question in names:
-            out.append(f"\n{question}, level {100 * level:g}%: mean of the populations, % found\n\n{head}")
-            for method in methods:
-                shares = (100 * mean(rows, method, level, n, question) for n in PATIENTS)
-                out.append(f"| {method} | " + " | ".join(f"{share:.1f}" for share in shares) + " |")
+            found: dict[str, list[float]] = {test: [] for test in tests}
+            for number, population in enumerate(populations()):
+                if case == "sens-3" and isinstance(population, FixedCalls):
+                    continue
+                rng = np.random.default_rng([patients, number])
+                drawn = population.draw(rng, sets if null else sets // 10, patients, case)
+                x, shares = balanced(drawn) if margin is None else sensitivity(drawn, margin)
+                for test, passes in tests.items():
+                    found[test].append(float(np.mean(passes(x, shares))))
+            for test, shown in found.items():
+                if null:
+                    low, high = exact(round(max(shown) * sets), sets)
+                    rows[test].append(f"{100 * max(shown):.2f} ({100 * low:.2f}-{100 * high:.2f})")
+                else:
+                    rows[test].append(f"{100 * np.mean(shown):.0f}")
+        out += [f"| {name} | {test} | " + " | ".join(cells) + " |" for test, cells in rows.items()]
     return "\n".join(out)
 
 
-def gate_tables(rows: list[dict[str, Any]]) -> str:
-    """Return what is printed of whole gates: the worst population for nulls, the mean for what should be found."""
-    head = "| gate | " + " | ".join(f"{n} patients" for n in PATIENTS) + " |\n|---|" + "---|" * len(PATIENTS)
-    out = []
-    for case in CASES:
-        null = case in ("+0", "trade", "worse")
-        out.append(f"\nWhole gate at one look's level, {case}: {'worst' if null else 'mean'} population, %\n\n{head}")
-        for gate in GATES:
-            cells = []
-            for n in PATIENTS:
-                row = worst(rows, gate, LOOK, n, case)
-                low, high = interval(row["found"], row["of"])
-                share = f"{100 * row['found'] / row['of']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-                cells.append(share if null else f"{100 * mean(rows, gate, LOOK, n, case):.1f}")
-            out.append(f"| {gate} | " + " | ".join(cells) + " |")
+def cells_of(models: RandomCalls, rng: np.random.Generator, patients: int, case: str) -> tuple[Scored, Scored]:
+    """Return a challenger's and a champion's calls, as scores, on every cell of patients drawn with replacement."""
+    who = rng.integers(0, models.cells.shape[1], patients)
+    parts: list[list[Any]] = [[], [], [], []]
+    shifts = [models.shifts(GAINS[name]) for name in (case, "+0")]
+    for side in (0, 1):
+        owner, kind = (
+            np.concatenate(p) for p in zip(*(_kinds(models.cells[side, w], n) for n, w in enumerate(who)), strict=True)
+        )
+        parts[0].append(np.full(len(owner), side == 0))
+        parts[1].append(owner)
+        for place, shift in enumerate(shifts):
+            effect = rng.normal(0, models.spread[side], patients)[owner] + shift[side]
+            right = rng.random(len(owner)) < expit(logit(np.asarray(models.chances[side]))[kind] + effect)
+            parts[2 + place].append((right == (side == 0)).astype(float))
+    labels, owner, new, old = (np.concatenate(part) for part in parts)
+    return Scored(labels, new, owner, 0.5), Scored(labels, old, owner, 0.5)
+
+
+def _kinds(counts: Any, patient: int) -> tuple[Any, Any]:
+    return np.full(counts.sum(), patient), np.repeat(np.arange(len(counts)), counts)
+
+
+def untaken(looks: int) -> str:
+    """Return what is printed of looks that are not taken, for challengers that are 2 points better: Markdown."""
+    out = ["| patients | not taken, % | promoted, % of those taken | of those not taken |", "|---|---|---|---|"]
+    models = populations()[2]
+    assert isinstance(models, RandomCalls)
+    for patients in FEW:
+        rng, taken, passed = np.random.default_rng(patients), np.zeros(looks, bool), np.zeros(looks, bool)
+        for look in range(looks):
+            new, old = cells_of(models, rng, patients, "+2")
+            taken[look] = could_pass(new, old, RULES).verdict is Verdict.PROMOTED
+            differences = compare(new, old, resamples=2_000, level=LEVEL)
+            rules = RULES.model_copy(update={"min_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0})
+            passed[look] = judge(summarise(new), differences, rules).verdict is Verdict.PROMOTED
+        of_taken = f"{100 * passed[taken].mean():.1f}" if taken.any() else "none"
+        of_others = f"{100 * passed[~taken].mean():.1f}" if not taken.all() else "none"
+        out.append(f"| {patients} | {100 * (1 - taken.mean()):.1f} | {of_taken} | {of_others} |")
     return "\n".join(out)
 
 
 def main() -> None:
-    """Measure, print the tables, and write all rows if asked to."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--holdouts", type=int, default=4_000)
-    parser.add_argument("--gates-only", action="store_true", help="leave out the tests one by one")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sets", type=int, default=10_000)
+    parser.add_argument("--looks", type=int, default=200)
     asked = parser.parse_args()
     started = time.monotonic()
-    whole = measure_gates(asked.holdouts)
-    print(gate_tables(whole), flush=True)
-    rows = [] if asked.gates_only else measure(asked.holdouts)
-    if rows:
-        print(tables(rows))
-    print(f"\n{asked.holdouts} holdouts a cell, {time.monotonic() - started:.0f} s")
-    if asked.json:
-        asked.json.write_text(json.dumps(whole + rows))
+    print(table(asked.sets), untaken(asked.looks), sep="\n\n")
+    print(f"\n{asked.sets} sets of patients, {asked.looks} looks, {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

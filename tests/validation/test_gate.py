@@ -514,7 +514,5 @@ def model(noise: float, *, patients: int = 40, seed: int = 0) -> Scored:
 )
 def test_scores_lead_to_the_verdict_that_they_deserve(challenger: Scored, champion: Scored, verdict: Verdict) -> None:
     differences = compare(challenger, champion, resamples=RULES.resamples, level=level_of_look(RULES))
-    judgement = judge(
-        summarise(challenger, resamples=RULES.resamples), differences, RULES, spreads(challenger, champion), differences
-    )
+    judgement = judge(summarise(challenger), differences, RULES, spreads(challenger, champion), differences)
     assert judgement.verdict is verdict

@@ -1,8 +1,7 @@
 """Performance metrics with patient-level intervals.
 
-Cells of one patient share stain, focus and microscope, so they are not independent. One model's intervals come from a
-cluster bootstrap: whole patients are drawn with replacement (Field & Welsh 2007, JRSS B 69:369), and the bounds are
-widened for few patients. Two models are compared by the tests in validation/statistics/paired_tests.py.
+Cells of one patient share stain, focus and microscope, so they are not independent. One model's intervals are those of
+validation/statistics/rates.py; two models are compared by the tests in validation/statistics/paired_tests.py.
 """
 
 from __future__ import annotations
@@ -13,17 +12,22 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit
 
 from validation.records import METRIC_NAMES, Interval, Metrics, Spread
 from validation.statistics.paired_tests import (
-    SEED,
     Difference,
     Floats,
     flipped_bounds,
     mean_of,
     null_variance_bounds,
     of_shares,
+)
+from validation.statistics.rates import (
+    jackknife_half,
+    jackknife_interval,
+    mean_interval,
+    rate_interval,
+    without_each,
 )
 
 NAMES = METRIC_NAMES
@@ -59,7 +63,7 @@ class Scored:
     def wins(self) -> Floats:
         """``wins[i, j]``: pairs of a positive of patient i that scores above a negative of patient j, ties half.
 
-        The sum over all pairs is the Mann-Whitney statistic: the AUC of a draw of patients is a quadratic form.
+        The sum over all pairs is the Mann-Whitney statistic: the AUC of weighted patients is a quadratic form.
         """
         wins = np.zeros((self.count, self.count))
         for i in range(self.count):
@@ -72,21 +76,14 @@ class Scored:
             wins[i] = np.bincount(self.patients[~self.labels], weights=above + ties / 2, minlength=self.count)
         return wins
 
-    def metrics(self, weights: Floats) -> dict[str, Floats]:
-        """Return every metric for each row of ``weights`` [draws, patients]; NaN where a class is missing."""
-        tp, positives, tn, negatives = (weights @ self.tallies).T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            sensitivity, specificity = tp / positives, tn / negatives
-            return {
-                "accuracy": (tp + tn) / (positives + negatives),
-                "balanced_accuracy": (sensitivity + specificity) / 2,
-                "auc": self.auc(weights),
-                "sensitivity": sensitivity,
-                "specificity": specificity,
-            }
+    @cached_property
+    def cells(self) -> Floats:
+        """Number of cells, float [patients]."""
+        total: Floats = self.tallies[:, 1] + self.tallies[:, 3]
+        return total
 
     def auc(self, weights: Floats) -> Floats:
-        """Return the AUC for each row of ``weights`` [draws, patients]; NaN where a class is missing."""
+        """Return the AUC for each row of ``weights`` [rows, patients]; NaN where a class is missing."""
         _, positives, _, negatives = (weights @ self.tallies).T
         with np.errstate(invalid="ignore", divide="ignore"):
             wins: Floats = np.einsum("bi,ij,bj->b", weights, self.wins, weights, optimize=True)
@@ -94,33 +91,28 @@ class Scored:
         return auc
 
 
-def draws(patients: int, resamples: int) -> Floats:
-    """Return each patient's count in each draw: float [resamples, patients]; the rows sum to ``patients``."""
-    rng = np.random.default_rng(SEED)
-    return rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
-
-
-def summarise(scored: Scored, *, resamples: int, level: float = 0.95) -> Metrics:
-    """Return all metrics of one model; None where a metric is undefined.
-
-    Two-sided percentile intervals, widened by ``few_patients`` for better coverage (docs/gate.md).
-    """
+def summarise(scored: Scored, *, level: float = 0.95) -> Metrics:
+    """Return all metrics of one model with two-sided intervals (docs/gate.md); None where a metric is undefined."""
     intervals: dict[str, Interval | None] = dict.fromkeys(NAMES)
+    tp, positives, tn, negatives = scored.tallies.T if scored.count else np.zeros((4, 0))
     if scored.count:
-        point = scored.metrics(np.ones((1, scored.count)))
-        spread = scored.metrics(draws(scored.count, resamples))
-        plain = {name: interval_of(point[name][0], spread[name], level) for name in NAMES}
-        factor = few_patients(scored.count, (1 - level) / 2)
-        intervals = {name: interval and _widened(interval, factor, (0.0, 1.0)) for name, interval in plain.items()}
-    tp, positives, tn, negatives = (int(x) for x in scored.tallies.sum(axis=0)) if scored.count else (0, 0, 0, 0)
+        sensitivity, specificity = rate_interval(tp, positives, level), rate_interval(tn, negatives, level)
+        auc, without = float(scored.auc(np.ones((1, scored.count)))[0]), scored.auc(without_each(scored.count))
+        intervals = {
+            "accuracy": rate_interval(tp + tn, positives + negatives, level),
+            "balanced_accuracy": mean_interval(sensitivity, specificity),
+            "auc": jackknife_interval(auc, without, scored.cells, level),
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+        }
     return Metrics(
         cells=len(scored.labels),
         patients=scored.count,
         threshold=scored.threshold,
-        tp=tp,
-        fn=positives - tp,
-        tn=tn,
-        fp=negatives - tn,
+        tp=int(tp.sum()),
+        fn=int((positives - tp).sum()),
+        tn=int(tn.sum()),
+        fp=int((negatives - tn).sum()),
         log_loss=log_loss(scored) if len(scored.labels) else None,
         **intervals,
     )
@@ -135,9 +127,9 @@ def log_loss(scored: Scored) -> float:
 def compare(challenger: Scored, champion: Scored, *, resamples: int, level: float) -> dict[str, Interval]:
     """Return challenger minus champion for every metric, paired by patient.
 
-    ``level`` is the one-sided level of both bounds. Accuracies by sign flips, sensitivity and specificity by the
-    variance under the bound (paired_tests); the AUC, which no gate compares, by the bootstrap of both models on the
-    same draws, widened by ``few_patients``. An undefined metric is left out.
+    ``level`` is the one-sided level of both bounds. Accuracies by sign flips (``resamples`` of them), sensitivity and
+    specificity by the variance under the bound (paired_tests); the AUC, which no gate compares, by leaving out each
+    patient. An undefined metric is left out.
     """
     intervals = {}
     for name, difference in differences(challenger, champion).items():
@@ -147,7 +139,7 @@ def compare(challenger: Scored, champion: Scored, *, resamples: int, level: floa
             low, high = flipped_bounds(difference, flips=resamples, level=level)
         intervals[name] = Interval(value=difference.value, low=low, high=high, level=1 - 2 * level)
     if "balanced_accuracy" in intervals:
-        intervals["auc"] = _auc_difference(challenger, champion, resamples, level)
+        intervals["auc"] = _auc_difference(challenger, champion, level)
     return {name: intervals[name] for name in NAMES if name in intervals}
 
 
@@ -191,41 +183,8 @@ def spreads(challenger: Scored, champion: Scored) -> dict[str, Spread]:
     }
 
 
-def _auc_difference(challenger: Scored, champion: Scored, resamples: int, level: float) -> Interval:
-    ones, drawn = np.ones((1, challenger.count)), draws(challenger.count, resamples)
+def _auc_difference(challenger: Scored, champion: Scored, level: float) -> Interval:
+    ones, without = np.ones((1, challenger.count)), without_each(challenger.count)
     value = float((challenger.auc(ones) - champion.auc(ones))[0])
-    interval = interval_of(value, challenger.auc(drawn) - champion.auc(drawn), 1 - 2 * level)
-    if interval is None:
-        raise ValueError("the AUC is undefined although there are cells of both classes")
-    return _widened(interval, few_patients(challenger.count, level), (-1.0, 1.0))
-
-
-def few_patients(patients: int, level: float) -> float:
-    """Return the factor by which a percentile interval over few patients must be widened at a one-sided ``level``.
-
-    ``sqrt(n / (n - 1)) * t(level, n - 1) / z(level)``: the bootstrap divides by n instead of n - 1, and uses the
-    normal's tail instead of Student's (Hesterberg 2015, Am. Stat. 69:371, section 4.2). With two equal models and 20
-    patients, the share of lower bounds above 0 at level 0.0021 fell from 0.0055 to 0.002 in 1,500 simulated looks.
-    """
-    if patients < 2:
-        return float("inf")
-    return math.sqrt(patients / (patients - 1)) * float(stdtrit(patients - 1, level)) / float(ndtri(level))
-
-
-def _widened(interval: Interval, factor: float, limits: tuple[float, float]) -> Interval:
-    """Move both bounds away from the value, within the limits of the metric."""
-
-    def moved(bound: float, limit: float) -> float:
-        far = interval.value + (bound - interval.value) * factor if math.isfinite(factor) else limit
-        return max(limits[0], min(limits[1], far))
-
-    return interval.model_copy(update={"low": moved(interval.low, limits[0]), "high": moved(interval.high, limits[1])})
-
-
-def interval_of(value: float, spread: Floats, level: float) -> Interval | None:
-    """Return a value and its percentile interval; None where it is undefined, or in every draw."""
-    if np.isnan(value) or np.isnan(spread).all():
-        return None
-    # A metric is undefined in a draw without patients of a class.
-    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value=float(value), low=float(low), high=float(high), level=level)
+    half = jackknife_half(challenger.auc(without) - champion.auc(without), challenger.cells, 1 - 2 * level)
+    return Interval(value=value, low=max(-1.0, value - half), high=min(1.0, value + half), level=1 - 2 * level)

@@ -1,7 +1,4 @@
-"""Metrics for the report, beyond the gate's: precision, F1, MCC, calibration error, Brier score.
-
-Intervals come from the same draws of whole patients as those of ``metrics``.
-"""
+"""Metrics for the report, beyond the gate's: precision, F1, MCC, calibration error, Brier score."""
 
 from __future__ import annotations
 
@@ -11,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from validation.records import Interval
-from validation.statistics.metrics import Scored, draws, interval_of
+from validation.statistics.metrics import Scored
 from validation.statistics.paired_tests import Floats
+from validation.statistics.rates import jackknife_interval, rate_interval, without_each
 
 # The metrics of this module, in the order of display.
-EXTRA_NAMES = ("precision", "f1", "mcc", "calibration_error", "brier")
-RESAMPLES = 2_000
+EXTRA_NAMES = ("precision", "f1", "mcc", "brier")
 BINS = 10
 
 
@@ -29,17 +26,21 @@ class CalibrationBin:
     cells: int
 
 
-def extra_metrics(scored: Scored, *, resamples: int = RESAMPLES, level: float = 0.95) -> dict[str, Interval | None]:
-    """Return precision, F1, MCC, expected calibration error and Brier score; None where a metric is undefined."""
+def extra_metrics(scored: Scored, *, level: float = 0.95) -> dict[str, Interval | None]:
+    """Return precision, F1, MCC and Brier score with intervals by leaving out each patient; None where undefined."""
     if not scored.count:
         return dict.fromkeys(EXTRA_NAMES)
-    point = _extra(scored, np.ones((1, scored.count)))
-    spread = _extra(scored, draws(scored.count, resamples))
-    return {name: interval_of(float(point[name][0]), spread[name], level) for name in EXTRA_NAMES}
+    point, without = _extra(scored, np.ones((1, scored.count))), _extra(scored, without_each(scored.count))
+    return {
+        name: jackknife_interval(
+            float(point[name][0]), without[name], scored.cells, level, lowest=-1.0 if name == "mcc" else 0.0
+        )
+        for name in EXTRA_NAMES
+    }
 
 
 def _extra(scored: Scored, weights: Floats) -> dict[str, Floats]:
-    """Return every metric for each row of ``weights`` [draws, patients]; NaN where it is undefined."""
+    """Return every metric for each row of ``weights`` [rows, patients]; NaN where it is undefined."""
     tp, positives, tn, negatives = (weights @ scored.tallies).T
     fp, fn = negatives - tn, positives - tp
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -52,38 +53,29 @@ def _extra(scored: Scored, weights: Floats) -> dict[str, Floats]:
             "precision": tp / (tp + fp),
             "f1": 2 * tp / (2 * tp + fp + fn) * both,
             "mcc": mcc * both,
-            "calibration_error": _calibration_error(scored, weights),
             "brier": (weights @ _by_patient(scored, (scored.probabilities - scored.labels) ** 2))
             / (weights @ _by_patient(scored, np.ones(len(scored.labels)))),
         }
 
 
-def _calibration_error(scored: Scored, weights: Floats) -> Floats:
-    """Expected calibration error over bins of equal mass (Nixon et al. 2019, arXiv:1904.01685, section 3.2).
+def calibration_error(scored: Scored) -> float | None:
+    """Return the expected calibration error over bins of equal mass (Nixon et al. 2019, arXiv:1904.01685, section 3.2).
 
-    The sum over bins of the bin's share of cells times the distance of its mean probability from its observed share.
-    The bins are those of all cells, the same for every draw.
+    The sum over bins of the bin's share of cells times the distance of its mean probability from its observed share. It
+    has no interval: chance alone makes it larger than it is, the more so with fewer patients, and no interval covered.
     """
-    total = weights @ _by_patient(scored, np.ones(len(scored.labels)))
-    error = np.zeros(len(weights))
-    for chosen in _equal_mass(scored.probabilities):
-        gap = weights @ _by_patient(scored, np.where(chosen, scored.probabilities - scored.labels, 0.0))
-        error += np.abs(gap)
-    result: Floats = error / total
-    return result
-
-
-def calibration_curve(scored: Scored, *, resamples: int = RESAMPLES, level: float = 0.95) -> list[CalibrationBin]:
-    """Return bins of equal mass, lowest first: mean probability against the observed share of infected cells."""
     if not scored.count:
-        return []
-    drawn, bins = draws(scored.count, resamples), []
-    for chosen in _equal_mass(scored.probabilities):
-        infected = _by_patient(scored, (chosen & scored.labels).astype(np.float64))
-        cells = _by_patient(scored, chosen.astype(np.float64))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            spread = (drawn @ infected) / (drawn @ cells)
-        observed = interval_of(float(infected.sum() / cells.sum()), spread, level)
+        return None
+    gap = scored.probabilities - scored.labels
+    return float(sum(abs(gap[chosen].sum()) for chosen in _equal_mass(scored.probabilities)) / len(gap))
+
+
+def calibration_curve(scored: Scored, *, level: float = 0.95) -> list[CalibrationBin]:
+    """Return bins of equal mass, lowest first: mean probability against the observed share of infected cells."""
+    bins = []
+    for chosen in _equal_mass(scored.probabilities) if scored.count else []:
+        infected, cells = (_by_patient(scored, w.astype(np.float64)) for w in (chosen & scored.labels, chosen))
+        observed = rate_interval(infected, cells, level)
         if observed is not None:
             bins.append(CalibrationBin(float(scored.probabilities[chosen].mean()), observed, int(chosen.sum())))
     return bins

@@ -1,12 +1,11 @@
-"""The threshold of a model: frozen on the validation patients, before the holdout is used."""
+"""The threshold of a model: frozen on the tuning patients, before anything is judged."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from validation.statistics.metrics import draws
-from validation.statistics.paired_tests import Floats
+from validation.statistics.paired_tests import SEED, Floats
 
 # Enough for a standard error to about a twentieth of itself.
 RESAMPLES = 200
@@ -23,7 +22,7 @@ def choose_threshold(
     """Return the threshold with the best expected balanced accuracy on other patients.
 
     For calibrated probabilities it is the share of infected cells in training (Bayes' rule, errors weighted by class).
-    The best threshold on a few validation patients (Youden's J) is mostly noise, so it must be clearly better: of all
+    The best threshold on a few tuning patients (Youden's J) is mostly noise, so it must be clearly better: of all
     thresholds within one standard error of the best, the one nearest to ``prevalence`` is returned (one-standard-error
     rule, Breiman et al. 1984, CART, section 3.4.3; the error is that of the difference to the best, over draws of whole
     patients). It is in the middle between two scores.
@@ -86,3 +85,9 @@ def _errors_of_difference(truth: npt.NDArray[np.bool_], patients: npt.NDArray[np
     if not count:
         return total
     return np.sqrt(np.maximum(0, squares / count - (total / count) ** 2))
+
+
+def draws(patients: int, resamples: int) -> Floats:
+    """Return each patient's count in each draw: float [resamples, patients]; the rows sum to ``patients``."""
+    rng = np.random.default_rng(SEED)
+    return rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)

@@ -7,7 +7,13 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef, precision_score
 
 from validation.statistics.metrics import Scored
-from validation.statistics.report_metrics import EXTRA_NAMES, calibration_curve, classification_text, extra_metrics
+from validation.statistics.report_metrics import (
+    EXTRA_NAMES,
+    calibration_curve,
+    calibration_error,
+    classification_text,
+    extra_metrics,
+)
 
 
 def scored(cells: int = 400, patients: int = 10, seed: int = 1) -> Scored:
@@ -20,7 +26,7 @@ def scored(cells: int = 400, patients: int = 10, seed: int = 1) -> Scored:
 
 def test_the_values_are_scikit_learns() -> None:
     made = scored()
-    found = extra_metrics(made, resamples=200)
+    found = extra_metrics(made)
     called = made.probabilities >= 0.5
     expected = {
         "precision": precision_score(made.labels, called),
@@ -39,10 +45,8 @@ def test_the_calibration_error_is_the_mean_gap_over_bins_of_equal_mass() -> None
     probabilities = np.repeat([0.1, 0.9], 50)
     labels = np.concatenate([np.arange(50) < 15, np.arange(50) < 45])  # 0.3 where 0.1 was said; 0.9 where 0.9 was
     made = Scored(labels, probabilities, np.arange(100) % 5, 0.5)
-    error = extra_metrics(made, resamples=100)["calibration_error"]
-    assert error is not None
-    assert error.value == pytest.approx((0.2 + 0.0) / 2)
-    bins = calibration_curve(made, resamples=100)
+    assert calibration_error(made) == pytest.approx((0.2 + 0.0) / 2)
+    bins = calibration_curve(made)
     assert [b.cells for b in bins] == [50, 50]
     assert [b.predicted for b in bins] == pytest.approx([0.1, 0.9])
     assert [b.observed.value for b in bins] == pytest.approx([0.3, 0.9])
@@ -53,7 +57,7 @@ def test_cells_of_one_patient_are_not_more_evidence() -> None:
     one = scored(cells=100)
     ten = Scored(np.tile(one.labels, 10), np.tile(one.probabilities, 10), np.tile(one.patients, 10), one.threshold)
     for name in ("precision", "f1", "mcc", "brier"):
-        before, after = extra_metrics(one, resamples=500)[name], extra_metrics(ten, resamples=500)[name]
+        before, after = extra_metrics(one)[name], extra_metrics(ten)[name]
         assert before is not None
         assert after is not None
         assert (after.low, after.high) == pytest.approx((before.low, before.high))
@@ -62,7 +66,7 @@ def test_cells_of_one_patient_are_not_more_evidence() -> None:
 @pytest.mark.parametrize("infected", [True, False])
 def test_what_one_class_alone_cannot_tell_is_undefined(infected: bool) -> None:
     made = Scored(np.full(20, infected), np.full(20, 0.1), np.arange(20) % 4, 0.5)
-    found = extra_metrics(made, resamples=100)
+    found = extra_metrics(made)
     assert (found["f1"], found["mcc"], found["precision"]) == (None, None, None)
     assert found["brier"] is not None
 
@@ -71,6 +75,7 @@ def test_no_cells_have_no_metrics() -> None:
     nothing = Scored(np.zeros(0, bool), np.zeros(0), np.zeros(0, np.int64), 0.5)
     assert extra_metrics(nothing) == dict.fromkeys(EXTRA_NAMES)
     assert calibration_curve(nothing) == []
+    assert calibration_error(nothing) is None
 
 
 def test_a_class_without_cells_is_not_a_number_in_the_classification_report() -> None:

@@ -1,4 +1,4 @@
-"""The frozen threshold: near the one that calibration calls for, unless the validation patients clearly speak."""
+"""The frozen threshold: near the one that calibration calls for, unless the tuning patients clearly speak."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.validation.statistics.test_metrics import cells
-from validation.statistics.metrics import draws
-from validation.statistics.threshold import RESAMPLES, choose_threshold
+from validation.statistics.threshold import RESAMPLES, choose_threshold, draws
 
 steady = settings(deadline=None, derandomize=True, max_examples=200)
 
@@ -159,3 +158,11 @@ def test_it_does_not_depend_on_the_order_of_cells() -> None:
             for rows in (order, slice(None))
         )
         assert there == here
+
+
+def test_every_draw_has_as_many_patients_as_there_are() -> None:
+    weights = draws(20, 5_000)
+    assert (weights.sum(axis=1) == 20).all()
+    assert weights.mean(axis=0) == pytest.approx(1, abs=0.08)
+    # The chance that a given patient is left out of a draw is (1 - 1/20)^20.
+    assert (weights == 0).mean() == pytest.approx((1 - 1 / 20) ** 20, abs=0.01)
