@@ -1,6 +1,6 @@
 """How long a report takes to be built and to be shown: ``python -m benchmarks.reports [--json]``.
 
-A night over about 11,000 made-up cells, two candidates and a champion, all with tiny models, so the
+A night over 7,000 made-up cells of 140 patients, two candidates and a champion, all with tiny models, so the
 trainings and the models' own time are not in these figures. The page is opened from disk in headless Chromium, if
 there is one, five times; shown is the median of the time until it is loaded.
 """
@@ -35,7 +35,7 @@ from tests.builders import (
 from tests.tasks.test_report import night_of
 from validation.records import Evaluation, Start
 
-PATIENTS, EACH = 156, 70
+PATIENTS, EACH = 140, 50
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def champion_unusable(
     last = ""
     if last_good is not None:
         last = f"; the last decision with a usable champion is {last_good.id} ({last_good.decided_at:%Y-%m-%d})"
-    look = "nothing was compared" if was_judged else "no look was taken"
+    look = "it failed on the judging patients, so nothing was compared" if was_judged else "no look was taken"
     return (
         f"The champion, version {champion.version if champion else 'unknown'}, cannot be used: {problem}. It does not "
         f"count as beaten: {look}, and nothing is promoted{last}. Repair it or roll back, and run again"

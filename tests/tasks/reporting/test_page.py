@@ -184,8 +184,8 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
     "all trainings failed": (
         bare(Verdict.KEPT, failed_trainings={"fastai": "CUDA out of memory", "keras": "loss is not a number"}),
         [
-            ("training: fastai", "CUDA out of memory"),
-            ("training: keras", "loss is not a number"),
+            ("fastai training", "CUDA out of memory"),
+            ("keras training", "loss is not a number"),
             "No training ended with a model",
             "the champion stays",
         ],
@@ -452,9 +452,14 @@ def test_nothing_secret_reaches_a_page() -> None:
 
 
 def test_a_failed_training_is_named_before_the_reasons() -> None:
-    made = not_looked(Verdict.KEPT, failed_trainings={"keras": "its worker was killed"}, candidates=("a" * 64,))
+    made = not_looked(
+        Verdict.KEPT,
+        failed_trainings={"keras": "its worker was killed", "fastai, member 3": "too slow"},
+        candidates=("a" * 64,),
+    )
     text = text_of(render_report(replace(made, candidates=made.candidates[:1])))
-    assert text.index("came of the training: keras") < text.index("its worker was killed") < text.index("Why")
+    assert text.index("keras training") < text.index("its worker was killed") < text.index("Why")
+    assert "The fastai member 3 training ended without a model too slow" in text
 
 
 def test_patients_are_worst_first_and_counted_from_the_predictions() -> None:
