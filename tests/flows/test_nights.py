@@ -172,12 +172,14 @@ def test_both_cnns_were_trained_in_separate_processes_and_each_left_one_model_fi
 ) -> None:
     kept = machine.home / "store" / "retraining" / "candidates"
     records = [json.loads(path.read_text()) for path in kept.glob("*.json")]
-    assert {record["spec"]["model"] for record in records} == {"fastai", "keras"}
+    assert {record["model"] for record in records} == {"fastai", "keras"}
     for record in records:
         assert (machine.home / "store" / record["model_key"]).is_file()
-        assert record["history"]
-        frameworks = {"torch", "tensorflow"} & set(record["versions"])
-        assert len(frameworks) == 1, record["versions"]
+        assert [member["spec"]["member"] for member in record["members"]] == [0, 1]
+        for member in record["members"]:
+            assert member["history"]
+            frameworks = {"torch", "tensorflow"} & set(member["versions"])
+            assert len(frameworks) == 1, member["versions"]
 
 
 def test_the_champion_loads_with_mlflow_alone_and_agrees_with_predict(
@@ -324,7 +326,8 @@ def _evidence(home: Path) -> str:
         json.dumps(one)
         for one in (
             *[{name: decision[name] for name in names} for decision in decisions],
-            *[{name: one[name] for name in ("id", "model_sha256", "batch_size", "device")} for one in candidates],
+            *[{name: one[name] for name in ("id", "model_sha256")} for one in candidates],
+            *[[member["batch_size"], member["device"]] for one in candidates for member in one["members"]],
         )
     )
 
