@@ -56,7 +56,7 @@ def memorise(context: Context, split: str, rows: pd.DataFrame, known: Memory) ->
 
 
 def assign_origins(known: Memory, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return ``cells`` (pixels, patient) with ``origin``, ``crossed``, and ``before``: the other origin that pixels had.
+    """Return ``cells`` (pixels, patient) with ``origin``, ``crossed``, and ``before``, the other origin of its pixels.
 
     A patient keeps its origin. A new one whose cells are known under another name (a renamed patient, or one whose
     cells had no name) has the origin of most of them; else its own name. A cell with known pixels keeps their origin:

@@ -21,7 +21,7 @@ from validation.records import CLASSES, NEGATIVE, POSITIVE
 
 pytestmark = pytest.mark.thorough
 
-PLAN = SyntheticPlan(patients=16, cells_per_patient=8, new_patients=4, scale=0.3)
+PLAN = SyntheticPlan(patients=16, cells_per_patient=8, new_patients=4, clinic_patients=10, scale=0.3)
 NLM_NAME = re.compile(r"C\d+(P\d+)?ThinF_IMG_20\d{6}_\d{6}_cell_\d+\.png")
 
 
@@ -188,9 +188,10 @@ def test_parasites_show_and_mean_colour_does_not_give_them_away() -> None:
 
 def test_a_later_night_brings_new_patients_and_known_ones(nights: list[list[SyntheticCell]]) -> None:
     known = {cell.patient for cell in nights[0]}
-    for night in nights[1:]:
+    for number, night in enumerate(nights[1:], start=2):
         patients = {cell.patient for cell in night}
-        assert len(patients - known) == PLAN.new_patients
+        new = PLAN.clinic_patients if number == PLAN.clinic_night else PLAN.new_patients
+        assert len(patients - known) == new
         assert patients & known
         known |= patients
 
