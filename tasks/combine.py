@@ -108,7 +108,7 @@ def _candidate(
         model_bytes=len(onnx),
         threshold=threshold,
         target_sensitivity=target,
-        tuning=summarise(replace(scored, threshold=threshold), resamples=context.settings.gate.resamples),
+        tuning=summarise(replace(scored, threshold=threshold)),
         train_patients=len(seen),
         train_patients_digest=digest(seen),
         created_at=datetime.now(UTC),

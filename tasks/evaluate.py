@@ -150,14 +150,14 @@ def _on_tuning(context: Context, challenger: Candidate, champion: Rival, cells: 
     allowed = _judgeable(context, champion, tuning, members)
     if not allowed.any():
         return {"challenger": challenger.tuning}
-    tuning, members, resamples = tuning.take(allowed), members[allowed], context.settings.gate.resamples
+    tuning, members = tuning.take(allowed), members[allowed]
     theirs = score_cells(context, champion.file, champion.version.threshold, tuning, members).scored
     if allowed.all():
-        return {"challenger": challenger.tuning, "champion": summarise(theirs, resamples=resamples)}
+        return {"challenger": challenger.tuning, "champion": summarise(theirs)}
     ours = score_cells(context, _file_of(context, challenger), challenger.threshold, tuning, members).scored
     return {
-        "challenger": summarise(ours, resamples=resamples),
-        "champion": summarise(theirs, resamples=resamples),
+        "challenger": summarise(ours),
+        "champion": summarise(theirs),
     }
 
 
@@ -207,7 +207,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
         scores["other"] = other
     table = _table(cells, scores)
     reference = contest.rivals.get("reference")
-    metrics = {role: summarise(scored.scored, resamples=rules.resamples) for role, scored in scores.items()}
+    metrics = {role: summarise(scored.scored) for role, scored in scores.items()}
     level = level_of_look(rules)
     result = Evaluation(
         id=id_,

@@ -371,7 +371,7 @@ class TestEvaluation:
         crown(worse)
         contest = contest_of(context, prepared, registry, good)
 
-        def killed(*_: object, **__: object) -> Metrics:
+        def killed(*_: object) -> Metrics:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
