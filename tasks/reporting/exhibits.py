@@ -71,7 +71,7 @@ def _ledger(context: Context, decision: Decision) -> tuple[tuple[Look, ...], lis
             # When it was taken is unknown; the page sorts by number.
             looks.append(Look(number=max(1, entry.number), challenger=DAMAGED, champion=DAMAGED,
                               spent=entry.cost(level), looked_at=decision.decided_at))  # fmt: skip
-            damaged.append(f"Look {entry.number} is damaged and counts as spent: {entry.problem}.")
+            damaged.append(f"Look {entry.number} counts as spent: {entry.problem}.")
         elif entry.counts(decision.decided_at) and entry.look.looked_at <= decision.decided_at:
             looks.append(entry.look)
     return tuple(looks), damaged
