@@ -21,7 +21,8 @@ def entry(number: int, days_ago: float | None) -> LedgerEntry:
         look = Look(
             number=number, challenger="a", champion="b", spent=0.002, looked_at=NOON - timedelta(days=days_ago)
         )  # fmt: skip
-    return LedgerEntry(number=number, key=f"look {number}", look=look)
+    spent = look.spent if look else None
+    return LedgerEntry(number=number, pair="", look=look, spent=spent, problem="" if look else "unreadable")
 
 
 @pytest.mark.usefixtures("registry")
@@ -38,4 +39,4 @@ def test_looks_of_a_year_are_shown_and_a_damaged_one_as_spent(
     damaged = shown.ledger[1]
     assert damaged.challenger == DAMAGED
     assert damaged.spent == pytest.approx(0.05 / 24)
-    assert any("look 3" in line for line in shown.left_out)
+    assert any("Look 3" in line and "unreadable" in line for line in shown.left_out)
