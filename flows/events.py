@@ -11,6 +11,8 @@ log = logging.getLogger(__name__)
 NIGHT = "malaria.night"
 TRAINING = "malaria.training"
 TRAINING_FAILED = f"{TRAINING}.failed"
+FIELD = "malaria.field"
+FIELD_WORSE = f"{FIELD}.worse-than-promised"
 
 
 def night_event(verdict: Verdict) -> str:
@@ -19,7 +21,10 @@ def night_event(verdict: Verdict) -> str:
 
 
 def emit_night_events(night: Night) -> None:
-    """Emit the night's verdict, and one event for each CNN whose training failed; a failure here costs no night."""
+    """Emit the night's verdict, and an event for each failed training and for a champion that is worse than promised.
+
+    A failure here costs no night.
+    """
     # Only a flow emits; alerts read the names without loading Prefect, which reads its settings when imported.
     from prefect.events import emit_event
 
@@ -39,6 +44,12 @@ def emit_night_events(night: Night) -> None:
                 event=TRAINING_FAILED,
                 resource={"prefect.resource.id": TRAINING, "prefect.resource.name": model},
                 payload={**payload, "sentence": sentence},
+            )
+        if night.field and night.field.worse:
+            emit_event(
+                event=FIELD_WORSE,
+                resource={"prefect.resource.id": FIELD, "prefect.resource.name": f"version {night.field.version}"},
+                payload={**payload, "sentence": night.field.sentence},
             )
     except Exception as error:
         log.warning("the verdict could not be announced: %s", error)

@@ -24,6 +24,7 @@ from validation.records import (
     ChampionRef,
     Decision,
     Evaluation,
+    FieldReport,
     Night,
     Snapshot,
     Start,
@@ -115,6 +116,7 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
             "champion_after": version,
             "images": {**before.images, "new": 0, "gone": 0},
             "failed_trainings": {},
+            "field": None,
             "seconds": clock.seconds,
             "started_at": now,
             "finished_at": now,
@@ -124,7 +126,12 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
 
 
 def build_night_record(
-    context: Context, start: Start, decision: Decision, champion_after: ChampionRef | None, clock: StageTimer
+    context: Context,
+    start: Start,
+    decision: Decision,
+    champion_after: ChampionRef | None,
+    clock: StageTimer,
+    field: FieldReport | None = None,
 ) -> Night:
     """Return the record of a night that came to a decision."""
     records = context.records
@@ -154,6 +161,7 @@ def build_night_record(
         seconds=clock.seconds,
         report=str(report_path(context, decision.id)),
         failed_trainings=decision.failed_trainings,
+        field=field,
         synthetic=context.store.exists(SYNTHETIC_MARK),
         settings=context.settings.printable(),
         memory_mb=dict(clock.memory_mb),

@@ -25,6 +25,7 @@ from tasks.combine import combine_task, find_candidate
 from tasks.context import Context, Progress
 from tasks.decide import Evidence, decide_task
 from tasks.evaluate import NoLook, evaluate_task, prepare_contest_task
+from tasks.field import field_task
 from tasks.pack import pack_task
 from tasks.promote import promote_task
 from tasks.pruning.prune import tidy
@@ -92,7 +93,7 @@ def run_night(context: Context) -> Night:
     if evidence.contest is not None:
         challenger = evidence.contest.challenger
         champion = clock.time("promote", promote_task, context, decision, challenger, registry, initiator())
-    night = build_night_record(context, start, decision, champion, clock)
+    night = build_night_record(context, start, decision, champion, clock, evidence.field)
     # The night is over once its record is stored, so the report, which can be rebuilt, comes first.
     clock.time("report", report_task, context, night)
     night = night.model_copy(update={"seconds": dict(clock.seconds)})
@@ -111,9 +112,10 @@ def _compete(
     """Train both CNNs, choose the challenger on tuning patients, evaluate it if it is worth a look."""
     split = clock.time("split", split_task, context, evidence.validation)
     pack = clock.time("pack", pack_task, context, split)
+    field = clock.time("field", field_task, context, registry, start.champion, split, pack)
     candidates, failed = _train_all(context, split, pack, clock)
     contest = clock.time("choose", prepare_contest_task, context, candidates, start, registry, split, pack, problem)
-    evidence = Evidence(evidence.snapshot, evidence.validation, split, candidates, failed, contest)
+    evidence = Evidence(evidence.snapshot, evidence.validation, split, candidates, failed, contest, field=field)
     if not contest.worth_a_look:
         return evidence
     try:

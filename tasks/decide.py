@@ -17,7 +17,7 @@ from tasks.reporting.words.conditions import recorded_condition
 from tasks.stage import stage
 from validation.digest import digest
 from validation.gate import GateResult
-from validation.records import Candidate, Decision, Evaluation, Snapshot, Split, ValidationResult, Verdict
+from validation.records import Candidate, Decision, Evaluation, FieldReport, Snapshot, Split, ValidationResult, Verdict
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Evidence:
     evaluation: Evaluation | None = None
     no_look: NoLook | None = None
     contest_broke_off: bool = False
+    field: FieldReport | None = None
 
 
 def decide(context: Context, evidence: Evidence) -> Decision:

@@ -366,6 +366,54 @@ class Evaluation(Record):
     )
 
 
+class FieldNight(Record):
+    """New patients of a night, scored by the deployed champion before anything was trained on them.
+
+    Table ``table``: patient, tp, positives, tn, negatives. ``champion`` is the SHA-256 of its file.
+    """
+
+    kind: ClassVar[str] = "field"
+
+    id: str
+    champion: str
+    split: str
+    patients: int = Field(ge=0)
+    table: str
+    at: datetime
+
+
+class FieldMonth(Record):
+    """The patients of one month."""
+
+    month: str
+    patients: int
+    sensitivity: float | None
+    specificity: float | None
+
+
+class FieldReport(Record):
+    """What was promised of a champion, and what was found on patients that came after its training."""
+
+    version: str
+    patients: int
+    cells: int
+    promised: dict[str, Interval]
+    found: dict[str, Interval]
+    worse: tuple[str, ...] = Field((), description="rates that cannot be what was promised: the alarm")
+    months: tuple[FieldMonth, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """Promised beside found, in one sentence."""
+        rates = [
+            f"{name.replace('_', ' ')} {self.promised[name].value:.3f} promised, {found.value:.3f} found"
+            for name, found in self.found.items()
+            if name in self.promised
+        ]
+        alarm = f": {' and '.join(self.worse)} cannot be what was promised" if self.worse else ""
+        return f"Version {self.version} on {self.patients} patients since its training: {', '.join(rates)}{alarm}"
+
+
 class Gate(Record):
     """One condition of a promotion, with its evidence."""
 
@@ -503,6 +551,7 @@ class Night(Record):
     seconds: dict[str, float]
     report: str | None
     failed_trainings: dict[str, str] = Field(default_factory=dict, description="model name -> why it ended so tonight")
+    field: FieldReport | None = Field(None, description="the champion before this night on patients new to it")
     synthetic: bool
     settings: dict[str, str] = Field(default_factory=dict, description="all settings, passwords masked")
     memory_mb: dict[str, float] = Field(default_factory=dict, description="peak memory of this process by stage")

@@ -33,7 +33,7 @@ def champion(at: At = None, as_json: AsJson = False) -> None:
 
     settings = prepared_settings()
     facts = describe_champion(Context.open(settings), Registry(settings), moment(at))
-    console.emit(facts, as_json, display.facts)
+    console.emit(facts, as_json, lambda shown: display.facts({**shown, "field": None}))
 
 
 def moment(text: str | None) -> datetime | None:

@@ -39,6 +39,8 @@ def verdict(night: Night) -> None:
         console.out.print(Text(f"{night.challenger_model} on judging patients: {'; '.join(numbers)}"))
     for model, why in night.failed_trainings.items():
         console.out.print(Text(f"{model} could not be trained, and the night continued without it: {why}", "bold red"))
+    if night.field:
+        console.out.print(Text(night.field.sentence, "bold red" if night.field.worse else ""))
     if night.synthetic:
         console.out.print(Text("These cells are SYNTHETIC: the figures say nothing about real blood.", "yellow"))
     console.out.print(Text.assemble((night.verdict.value.upper(), COLOURS[night.verdict]), f"  {night.sentence}"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from flows.events import NIGHT, TRAINING, TRAINING_FAILED, night_event
+from flows.events import FIELD, FIELD_WORSE, NIGHT, TRAINING, TRAINING_FAILED, night_event
 from infra.prefect_api import PrefectServer
 from infra.settings.groups import AlertSettings
 from validation.digest import digest
@@ -57,6 +57,7 @@ def definitions(settings: AlertSettings, block: str | None) -> list[Json]:
         *(_automation(one.value, _seen({night_event(one)}, NIGHT), _NIGHT_TEXT, block) for one in VERDICTS),
         # Such a night continues with the other CNN, and its verdict alone does not show the failure.
         _automation("failed training", _seen({TRAINING_FAILED}, TRAINING), _NIGHT_TEXT, block),
+        _automation("worse than promised", _seen({FIELD_WORSE}, FIELD), _NIGHT_TEXT, block),
         _automation("no night", no_night, f"no night has been completed for {hours}", block),
         _automation(
             "zombie run", zombie_run, "{{ event.resource.name }}: no heartbeat, marked crashed", block, mark_crashed

@@ -10,6 +10,7 @@ Layout of the store:
     retraining/looks/<n>-<pair>.json         the ledger of looks
     retraining/splits/origins/<id>.cells.parquet   the first name of every patient and cell, for ever
     retraining/members/<id>/...              a member's file and its native weights
+    retraining/field/<id>.json               patients new to a champion, as it scored them
     retraining/history/<n>.json              changes of the champion, with their evidence
     retraining/approvals/<id>.json           decisions that wait for a person
     retraining/answers/<id>.json             the answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +38,30 @@ def score_cells(
         ModelFileInvalid: when the file breaks the contract, or gives scores that are not probabilities.
         RetrainError: when the cells cannot be read, which is not the model's fault.
     """
+    columns = cells.folds if members is None else members
+    score = (lambda images: file.score_by_fold(images, columns)) if file.folds else file.score
+    return _scored(context, file, threshold, cells, score)
+
+
+def score_deployed(context: Context, file: ModelFile, threshold: float, cells: CellData) -> ScoredFile:
+    """Score cells by ``probability``, as whoever uses the deployed file does; raises as ``score_cells`` does."""
+    return _scored(context, file, threshold, cells, file.score)
+
+
+def _scored(
+    context: Context,
+    file: ModelFile,
+    threshold: float,
+    cells: CellData,
+    score: Callable[[Any], npt.NDArray[np.float32]],
+) -> ScoredFile:
     images: Any = cells.images
     if images.shape[1] != file.side:
         images = np.zeros((len(cells), file.side, file.side, 3), np.uint8)
         draw_cells(context, list(zip(cells.keys, cells.sha256, strict=True)), images)
     started = time.perf_counter()
     try:
-        columns = cells.folds if members is None else members
-        scores = file.score_by_fold(images, columns) if file.folds else file.score(images)
+        scores = score(images)
     except ModelFileInvalid:
         raise
     except Exception as error:  # any error of onnxruntime for a graph that loads and does not run

@@ -10,6 +10,7 @@ from infra.registry.registry import Registry
 from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME, OURS, report_key
 from tasks.champion.history import champion_at, current_champion, history
 from tasks.context import Context
+from tasks.field import field_report
 from validation.records import ApprovalAnswer, ChampionRef, Decision, Evaluation, Promotion
 from validation.redaction import mask
 
@@ -34,6 +35,7 @@ def describe_champion(context: Context, registry: Registry, moment: datetime | N
     evaluation = context.records.find(Evaluation, decision.evaluation) if decision and decision.evaluation else None
     metrics = evaluation.challenger_metrics if evaluation else None
     intervals = metrics.intervals() if metrics else {}
+    field = field_report(context, registry, champion) if moment is None else None
     facts = {
         "version": champion.version,
         "model": champion.model,
@@ -49,6 +51,8 @@ def describe_champion(context: Context, registry: Registry, moment: datetime | N
         "holdout_patients": metrics.patients if metrics else None,
         "holdout_cells": metrics.cells if metrics else None,
         "metrics": {name: interval.model_dump() for name, interval in intervals.items() if interval},
+        "in_the_field": field.sentence if field else None,
+        "field": field.model_dump(mode="json") if field else None,
         "model_sha256": champion.model_sha256,
         "registry": mask(registry.uri),
         "uri": f"models:/{MODEL_NAME}{path}",

@@ -2,7 +2,7 @@
 
 A night's decision needs its report's records and tables; a registered version, an open approval and the newest night
 also need their model files. What a record names is a reference; the records themselves are the roots: decisions,
-nights, the history, approvals, answers, the ledger of looks and the origins of patients are never removed.
+nights, the field, the history, approvals, answers, the ledger of looks and the origins of patients are never removed.
 """
 
 from __future__ import annotations

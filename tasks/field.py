@@ -1,0 +1,180 @@
+"""Field: the deployed champion scores patients that came after its training, once, before anything is trained on them.
+
+What it finds is set beside what was promised when it was promoted. Nothing of it chooses a model, so it never wears
+out: it is the only test of the very file that is deployed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.registry.registry import Registry
+from infra.scoring.model_file import ModelFile
+from infra.store.keys import record_key, table_key
+from tasks.cells.cell_data import CellData, load_cells
+from tasks.cells.scoring import score_deployed
+from tasks.champion.in_force import registered_file
+from tasks.context import Context
+from tasks.nights import load_all
+from tasks.stage import stage
+from validation.digest import digest
+from validation.errors import ModelFileInvalid, RetrainError, Unreachable
+from validation.records import (
+    Candidate,
+    ChampionRef,
+    Decision,
+    Evaluation,
+    FieldMonth,
+    FieldNight,
+    FieldReport,
+    Pack,
+    Split,
+)
+from validation.statistics.field import summarise_field
+from validation.statistics.metrics import Scored
+from validation.statistics.paired_tests import Floats
+
+log = logging.getLogger(__name__)
+
+TALLIES = ["tp", "positives", "tn", "negatives"]
+
+
+def score_field(
+    context: Context, registry: Registry, champion: ChampionRef | None, split: Split, pack: Pack
+) -> FieldReport | None:
+    """Score tonight's new patients with the champion's file; return promised beside found since its promotion.
+
+    None without a champion, or when it has met every patient so far. A champion that cannot be scored is reported by
+    the night itself.
+    """
+    if champion is None:
+        return None
+    cells = load_cells(context, split, pack)
+    new = _unmet(context, champion, cells)
+    if len(new):
+        try:
+            file = ModelFile(registered_file(registry, champion), sha256_expected=champion.model_sha256)
+            scored = score_deployed(context, file, champion.threshold, new).scored
+        except ModelFileInvalid as error:
+            log.error("version %s is not scored on new patients: %s", champion.version, error)
+            return field_report(context, registry, champion)
+        _keep(context, champion, split, new, scored)
+    return field_report(context, registry, champion)
+
+
+def field_report(context: Context, registry: Registry, champion: ChampionRef) -> FieldReport | None:
+    """Return what was promised of a champion and what was found since, by month; None before its first new patient."""
+    table = _found(context, champion)
+    promised = _promised(context, registry, champion)
+    if not len(table) or promised is None:
+        return None
+    found = table[TALLIES].to_numpy(np.float64)
+    summary = summarise_field(promised, found)
+    months = []
+    for month, rows in table.groupby("month", sort=True):
+        sums = rows[TALLIES].sum()
+        months.append(
+            FieldMonth(
+                month=str(month),
+                patients=len(rows),
+                sensitivity=float(sums["tp"] / sums["positives"]) if sums["positives"] else None,
+                specificity=float(sums["tn"] / sums["negatives"]) if sums["negatives"] else None,
+            )
+        )
+    rates = {"sensitivity": summary.sensitivity, "specificity": summary.specificity}
+    rates["balanced_accuracy"] = summary.balanced_accuracy
+    report = FieldReport(
+        version=champion.version,
+        patients=summary.patients,
+        cells=summary.cells,
+        promised={name: rate.promised for name, rate in rates.items() if rate.promised},
+        found={name: rate.found for name, rate in rates.items() if rate.found},
+        worse=tuple(name for name, rate in rates.items() if rate.alarm is not None),
+        months=tuple(months),
+    )
+    if report.worse:
+        log.error("%s", report.sentence)
+    return report
+
+
+def _unmet(context: Context, champion: ChampionRef, cells: CellData) -> CellData:
+    """Return the cells of patients with a name that the champion has neither been made with nor scored."""
+    met = _met(context, champion)
+    if met is None:
+        return cells.take(np.zeros(len(cells), bool))
+    scored = set(_found(context, champion)["patient"])
+    chosen = [
+        bool(patient) and not {patient, origin} & met and patient not in scored
+        for patient, origin in zip(cells.patients, cells.origins, strict=True)
+    ]
+    return cells.take(np.array(chosen, bool))
+
+
+def _met(context: Context, champion: ChampionRef) -> set[str] | None:
+    """Return the patients that were there when the champion was trained; None where the records are gone."""
+    candidate = context.records.find(Candidate, champion.candidate)
+    try:
+        if candidate is not None:
+            table = context.records.load_table(context.records.load(Split, candidate.split).table)
+            return set(table["patient"]) | set(table["origin"])
+        # Of version 0.1.
+        spec = json.loads(context.store.get(record_key(Candidate.kind, champion.candidate)))["spec"]
+        return set(context.records.load_table(table_key(Split.kind, spec["split"], "rows"))["patient"])
+    except Unreachable:
+        raise
+    except (RetrainError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(context: Context, champion: ChampionRef, split: Split, cells: CellData, scored: Scored) -> None:
+    names = sorted(set(cells.patients))
+    table = pd.DataFrame(scored.tallies.astype(np.int64), columns=TALLIES).assign(patient=names)
+    id_ = digest(champion.model_sha256, split.id, names)
+    night = FieldNight(
+        id=id_,
+        champion=champion.model_sha256,
+        split=split.id,
+        patients=len(names),
+        table=context.records.save_table(FieldNight, id_, "patients", table),
+        at=datetime.now(UTC),
+    )
+    context.records.save(night, id_)
+    log.info("version %s was scored on %d new patients before any training on them", champion.version, len(names))
+
+
+def _found(context: Context, champion: ChampionRef) -> pd.DataFrame:
+    """Return the tallies of all patients that a champion was scored on, in the order of their arrival."""
+
+    nights = [night for night in load_all(context, FieldNight) if night.champion == champion.model_sha256]
+    found = []
+    for night in sorted(nights, key=lambda night: (night.at, night.id)):
+        try:
+            found.append(context.records.load_table(night.table).assign(month=f"{night.at:%Y-%m}"))
+        except Unreachable:
+            raise
+        except RetrainError as error:
+            log.warning("skipped: %s", error.message)
+    if not found:
+        return pd.DataFrame(columns=[*TALLIES, "patient", "month"])
+    return pd.concat(found, ignore_index=True).drop_duplicates("patient", ignore_index=True)
+
+
+def _promised(context: Context, registry: Registry, champion: ChampionRef) -> Floats | None:
+    """Return the tallies by patient of the evaluation that the champion was promoted on."""
+    decision = context.records.find(Decision, registry.decision_of(champion.version) or "")
+    evaluation = context.records.find(Evaluation, decision.evaluation) if decision and decision.evaluation else None
+    if evaluation is None:
+        return None
+    table = context.records.load_table(evaluation.predictions)
+    codes, _ = pd.factorize(table["patient"], sort=True)
+    labels: npt.NDArray[np.bool_] = table["label"].to_numpy() == 1
+    return Scored(labels, table["challenger"].to_numpy(np.float64), codes.astype(np.int64), champion.threshold).tallies
+
+
+field_task = stage(score_field, name="field")
