@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tasks.models.onnx_file import combine as combine_files
 
 from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
@@ -20,6 +19,7 @@ from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
 from tasks.models import TrainingData, Variation
+from tasks.models.onnx_file import combine as combine_files
 from tasks.models.preparation import draw_batch, shuffled_batches
 from tasks.models.variation import augment
 from tasks.report import report
