@@ -1,4 +1,4 @@
-"""Real processes that change the champion at once, or are killed with SIGKILL while they do it.
+"""Real processes that change the champion or take looks at once, or are killed with SIGKILL while they do it.
 
 As a program it reads jobs from standard input, one list of jobs a line, and forks one process for each job of a line:
 what is slow, importing MLflow, happens once. A job may name a function; its process then kills itself just before, or
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +66,11 @@ def promotion(
     return {"settings": settings, "decision": decision, "kill": kill, "identity": identity}
 
 
+def looking(settings: dict[str, Any], challengers: Sequence[str], identity: dict[str, str]) -> dict[str, Any]:
+    """Return the job of taking a look for each challenger; it says a JSON list of looks, None for a refused one."""
+    return {"settings": settings, "looks": challengers, "kill": None, "identity": identity}
+
+
 def _wrap(dotted: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Replace a function, or a method of a class, by what ``around`` makes of it."""
     path, _, name = dotted.rpartition(".")
@@ -90,10 +95,15 @@ def _killing(when: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _waiting(ready: int, go: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Wait once, at the first call."""
+
     def around(function: Callable[..., Any]) -> Callable[..., Any]:
+        waited: list[int] = []
+
         def waits(*args: Any, **kwargs: Any) -> Any:
-            os.write(ready, b".")
-            os.read(go, 1)
+            if not waited:
+                waited.append(os.write(ready, b"."))
+                os.read(go, 1)
             return function(*args, **kwargs)
 
         return waits
@@ -120,6 +130,24 @@ def _promote(job: dict[str, Any]) -> tuple[str, str]:
     return "promoted", champion.version if champion else ""
 
 
+def _look(job: dict[str, Any]) -> tuple[str, str]:
+    from infra.registry.registry import Registry
+    from infra.settings.settings import Settings
+    from tasks.context import Context
+    from tasks.judging.ledger import take_look
+    from validation.errors import LedgerSpent
+
+    settings = Settings(**job["settings"])
+    context, registry = Context.open(settings), Registry(settings)
+    taken: list[dict[str, Any] | None] = []
+    for challenger in job["looks"]:
+        try:
+            taken.append(take_look(context, registry, challenger, "champion").model_dump(mode="json"))
+        except LedgerSpent:
+            taken.append(None)
+    return json.dumps(taken), ""
+
+
 def _fork(job: dict[str, Any], barrier: tuple[int, int] | None) -> tuple[int, int]:
     """Start a job in a process of its own; return its number and the pipe that it answers by."""
     answer, telling = os.pipe()
@@ -136,7 +164,7 @@ def _fork(job: dict[str, Any], barrier: tuple[int, int] | None) -> tuple[int, in
             _wrap("infra.registry.registry.Registry.put_if_absent", _waiting(*barrier))
         # A clean process of its own for each would take longer than all the rest; it is tested by itself.
         _wrap("tasks.champion.reproduce.rescore", lambda _: lambda *_, **__: __import__("numpy").zeros(1, "float32"))
-        os.write(telling, json.dumps(_promote(job)).encode())
+        os.write(telling, json.dumps(_look(job) if "looks" in job else _promote(job)).encode())
     except BaseException as error:
         os.write(telling, json.dumps((f"{type(error).__name__}: {error}", "")).encode())
     finally:

@@ -322,6 +322,13 @@ class Look(Record):
     spent: float = Field(ge=0, description="share of the error budget: the level of tonight's one-sided tests")
     looked_at: datetime
 
+    @model_validator(mode="after")
+    def _costs_something(self) -> Look:
+        """Refuse a look against a champion that spends nothing: an edited one."""
+        if self.champion is not None and self.spent <= 0:
+            raise ValueError("a look against a champion spends a part of the error budget")
+        return self
+
 
 class Spread(Record):
     """Precision of a difference between two models, patients as the unit."""

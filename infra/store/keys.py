@@ -77,6 +77,11 @@ def history_key(number: int) -> str:
     return f"{OURS}history/{number:06d}.json"
 
 
+def proposal_key(number: int, digest: str) -> str:
+    """Return the key of a proposed entry ``number`` of the history; ``digest`` is that of its text."""
+    return f"{OURS}history/proposed/{number:06d}-{digest}.json"
+
+
 def report_key(id_: str) -> str:
     """Return the key of the report on a decision."""
     return f"{OURS}reports/{id_}.html"

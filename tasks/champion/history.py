@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from infra.registry.registry import Registry
-from infra.store.keys import CHAMPION_ALIAS, OURS, history_key, record_key
+from infra.store.keys import CHAMPION_ALIAS, OURS, history_key, proposal_key, record_key
 from tasks.context import Context
 from tasks.judging.evidence import evaluation_digest
+from tasks.judging.ledger import repair_looks
+from validation.digest import digest
 from validation.errors import ChampionChanged, ObjectMissing, RetrainError, Unreachable, UsageError
 from validation.records import ApprovalAnswer, ChampionRef, Evaluation, Promotion
 from validation.redaction import mask
@@ -74,9 +76,10 @@ def reconcile_champion(context: Context, registry: Registry) -> ChampionRef | No
     Raises:
         RetrainError: when the history names a version that is not in the registry.
     """
+    repair_looks(context, registry)
     while True:
         _copy(context, registry)
-        entries, now = _untouched(context, registry), registry.champion()
+        entries, now = untouched_history(context, registry), registry.champion()
         if not entries or (now is not None and now.version == entries[-1].version_after):
             return now
         version = entries[-1].version_after
@@ -116,6 +119,8 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
         at=max(now, entries[-1].at) if entries else now,
     )
     text = entry.model_dump_json(indent=2)
+    # First into the store: an entry that stands in the registry alone was written by nobody who may write here.
+    context.store.put(proposal_key(number, digest(text)), text.encode())
     decided = registry.put_if_absent(f"{ENTRY}{number:06d}", text)
     reconcile_champion(context, registry)
     if decided != text:
@@ -176,7 +181,7 @@ def checked_why(why: str) -> str:
     return why.strip()
 
 
-def _untouched(context: Context, registry: Registry) -> list[Promotion]:
+def untouched_history(context: Context, registry: Registry) -> list[Promotion]:
     """Return the history; raises RetrainError for an entry that differs from what was decided."""
     entries, decided = history(context), registry.entries_with_prefix(ENTRY)
     for entry in entries:
@@ -199,8 +204,14 @@ def _copy(context: Context, registry: Registry) -> None:
     for prefix, kind in ((ENTRY, Promotion.kind), (ANSWER, ApprovalAnswer.kind)):
         stored = {info.key for info in context.store.list(f"{OURS}{kind}/")}
         for id_, text in registry.entries_with_prefix(prefix).items():
-            if (key := record_key(kind, id_)) not in stored:
-                context.store.put(key, text.encode())  # every writer writes the registry's text
+            if (key := record_key(kind, id_)) in stored:
+                continue
+            if prefix == ENTRY and proposal_key(int(id_), digest(text)) not in stored:
+                raise RetrainError(
+                    f"entry {id_} of the history is in the registry alone: it was not proposed in {context.store.uri}",
+                    f"find out who wrote it. If it is right (the bucket was lost), write its text to {key}",
+                )
+            context.store.put(key, text.encode())  # every writer writes the registry's text
 
 
 def _refuse_other_registry(registry: Registry, last: Promotion) -> None:

@@ -7,10 +7,17 @@ that write access to one of them alone changes no champion unseen.
 from __future__ import annotations
 
 from infra.registry.registry import Registry
-from tasks.champion.history import history
+from tasks.champion.history import untouched_history
 from tasks.context import Context
 from tasks.judging.evidence import evaluation_digest, verify_sealed
-from validation.errors import ChampionUnusable, ModelFileInvalid, NotReproduced, RegistryUnreachable
+from validation.errors import (
+    ChampionUnusable,
+    ModelFileInvalid,
+    NotReproduced,
+    RegistryUnreachable,
+    RetrainError,
+    Unreachable,
+)
 from validation.records import Candidate, ChampionRef, Evaluation, Promotion
 
 
@@ -25,11 +32,18 @@ def check_in_force(context: Context, registry: Registry) -> ChampionRef | None:
     champion = registry.champion()
     if champion is None:
         return None
-    entries = [entry for entry in history(context) if entry.version_after == champion.version]
-    problems = [
-        *_of_candidate(context, champion),
-        *(_of_entry(context, registry, champion, entries[-1]) if entries else ()),
-    ]
+    problems = _of_candidate(context, champion)
+    try:
+        entries = untouched_history(context, registry)
+    except Unreachable:
+        raise
+    except RetrainError as error:
+        problems.append(error.message)
+    else:
+        if entries and entries[-1].version_after != champion.version:
+            problems.append(f"the history ends with version {entries[-1].version_after}, the alias was moved")
+        elif entries:
+            problems += _of_entry(context, registry, champion, entries[-1])
     try:
         registered_file(registry, champion)
     except ModelFileInvalid as error:

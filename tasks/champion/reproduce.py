@@ -125,7 +125,9 @@ def _compare(
     if scores.shape != recorded.shape:
         scores = np.full_like(recorded, np.nan)
     different, apart = int((scores != recorded).sum()), float(np.abs(scores - recorded).max())
-    same_calls = np.array_equal(scores >= reference.threshold, recorded >= reference.threshold)
+    # In float64, as a night calls: NumPy would round the threshold to float32.
+    new, old = (values.astype(np.float64) >= reference.threshold for values in (scores, recorded))
+    same_calls = np.array_equal(new, old)
     if apart <= tolerance and same_calls:
         return f"{cells}: {different:,} differ by at most {apart:.2g}, within the tolerance {tolerance:g}; no call does"
     raise NotReproduced(

@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.registry.registry import Registry
 from tasks.context import Context
-from tasks.judging.ledger import YEAR, read_ledger
+from tasks.judging.ledger import next_free, read_ledger
 from validation.gate import level_of_look
 
 
@@ -16,12 +16,12 @@ def describe_looks(context: Context, registry: Registry) -> dict[str, Any]:
     rules, now = context.settings.gate, datetime.now(UTC)
     entries, level = read_ledger(context, registry), level_of_look(context.settings.gate)
     counted = [entry for entry in entries if entry.counts(now) and entry.cost(level) > 0]
-    dates = [entry.look.looked_at for entry in counted if entry.look]
+    spent, free = sum(entry.cost(level) for entry in counted), next_free(entries, rules, now)
     return {
         "looks_taken": len(counted),
-        "looks_left": max(0, rules.looks - len(counted)),
+        "looks_left": max(0, min(rules.looks - len(counted), int((rules.error_budget - spent) / level + 1e-6))),
         "error_budget": rules.error_budget,
-        "error_budget_spent": sum(entry.cost(level) for entry in counted),
-        "next_is_free": (min(dates) + YEAR).date().isoformat() if dates else None,
+        "error_budget_spent": spent,
+        "next_is_free": free.date().isoformat() if free else None,
         "problems": [f"look {entry.number}: {entry.problem}" for entry in entries if entry.problem],
     }

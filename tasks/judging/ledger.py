@@ -8,7 +8,7 @@ the three: a look that is missing, damaged or edited in one of them is spent, an
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -67,7 +67,8 @@ def read_ledger(context: Context, registry: Registry) -> list[LedgerEntry]:
         others = [key for key in found if key[0] == number and key[1]]
         if others:
             found[others[0]] |= found.pop((number, ""))
-    entries = [_entry(number, pair, places) for (number, pair), places in sorted(found.items())]
+    level = level_of_look(context.settings.gate)
+    entries = [_entry(number, pair, places, level) for (number, pair), places in sorted(found.items())]
     for entry in entries:
         if entry.problem:
             log.error("look %d counts as spent: %s", entry.number, entry.problem)
@@ -75,7 +76,7 @@ def read_ledger(context: Context, registry: Registry) -> list[LedgerEntry]:
 
 
 def take_look(context: Context, registry: Registry, challenger: str, champion: str | None) -> Look:
-    """Decide a look and return it; the same challenger against the same champion looks once.
+    """Decide a look and return it; the same challenger against the same champion looks once a year.
 
     Both are named by the SHA-256 of their model files. A challenger without a champion to beat is recorded and spends
     nothing.
@@ -87,15 +88,20 @@ def take_look(context: Context, registry: Registry, challenger: str, champion: s
     while True:
         entries = read_ledger(context, registry)
         number = max((entry.number for entry in entries), default=0) + 1
-        mine = next((entry for entry in entries if entry.pair == pair), None)
+        now = datetime.now(UTC)
+        # One that no longer counts is no longer paid for, whoever wrote it.
+        mine = next((entry for entry in entries if entry.pair == pair and entry.counts(now)), None)
         if mine is not None and mine.look is not None:
-            return _copied(context, mine.look)
+            repair_looks(context, registry)
+            return mine.look
+        # A clock that was set back must not let a look expire early: times never decrease.
+        times = [entry.look.looked_at for entry in entries if entry.look and not entry.problem]
         look = Look(
             number=number,
             challenger=challenger,
             champion=champion,
             spent=level if champion is not None else 0.0,
-            looked_at=datetime.now(UTC),
+            looked_at=max([now, *times]),
         )
         if mine is not None:
             return look.model_copy(update={"number": mine.number})
@@ -104,7 +110,31 @@ def take_look(context: Context, registry: Registry, challenger: str, champion: s
         text = look.model_dump_json(indent=2)
         # Whoever loses the number reads again, the winner's look included.
         if registry.put_if_absent(f"{ENTRY}{number:06d}", text) == text:
-            return _copied(context, look)
+            context.store.put(look_key(number, pair), text.encode())
+            repair_looks(context, registry)
+            return look
+
+
+def repair_looks(context: Context, registry: Registry) -> None:
+    """Write the store's missing copies again; each is named in the log."""
+    stored = {info.key for info in context.store.list(f"{OURS}{Look.kind}/")}
+    for _, number, pair, look in _decided(registry):
+        if look is not None and (key := look_key(number, pair)) not in stored:
+            context.store.put(key, look.model_dump_json(indent=2).encode())
+            log.error("look %d was not in %s: %s is written again", number, context.store.uri, key)
+
+
+def next_free(entries: Sequence[LedgerEntry], rules: GateRules, now: datetime) -> datetime | None:
+    """Return when the budget allows the next look: ``now`` or later, or None while unreadable looks use it up."""
+    level = level_of_look(rules)
+    counted = [entry for entry in entries if entry.counts(now) and entry.cost(level) > 0]
+    ends = sorted(entry.look.looked_at + YEAR for entry in counted if entry.look)
+    for moment in (now, *ends):
+        costs = [entry.cost(level) for entry in counted if entry.counts(moment)]
+        # The level of a look changes with the settings, so their number alone would not keep the budget.
+        if len(costs) < rules.looks and sum(costs) + level <= rules.error_budget * (1 + 1e-9):
+            return moment
+    return None
 
 
 def pair_of(challenger: str, champion: str | None) -> str:
@@ -112,19 +142,16 @@ def pair_of(challenger: str, champion: str | None) -> str:
     return digest(challenger, champion)[:16]
 
 
-def _copied(context: Context, look: Look) -> Look:
-    key = look_key(look.number, pair_of(look.challenger, look.champion))
-    context.store.create(key, look.model_dump_json(indent=2).encode())
-    return look
-
-
 def _decided(registry: Registry) -> Iterable[tuple[str, int, str, Look | None]]:
     for number, text in registry.entries_with_prefix(ENTRY).items():
         try:
             look = Look.model_validate_json(text)
-            yield REGISTRY, int(number), pair_of(look.challenger, look.champion), look
+            if look.number != int(number):
+                raise ValueError(number)
         except ValueError:
             yield REGISTRY, int(number) if number.isdecimal() else 0, "", None
+        else:
+            yield REGISTRY, look.number, pair_of(look.challenger, look.champion), look
 
 
 def _copies(context: Context) -> Iterable[tuple[str, int, str, Look | None]]:
@@ -132,17 +159,17 @@ def _copies(context: Context) -> Iterable[tuple[str, int, str, Look | None]]:
     for info in context.store.list(prefix):
         number, _, pair = info.key.removeprefix(prefix).removesuffix(".json").partition("-")
         if number.isdecimal() and pair and "/" not in pair:
-            yield STORE, int(number), pair, _read(context, info.key, pair)
+            yield STORE, int(number), pair, _read(context, info.key, int(number), pair)
 
 
-def _read(context: Context, key: str, pair: str) -> Look | None:
+def _read(context: Context, key: str, number: int, pair: str) -> Look | None:
     try:
         look = context.records.load_at(Look, key)
     except RetrainError as error:
         if isinstance(error, StoreUnreachable):
             context.store.check()  # one unreadable object is a damaged look; a store that is gone ends the night
         return None
-    return look if pair_of(look.challenger, look.champion) == pair else None
+    return look if (look.number, pair_of(look.challenger, look.champion)) == (number, pair) else None
 
 
 def _evaluated(context: Context) -> Iterable[tuple[str, int, str, Look | None]]:
@@ -151,7 +178,7 @@ def _evaluated(context: Context) -> Iterable[tuple[str, int, str, Look | None]]:
         yield EVALUATION, look.number, pair_of(look.challenger, look.champion), look
 
 
-def _entry(number: int, pair: str, places: dict[str, Look | None]) -> LedgerEntry:
+def _entry(number: int, pair: str, places: dict[str, Look | None], level: float) -> LedgerEntry:
     problems = [f"{place} has none" for place in (REGISTRY, STORE) if place not in places]
     problems += [f"what {place} has is damaged" for place, look in places.items() if look is None]
     readable = {place: look for place, look in places.items() if look is not None}
@@ -159,21 +186,22 @@ def _entry(number: int, pair: str, places: dict[str, Look | None]) -> LedgerEntr
     if any(look != looks[0] for look in looks):
         problems.append(f"{' and '.join(readable)} differ")
     newest = max(looks, key=lambda look: look.looked_at, default=None)
-    spent = max((look.spent for look in looks), default=None)
+    # What is edited or placed by hand may claim to be cheap; a first champion's look is free where it can be read.
+    least = level if problems and (len(readable) < len(places) or any(look.champion for look in looks)) else 0.0
+    spent = max([least, *(look.spent for look in looks)]) if looks else None
     return LedgerEntry(number, pair, newest, spent, "; ".join(problems))
 
 
 def _refuse_beyond_budget(rules: GateRules, entries: list[LedgerEntry], level: float) -> None:
     """Raise LedgerSpent when one more look of ``level`` exceeds the number of looks or the budget of a year."""
     now = datetime.now(UTC)
-    counted = [entry for entry in entries if entry.counts(now) and entry.cost(level) > 0]
-    spent = sum(entry.cost(level) for entry in counted)
-    # The level of a look changes with the settings, so their number alone would not keep the budget.
-    if len(counted) >= rules.looks or spent + level > rules.error_budget * (1 + 1e-9):
-        dates = [entry.look.looked_at for entry in counted if entry.look]
-        free = f"the next look is free on {min(dates) + YEAR:%Y-%m-%d}" if dates else "no look will be free"
-        raise LedgerSpent(
-            f"{len(counted)} looks were taken in the last 365 days, {rules.looks} are allowed, and {spent:.4f} of the "
-            f"error budget {rules.error_budget:g} is spent; {free}",
-            "wait, or promote by hand; `retrain looks` lists them",
-        )
+    free = next_free(entries, rules, now)
+    if free == now:
+        return
+    costs = [entry.cost(level) for entry in entries if entry.counts(now) and entry.cost(level) > 0]
+    when = f"the next look is free on {free:%Y-%m-%d}" if free else "looks that cannot be read use it up"
+    raise LedgerSpent(
+        f"{len(costs)} looks were taken in the last 365 days, {rules.looks} are allowed, and "
+        f"{sum(costs):.4f} of the error budget {rules.error_budget:g} is spent; {when}",
+        "wait, or promote by hand; `retrain looks` lists them",
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from infra.registry.registry import Registry
-from infra.store.keys import history_key
+from infra.store.keys import history_key, proposal_key
 from tasks.champion.history import (
     ENTRY,
     ChampionChange,
@@ -22,6 +22,7 @@ from tasks.champion.history import (
 from tasks.commands.describe_champion import describe_champion, describe_history
 from tasks.context import Context
 from tests.builders import NOON, channel_model, made_up_candidate, made_up_decision
+from validation.digest import digest
 from validation.errors import ChampionChanged, RetrainError, UsageError
 from validation.records import ChampionRef, Promotion
 
@@ -44,6 +45,13 @@ def entry(number: int, version: str, action: Any = "promoted", before: str | Non
     return Promotion(number=number, action=action, version_before=before, version_after=version, **given)
 
 
+def decide(context: Context, registry: Registry, made: Promotion) -> None:
+    """Let another process propose and decide an entry, and be killed then."""
+    text = made.model_dump_json(indent=2)
+    context.store.put(proposal_key(made.number, digest(text)), text.encode())
+    registry.put_if_absent(f"{ENTRY}{made.number:06d}", text)
+
+
 def test_entries_follow_each_other_and_the_alias_follows_them(context: Context, registry: Registry) -> None:
     first, second = register(registry, "d1"), register(registry, "d2")
     append_change(context, registry, change(None, first, "d1"))
@@ -57,7 +65,7 @@ def test_a_clock_that_is_behind_never_makes_the_history_run_backwards(context: C
     first, second = register(registry, "d1"), register(registry, "d2")
     ahead = datetime.now(UTC) + timedelta(hours=3)
     kept = entry(1, first.version, decision="d1", at=ahead)
-    registry.put_if_absent(f"{ENTRY}000001", kept.model_dump_json(indent=2))
+    decide(context, registry, kept)
     reconcile_champion(context, registry)
     append_change(context, registry, change(first, second, "d2"))
     assert [e.at for e in history(context)] == [ahead, ahead]
@@ -67,7 +75,7 @@ def test_a_clock_that_is_behind_never_makes_the_history_run_backwards(context: C
 def test_who_was_decided_first_wins_and_the_other_hears_of_it(context: Context, registry: Registry) -> None:
     first, second = register(registry, "d1"), register(registry, "d2")
     rival = entry(1, second.version, decision="d2", who="the other night", at=NOON)
-    registry.put_if_absent(f"{ENTRY}000001", rival.model_dump_json(indent=2))
+    decide(context, registry, rival)
     # The other one was killed just after its entry was decided: neither store nor alias know of it yet.
     assert (history(context), registry.champion()) == ([], None)
     with pytest.raises(ChampionChanged, match=r"has changed .* version 2 \(the other night, 2026-01-02 12:00:00 UTC\)"):
