@@ -31,9 +31,9 @@ ROWS = (
 
 def figures(scored: Scored) -> dict[str, Any]:
     """Return what a result says of the cells that were left out: metrics, log loss, calibration error, threshold."""
-    summary = summarise(scored, resamples=RESAMPLES)
+    summary = summarise(scored)
     found = {name: interval.value for name in NAMES if (interval := getattr(summary, name)) is not None}
-    calibration = extra_metrics(scored, resamples=100)["calibration_error"]
+    calibration = extra_metrics(scored)["calibration_error"]
     return {
         "metrics": found | {"log_loss": summary.log_loss},
         "calibration_error": calibration.value if calibration else None,

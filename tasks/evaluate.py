@@ -25,7 +25,7 @@ from tasks.champion.history import champion_lineage, history
 from tasks.champion.in_force import registered_file
 from tasks.context import Context
 from tasks.judging.before_members import unseen
-from tasks.judging.evidence import counts_digest, judged_digest, seal
+from tasks.judging.evidence import counts_digest, is_sealed, judged_digest, seal
 from tasks.judging.ledger import take_look
 from tasks.stage import stage
 from validation.digest import digest
@@ -190,8 +190,9 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
     named = load_cells(context, split, pack).judged_by(range(FOLDS))
     cells = _judging(context, contest, named)
     id_ = _id(context, contest, split, cells)
-    if (stored := context.records.find(Evaluation, id_)) is not None:
-        seal(registry, stored)
+    stored = context.records.find(Evaluation, id_)
+    # One that was placed there, or whose sealing was killed, is made again.
+    if stored is not None and is_sealed(registry, stored):
         return stored
     scores = _compared(context, contest, cells)
     new = scores["challenger"].scored

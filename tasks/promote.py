@@ -21,6 +21,8 @@ from validation.records import Candidate, ChampionRef, Decision, Evaluation, Ver
 
 log = logging.getLogger(__name__)
 
+HINT = "the champion stays; run the night again, or promote it by hand: `retrain promote DECISION --why ...`"
+
 
 def promote(
     context: Context, decision: Decision, challenger: Candidate, registry: Registry, who: str = "the nightly run"
@@ -61,6 +63,9 @@ def register_and_try(
     evaluation = context.records.find(Evaluation, decision.evaluation) if decision.evaluation else None
     if strict:
         _refuse_other_evidence(context, registry, decision, challenger, evaluation)
+    elif evaluation is not None:
+        # A person may overrule the gate, not promote what was changed since.
+        _refuse_changed_evidence(registry, decision, challenger, evaluation, required=False)
     try:
         model = context.store.get(challenger.model_key)
     except ObjectMissing as error:
@@ -78,24 +83,33 @@ def _refuse_other_evidence(
     context: Context, registry: Registry, decision: Decision, challenger: Candidate, evaluation: Evaluation | None
 ) -> None:
     """Raise NotReproduced unless a sealed evaluation of this very file and threshold comes to a promotion."""
-    hint = "the champion stays; run the night again, or promote it by hand: `retrain promote DECISION --why ...`"
     if evaluation is None:
-        raise NotReproduced(f"decision {decision.id} says {decision.verdict.value} and rests on no evaluation", hint)
-    verify_sealed(registry, evaluation)
-    judged = evaluation.challenger, evaluation.challenger_sha256, evaluation.challenger_threshold
-    if judged != (challenger.id, challenger.model_sha256, challenger.threshold):
-        raise NotReproduced(
-            f"candidate {challenger.id} (SHA-256 {challenger.model_sha256}, threshold {challenger.threshold!r}) is not "
-            f"what evaluation {evaluation.id} judged: {judged[0]} (SHA-256 {judged[1]}, threshold {judged[2]!r})",
-            hint,
-        )
+        raise NotReproduced(f"decision {decision.id} says {decision.verdict.value} and rests on no evaluation", HINT)
+    _refuse_changed_evidence(registry, decision, challenger, evaluation, required=True)
     verdict = verdict_of(evaluation, context.settings.gate).verdict
     if verdict is not Verdict.PROMOTED:
         raise NotReproduced(
             f"decision {decision.id} says {decision.verdict.value}; evaluation {evaluation.id}, judged again, comes to "
             f"{verdict.value}",
-            hint,
+            HINT,
         )
+
+
+def _refuse_changed_evidence(
+    registry: Registry, decision: Decision, challenger: Candidate, evaluation: Evaluation, *, required: bool
+) -> None:
+    """Raise NotReproduced when evaluation, candidate and decision contradict each other or the registry's seal."""
+    verify_sealed(registry, evaluation, required=required)
+    judged = evaluation.challenger, evaluation.challenger_sha256, evaluation.challenger_threshold
+    if judged != (challenger.id, challenger.model_sha256, challenger.threshold):
+        raise NotReproduced(
+            f"candidate {challenger.id} (SHA-256 {challenger.model_sha256}, threshold {challenger.threshold!r}) is not "
+            f"what evaluation {evaluation.id} judged: {judged[0]} (SHA-256 {judged[1]}, threshold {judged[2]!r})",
+            HINT,
+        )
+    compared, against = decision.champion_before, evaluation.champion
+    if (compared and compared.version) != (against and against.version):
+        raise NotReproduced(f"decision {decision.id} and its evaluation {evaluation.id} name different champions", HINT)
 
 
 promote_task = stage(promote)

@@ -6,6 +6,8 @@ promotion rests on.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,8 @@ from infra.registry.registry import Registry
 from validation.digest import digest
 from validation.errors import NotReproduced
 from validation.records import Evaluation
+
+log = logging.getLogger(__name__)
 
 SEAL = "evaluation."
 
@@ -34,8 +38,9 @@ def counts_digest(predictions: pd.DataFrame, role: str, threshold: float) -> str
 
 
 def evaluation_digest(evaluation: Evaluation) -> str:
-    """Return the digest of a whole evaluation."""
-    return digest(evaluation.model_dump_json().encode())
+    """Return the digest of all of an evaluation that a decision rests on: the same on every machine and later version."""
+    text = evaluation.model_dump_json(exclude={"milliseconds", "other", "other_metrics"}, exclude_defaults=True)
+    return digest(text.encode())
 
 
 def seal(registry: Registry, evaluation: Evaluation) -> None:
@@ -48,14 +53,24 @@ def seal(registry: Registry, evaluation: Evaluation) -> None:
     verify_sealed(registry, evaluation)
 
 
-def verify_sealed(registry: Registry, evaluation: Evaluation) -> None:
+def is_sealed(registry: Registry, evaluation: Evaluation) -> bool:
+    """Whether an evaluation from the bucket is the one that was made."""
+    try:
+        verify_sealed(registry, evaluation)
+    except NotReproduced as error:
+        log.error("%s", error)
+        return False
+    return True
+
+
+def verify_sealed(registry: Registry, evaluation: Evaluation, *, required: bool = True) -> None:
     """Compare an evaluation from the bucket with the registry's digest of it.
 
     Raises:
-        NotReproduced: when it is another, or there is none.
+        NotReproduced: when it is another, or, if ``required``, when there is none.
     """
     sealed = registry.entries_with_prefix(f"{SEAL}{evaluation.id}").get("")
-    if sealed != evaluation_digest(evaluation):
+    if sealed != evaluation_digest(evaluation) and (required or sealed is not None):
         found = "has no digest of it" if sealed is None else "has the digest of another"
         raise NotReproduced(
             f"evaluation {evaluation.id} in the bucket is not the one that was made: the registry {found}",
