@@ -13,7 +13,6 @@ from validation.statistics.metrics import NAMES, Scored, summarise
 from validation.statistics.report_metrics import extra_metrics
 from validation.statistics.threshold import choose_threshold
 
-RESAMPLES = 2_000
 # A row of the table: what it is called, its name in a result or in the result's metrics, and its decimals.
 ROWS = (
     *((name.replace("_", " "), name, 4) for name in NAMES),

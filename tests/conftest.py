@@ -164,6 +164,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def evidence_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up decision is carried out without evidence, which tests/tasks/judging/test_evidence.py is about."""
+    monkeypatch.setattr("tasks.promote._refuse_other_evidence", lambda *_: None)
+
+
+@pytest.fixture
 def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is expected of a batch as a whole is met: for what comes after validation, and half a second faster."""
     from validation.batch.expectations import BatchChecks

@@ -38,7 +38,7 @@ def counts_digest(predictions: pd.DataFrame, role: str, threshold: float) -> str
 
 
 def evaluation_digest(evaluation: Evaluation) -> str:
-    """Return the digest of all of an evaluation that a decision rests on: the same on every machine and later version."""
+    """Return the digest of what decisions rest on: the same on every machine, and for later versions."""
     text = evaluation.model_dump_json(exclude={"milliseconds", "other", "other_metrics"}, exclude_defaults=True)
     return digest(text.encode())
 

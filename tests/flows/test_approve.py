@@ -19,7 +19,7 @@ from tasks.context import Context
 from tests.builders import channel_model, made_up_candidate, made_up_decision, registry_in
 from validation.records import Verdict
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("evidence_believed")]
 
 SCHEMA = parameter_schema(approve_flow).model_dump()
 GOOD = {"decision": "latest", "answer": "approve", "why": "Ann: looked at 40 cells"}

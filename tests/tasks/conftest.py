@@ -75,7 +75,14 @@ def crown(context: Context, registry: Registry) -> Crown:
 def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Model files are tried in this process; test_reproduce covers the clean process of a promotion."""
 
-    def rescore(model: bytes, images: npt.NDArray[np.uint8], *, sha256_expected: str) -> npt.NDArray[np.float32]:
-        return ModelFile(model, sha256_expected=sha256_expected).score(images)
+    def rescore(
+        model: bytes,
+        images: npt.NDArray[np.uint8],
+        *,
+        sha256_expected: str,
+        folds: npt.NDArray[np.integer] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        file = ModelFile(model, sha256_expected=sha256_expected)
+        return file.score(images) if folds is None else file.score_by_fold(images, folds)
 
     monkeypatch.setattr("tasks.champion.reproduce.rescore", rescore)

@@ -18,7 +18,7 @@ from tests.tasks.conftest import Crown
 from validation.errors import ChampionChanged, ModelFileInvalid, UsageError
 from validation.records import Candidate, ChampionRef, Verdict
 
-pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here")]
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here", "evidence_believed")]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.flows.cli.test_main import retrain
 from validation.errors import UsageError
 from validation.records import ChampionRef, Decision, Verdict
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("evidence_believed")]
 
 COMMANDS = ("history", "rollback", "promote", "approve", "reject")
 
@@ -191,7 +191,7 @@ def test_a_tampered_champion_answers_no_image(
     for file in (home / "mlflow-artifacts").rglob("*.onnx"):
         file.write_bytes(channel_model(centre=7))
     (home / "cell.png").write_bytes(b"never looked at")
-    assert "damaged or tampered with" in shown.text("predict", str(home / "cell.png"), code=1)
+    assert "is not what was judged" in shown.text("predict", str(home / "cell.png"), code=1)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tests.builders import (
     NOON,
     Prepared,
     candidate_of,
+    channel_member,
     channel_model,
     made_up_candidate,
     made_up_decision,
@@ -28,13 +29,22 @@ from tests.builders import (
 from tests.tasks.test_promote import Killed, killed
 from validation.errors import ApprovalClosed, ChampionChanged, ModelFileInvalid, UsageError
 from validation.gate import GateResult
-from validation.records import ApprovalAnswer, ApprovalRequest, Candidate, ChampionRef, Decision, Start, Verdict
+from validation.records import (
+    ApprovalAnswer,
+    ApprovalRequest,
+    Candidate,
+    ChampionRef,
+    Decision,
+    Evaluation,
+    Start,
+    Verdict,
+)
 
 MODEL = channel_model()
 ANN = "ann@lab"
 REPLIES: tuple[Reply, ...] = ("approve", "reject")
 
-pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here")]
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here", "evidence_believed")]
 
 
 @pytest.fixture
@@ -78,10 +88,11 @@ def test_the_setting_turns_a_promotion_and_nothing_else_into_a_request(context: 
 def test_a_night_whose_challenger_passes_every_gate_ends_waiting(
     context: Context, prepared: Prepared, registry: Registry
 ) -> None:
-    challenger = candidate_of(context, prepared, MODEL)
+    challenger = candidate_of(context, prepared, channel_member())
     start = Start(id="night", champion=None, started_at=NOON)
     contest = prepare_contest(context, [challenger], start, registry, prepared.split, prepared.pack)
-    evaluation = evaluate(context, contest, prepared.split, prepared.pack)
+    evaluation = evaluate(context, contest, prepared.split, prepared.pack, registry)
+    assert isinstance(evaluation, Evaluation)
     evidence = Evidence(
         prepared.snapshot, prepared.validation, prepared.split, (challenger,), {}, contest, evaluation
     )  # fmt: skip

@@ -21,7 +21,7 @@ from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate, prepare_contest
 from tasks.promote import promote
 from tests import ROOT
-from tests.builders import NOON, SIDE, Prepared, candidate_of, channel_model, prepare, with_settings
+from tests.builders import NOON, SIDE, Prepared, candidate_of, channel_member, channel_model, prepare, with_settings
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, NotReproduced
 from validation.records import Candidate, Decision, Evaluation, Start, Verdict
@@ -33,7 +33,7 @@ MODEL = channel_model()
 
 @pytest.fixture
 def challenger(context: Context, prepared: Prepared) -> Candidate:
-    return candidate_of(context, prepared, MODEL)
+    return candidate_of(context, prepared, channel_member())
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def decision(context: Context, prepared: Prepared, challenger: Candidate, regist
 def first_decision(context: Context, prepared: Prepared, challenger: Candidate, registry: Registry) -> Decision:
     start = Start(id="night", champion=None, started_at=NOON)
     contest = prepare_contest(context, [challenger], start, registry, prepared.split, prepared.pack)
-    evaluation = evaluate(context, contest, prepared.split, prepared.pack)
+    evaluation = evaluate(context, contest, prepared.split, prepared.pack, registry)
+    assert isinstance(evaluation, Evaluation)
     evidence = Evidence(
         prepared.snapshot, prepared.validation, prepared.split, (challenger,), {}, contest, evaluation
     )  # fmt: skip
@@ -65,13 +66,13 @@ def record_other(context: Context, decision: Decision, cell: int, value: Callabl
     )
 
 
-def test_a_promotion_scores_the_whole_holdout_again_and_records_it(
+def test_a_promotion_scores_all_judged_cells_again_and_records_it(
     context: Context, registry: Registry, decision: Decision, challenger: Candidate, prepared: Prepared
 ) -> None:
     promote(context, decision, challenger, registry)
     (entry,) = history(context)
-    cells = prepared.split.holdout.positive + prepared.split.holdout.negative
-    assert entry.checked.startswith(f"{cells} holdout cells scored again in a clean process: equal")
+    cells = prepared.split.judging.cells
+    assert entry.checked.startswith(f"{cells} cells scored again in a clean process: equal")
     assert cells > 20
 
 
@@ -127,7 +128,7 @@ def test_a_cell_that_was_accepted_with_a_warning_can_be_promoted(
     prepared = prepare(context)
     warned = prepared.validation.reasons
     assert warned["too small"] == warned["odd aspect"] == prepared.validation.accepted > 0
-    candidate = candidate_of(context, prepared, MODEL)
+    candidate = candidate_of(context, prepared, channel_member())
     promoted = first_decision(context, prepared, candidate, registry)
     champion = promote(context, promoted, candidate, registry)
     assert champion == registry.champion()

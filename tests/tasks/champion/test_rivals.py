@@ -29,7 +29,7 @@ from validation.records import Candidate, ChampionRef, Decision
 
 MODEL = channel_model()
 
-pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here")]
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here", "evidence_believed")]
 # Each writes to the database, the bucket or the store; a kill falls between two of them, or within one.
 KILLS = [
     ("mlflow.MlflowClient.create_run", "after"),

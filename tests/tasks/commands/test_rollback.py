@@ -21,7 +21,7 @@ from validation.records import ChampionRef, Decision, Verdict
 
 ANN = "ann@lab"
 
-pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here")]
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here", "evidence_believed")]
 
 
 def decide(context: Context, number: int, before: ChampionRef | None, verdict: Verdict = Verdict.PROMOTED) -> Decision:
