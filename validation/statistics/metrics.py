@@ -23,6 +23,7 @@ from validation.statistics.paired_tests import (
     of_shares,
 )
 from validation.statistics.rates import (
+    effective_patients,
     jackknife_half,
     jackknife_interval,
     mean_interval,
@@ -186,5 +187,6 @@ def spreads(challenger: Scored, champion: Scored) -> dict[str, Spread]:
 def _auc_difference(challenger: Scored, champion: Scored, level: float) -> Interval:
     ones, without = np.ones((1, challenger.count)), without_each(challenger.count)
     value = float((challenger.auc(ones) - champion.auc(ones))[0])
-    half = jackknife_half(challenger.auc(without) - champion.auc(without), challenger.cells, 1 - 2 * level)
+    freedom = effective_patients(challenger.cells) - 1
+    half = jackknife_half(challenger.auc(without) - champion.auc(without), freedom, 1 - 2 * level)
     return Interval(value=value, low=max(-1.0, value - half), high=min(1.0, value + half), level=1 - 2 * level)
