@@ -26,7 +26,7 @@ Decision = Annotated[str, typer.Argument(metavar="DECISION", help="A decision's 
 
 
 def champion(at: At = None, as_json: AsJson = False) -> None:
-    """Print which model is champion, since when, why, and how good it was on the holdout patients."""
+    """Print which model is champion, since when, why, and how good it was promised to be and is found."""
     from infra.registry.registry import Registry
     from tasks.commands.describe_champion import describe_champion
     from tasks.context import Context

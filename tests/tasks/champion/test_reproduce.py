@@ -91,6 +91,7 @@ def test_one_other_bit_keeps_the_champion(
     assert "1 differ by at most" in history(context)[0].checked
 
 
+@pytest.mark.usefixtures("evidence_believed")
 def test_a_tolerance_never_covers_another_call(
     context: Context, registry: Registry, decision: Decision, challenger: Candidate
 ) -> None:
