@@ -114,7 +114,7 @@ class RandomCalls:
         return found[0], found[1]
 
     def calls(self, rng: np.random.Generator, who: Any, shifts: tuple[float, float]) -> tuple[Any, Any]:
-        """Return a model's right calls by class on patients ``who`` int [...]; drawn anew, patient effect and all."""
+        """Return a model's right calls by class on patients ``who`` int [...]; drawn afresh, patient effect and all."""
         right = []
         for side in (0, 1):
             effect = rng.normal(0, self.spread[side], who.shape) + shifts[side]
@@ -135,7 +135,7 @@ class RandomCalls:
 
 
 def equal_models() -> RandomCalls:
-    """Return what ten trainings on real cells tell: how often each cell is called right, and how patients differ."""
+    """Return what ten trainings on real cells show: how often each cell is called right, and how patients differ."""
     stored = json.loads(TALLIES.read_text())["agreement"]
     sides = [stored[side] for side in ("positive", "negative")]
     return RandomCalls(

@@ -63,7 +63,7 @@ def could_pass(challenger: Scored, champion: Scored, rules: GateRules, reference
     """Judge whether any labels of the cells on which two models disagree could pass the comparisons.
 
     All are the scores of the same cells. No label of a cell is used on which the two differ: the challenger is taken to
-    be right there, and both are equally right wherever they agree. promoted: a look may tell. undecided: no look can,
+    be right there, and both are equally right wherever they agree. promoted: a look could pass. undecided: no look can,
     and the failed gates say what is missing: cells of a class or patients at all, patients with a disagreement, or
     effective patients (of equal size, with as much information) for sensitivity or specificity.
     """
