@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from validation.statistics.metrics import NAMES, Scored, summarise
-from validation.statistics.report_metrics import extra_metrics
+from validation.statistics.report_metrics import calibration_error
 from validation.statistics.threshold import choose_threshold
 
 # A row of the table: what it is called, its name in a result or in the result's metrics, and its decimals.
@@ -32,10 +32,9 @@ def figures(scored: Scored) -> dict[str, Any]:
     """Return what a result says of the cells that were left out: metrics, log loss, calibration error, threshold."""
     summary = summarise(scored)
     found = {name: interval.value for name in NAMES if (interval := getattr(summary, name)) is not None}
-    calibration = extra_metrics(scored)["calibration_error"]
     return {
         "metrics": found | {"log_loss": summary.log_loss},
-        "calibration_error": calibration.value if calibration else None,
+        "calibration_error": calibration_error(scored),
         "threshold": scored.threshold,
     }
 
