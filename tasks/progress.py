@@ -24,7 +24,8 @@ class Step:
         return (self.total - self.done) / self.rate if self.rate else 0.0
 
     def __str__(self) -> str:
-        return f"{self.doing} {self.done:,} of {self.total:,} ({self.rate:,.0f}/s, {self.seconds_left:.0f} s left)"
+        rate = f"{self.rate:,.0f}/s, " if self.rate >= 1 else ""
+        return f"{self.doing} {self.done:,} of {self.total:,} ({rate}{self.seconds_left:.0f} s left)"
 
 
 Watcher = Callable[[Step], None]

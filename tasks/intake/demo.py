@@ -23,14 +23,16 @@ log = logging.getLogger(__name__)
 
 HEADER = "# Written by `retrain demo`, which overwrites it. Remove this line to keep the file as your own.\n"
 
-# A first night should take minutes on a laptop: smaller cells, a smaller network, fewer steps than for real cells.
+# A first night should take minutes on a laptop: smaller cells, fewer members, a smaller network and fewer steps than for
+# real cells.
 SMALL = """
 [training]
-side = 48
+side = 32
+members = 3
 keras = { epochs = 7, min_steps = 0, learning_rate = 0.004, dropout = 0.1 }
 [training.fastai]
 architecture = "xresnet18"
-epochs = 4
+epochs = 3
 min_steps = 0
 batch_size = 32
 learning_rate = 0.002
