@@ -29,10 +29,10 @@ SMALL = """
 [training]
 side = 32
 members = 3
-keras = { epochs = 7, min_steps = 0, learning_rate = 0.004, dropout = 0.1 }
+keras = { epochs = 6, min_steps = 0, learning_rate = 0.004, dropout = 0.1 }
 [training.fastai]
 architecture = "xresnet18"
-epochs = 3
+epochs = 2
 min_steps = 0
 batch_size = 32
 learning_rate = 0.002
