@@ -76,7 +76,8 @@ def _score(folder: Path, expected: str) -> dict[str, object]:
         model.check_members()
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         by_fold = (folder / "folds.npy").exists()
-        scores = model.score_by_fold(images, np.load(folder / "folds.npy")) if by_fold else model.score(images)
+        folds = np.load(folder / "folds.npy", allow_pickle=False) if by_fold else None
+        scores = model.score(images) if folds is None else model.score_by_fold(images, folds)
     except ModelFileInvalid as error:
         return {"error": error.message, "hint": error.hint}
     except Exception as error:

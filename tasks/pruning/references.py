@@ -178,6 +178,7 @@ class References:
         """
         records = self._context.records
         registered = {candidate for candidate, _ in self._origins}
+        registered |= {request.challenger for request in self._open_requests}
 
         def origin(id_: str) -> tuple[str, Candidate | None, Split | None, ValidationResult | None]:
             candidate = records.find(Candidate, id_)

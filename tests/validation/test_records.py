@@ -22,6 +22,9 @@ from validation.records import (
     EpochRecord,
     Evaluation,
     Exhibits,
+    FieldMonth,
+    FieldNight,
+    FieldReport,
     Finding,
     Gate,
     Interval,
@@ -79,6 +82,7 @@ CANDIDATE = Candidate(
     train_patients=20, train_patients_digest="p1", created_at=AT,
 )  # fmt: skip
 
+FIELD_MONTH = FieldMonth(month="2026-03", patients=4, sensitivity=0.9, specificity=None)
 PAST = PastNight(
     decision="6", at=AT, verdict=Verdict.KEPT, version="7", model="keras", balanced_accuracy=INTERVAL, sensitivity=None,
     specificity=INTERVAL,
@@ -111,6 +115,10 @@ SAMPLES: list[Record] = [
     PAST,
     Exhibits(id="6", cells="c", counts={"new": 3}, ledger=(LOOK,), looks=24, error_budget=0.05, past=(PAST,),
              last_good="5", left_out=("one cell was removed",)),
+    FieldNight(id="9", champion="ab" * 32, split="3", patients=4, table="t", at=AT),
+    FIELD_MONTH,
+    FieldReport(version="7", patients=4, cells=50, promised={"sensitivity": INTERVAL}, found={"sensitivity": INTERVAL},
+                worse=("sensitivity",), months=(FIELD_MONTH,)),
     Retired(decision="6", why="older than 400 days", at=AT),
 ]  # fmt: skip
 each_record = pytest.mark.parametrize("record", SAMPLES, ids=lambda record: type(record).__name__)

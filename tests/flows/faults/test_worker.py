@@ -39,7 +39,9 @@ class Machine:
         self.server = PrefectServer(prefect.url)
         self.pipe = nights.folder / "worker.onnx"
         recipe = json.dumps({"model": str(self.pipe)})
-        environment = fake_environment(nights.folder, home, RETRAIN_TRAINING__KERAS=recipe) | {
+        environment = fake_environment(
+            nights.folder, home, RETRAIN_TRAINING__KERAS=recipe, RETRAIN_TRAINING__MEMBERS="1"
+        ) | {
             "PREFECT_API_URL": prefect.url,
             "PREFECT_HOME": str(nights.folder / "prefect"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",

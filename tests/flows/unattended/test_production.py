@@ -70,7 +70,7 @@ class Machine:
     def start(self, name: str) -> subprocess.Popen[bytes]:
         service = COMPOSE[name]
         home = self.folder / name
-        environment = fake_environment(self.folder, home) | {
+        environment = fake_environment(self.folder, home, RETRAIN_TRAINING__MEMBERS="1") | {
             "PREFECT_HOME": str(home / "prefect"),
             "PREFECT_UI_STATIC_DIRECTORY": str(home / "prefect" / "ui"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

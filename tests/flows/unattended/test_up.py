@@ -151,7 +151,7 @@ def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
         assert run["work_pool_name"] == "gpu"
         assert run["parent_task_run_id"]  # shown under the night
     records = [json.loads(p.read_text()) for p in (machine.home / "store/retraining/candidates").glob("*.json")]
-    assert {record["device"] for record in records} == {"cpu"}
+    assert {member["device"] for record in records for member in record["members"]} == {"cpu"}
     alert = receiver.alert("promoted")
     assert alert["text"].startswith("malaria: promoted: ")
     assert "report" in alert["text"]

@@ -406,7 +406,8 @@ def test_caches_keep_what_is_in_the_store_and_useless_work_folders_are_removed(w
     assert young.exists()
     assert [path for path in (old, done, torn) if path.exists()] == []
     after = {path.name for path in (home / "cache" / "objects").rglob("*") if path.is_file()}
-    assert 0 < len(before - after) < len(before)
+    # Every cell judges, so every one may be scored again: none may go.
+    assert after == before
     store = world.context.store
     assert isinstance(store, CountingStore)
     store.fetched.clear()
