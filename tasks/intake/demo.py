@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 
 HEADER = "# Written by `retrain demo`, which overwrites it. Remove this line to keep the file as your own.\n"
 
-# A first night should take minutes on a laptop: smaller cells, fewer members, a smaller network and fewer steps than for
-# real cells.
+# A first night should take minutes on a laptop: smaller cells, fewer members, a smaller network, fewer steps.
 SMALL = """
 [training]
 side = 32
