@@ -178,7 +178,7 @@ def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s
     first, second = sorted(trainings, key=lambda training: training["start_time"])
     assert first["end_time"] <= second["start_time"]
     for name in MODELS:
-        assert f"{name} epoch" in machine.log(f"worker-{name}")
+        assert f"{name}, member 1, epoch" in machine.log(f"worker-{name}")
     alias = f"{registry}/api/2.0/mlflow/registered-models/alias"
     asked = {"name": "malaria-cell", "alias": "champion"}
     assert httpx.get(alias, params=asked, trust_env=False).status_code == 401
