@@ -193,7 +193,9 @@ class Soak:
             wrong.append("the history was rewritten")
         if not state.get("usable", False):
             wrong.append("the champion cannot be used")
-        if state.get("nights") != self.nights + 1:
+        # A night that finds the champion tampered with is recorded apart from the one that follows its repair.
+        recorded = self.nights + (2 if drawn == "champion tampered" else 1)
+        if state.get("nights") != recorded:
             wrong.append(f"{state.get('nights')} nights are recorded, {self.nights} were before")
         self.history = state.get("history", self.history)
         self.nights = state.get("nights", self.nights)
