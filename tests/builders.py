@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from tasks.models.onnx_file import combine as combine_files
 
 from infra.local.files import Workspace
 from infra.registry.registry import Registry
@@ -28,6 +27,7 @@ from infra.store.records import Records
 from tasks.combine import combine
 from tasks.context import Context
 from tasks.intake.synthetic_cells import SyntheticPlan, folder_of, night_cells
+from tasks.models.onnx_file import combine as combine_files
 from tasks.pack import pack
 from tasks.pull import pull
 from tasks.split import split
