@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.registry.registry import Registry
+from tasks.choose import prepare_contest
 from tasks.decide import Evidence, decide
-from tasks.evaluate import evaluate, prepare_contest
+from tasks.evaluate import evaluate
 from tasks.report import report
 from tests.builders import (
     GREEN,

@@ -21,10 +21,11 @@ from flows.train import remote_trainings
 from infra.registry.registry import Registry
 from infra.settings.settings import load_settings
 from tasks.champion.history import reconcile_champion
+from tasks.choose import prepare_contest_task
 from tasks.combine import combine_task, find_candidate
 from tasks.context import Context, Progress
 from tasks.decide import Evidence, decide_task
-from tasks.evaluate import NoLook, evaluate_task, prepare_contest_task
+from tasks.evaluate import NoLook, evaluate_task
 from tasks.field import field_task
 from tasks.pack import pack_task
 from tasks.promote import promote_task

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
+
 from infra.scoring.model_file import ModelFile
 from infra.store.keys import candidate_key
 from tasks.cells.cell_data import CellData, load_cells, tuned_cells
@@ -14,6 +16,7 @@ from tasks.cells.scoring import score_cells
 from tasks.context import Context
 from tasks.models.onnx_file import combine as combine_files
 from tasks.stage import stage
+from tasks.training.specs import find_with_file
 from validation.digest import digest, sha256
 from validation.errors import ModelFileInvalid, TrainingFailed
 from validation.records import Candidate, Member, Pack, Split, TrainSpec
@@ -29,12 +32,7 @@ def find_candidate(context: Context, specs: Sequence[TrainSpec]) -> tuple[str, C
     If that was pruned, its record stays for the reports: combined again it gets another id.
     """
     target = context.settings.training.target_sensitivity
-    id_ = digest([spec.model_dump(mode="json") for spec in specs], target)
-    while (stored := context.records.find(Candidate, id_)) is not None:
-        if context.store.exists(stored.model_key):
-            return id_, stored
-        id_ = digest(id_, "again")
-    return id_, None
+    return find_with_file(context, Candidate, digest([spec.model_dump(mode="json") for spec in specs], target))
 
 
 def combine(
@@ -95,7 +93,8 @@ def _candidate(
         prevalence=float(cells.labels.mean()),
         target_sensitivity=target,
     )
-    seen = sorted(set(cells.take(cells.folds != folds[0] if len(folds) == 1 else cells.folds >= -1).patients) - {""})
+    seen_by_one = np.any([cells.folds != fold for fold in folds], axis=0)
+    seen = sorted(set(cells.patients[seen_by_one]) - {""})
     return Candidate(
         id=id_,
         model=spec.model,

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 from infra.store.keys import SYNTHETIC_MARK
 from tasks.champion.approval import leave_to_person, waits_for_person
+from tasks.choose import Contest
 from tasks.context import Context
-from tasks.evaluate import Contest, NoLook
+from tasks.evaluate import NoLook
 from tasks.judging.verdict import verdict_of
 from tasks.nights import last_good_decision
 from tasks.reporting.words import recorded

@@ -1,4 +1,4 @@
-"""Evaluate: the challenger is chosen on tuning patients; then champion and challenger are judged by every patient.
+"""Evaluate: champion and challenger are judged by every patient.
 
 Each patient is judged by the member of its fold, which has seen it neither in training nor in tuning. A look is decided
 before its result is known, so a night that is killed in between has spent it, and repeats it at no further cost. The
@@ -8,166 +8,32 @@ other CNN is scored afterwards, for the report alone: it enters no gate and no c
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from infra.registry.registry import Registry
-from infra.scoring.model_file import ModelFile
-from tasks.cells.cell_data import CellData, load_cells, tuned_cells
+from tasks.cells.cell_data import CellData, load_cells
 from tasks.cells.scoring import ScoredFile, score_cells
-from tasks.champion.history import champion_lineage, history
-from tasks.champion.in_force import registered_file
+from tasks.choose import Contest, candidate_file, judgeable
 from tasks.context import Context
-from tasks.judging.before_members import unseen
 from tasks.judging.evidence import counts_digest, is_sealed, judged_digest, seal
 from tasks.judging.ledger import take_look
 from tasks.stage import stage
 from validation.digest import digest
 from validation.errors import ChampionUnusable, LedgerSpent, ModelFileInvalid, ObjectMissing
-from validation.gate import GateResult, beats_on_tuning, could_pass, level_of_look
+from validation.gate import GateResult, could_pass, level_of_look
 from validation.patients import FOLDS
-from validation.records import Candidate, ChampionRef, Evaluation, Metrics, Pack, Split, Start, Verdict
+from validation.records import Candidate, Evaluation, Pack, Split, Verdict
 from validation.statistics.metrics import METHOD_VERSION, compare, spreads, summarise
 
 log = logging.getLogger(__name__)
 
 Role = Literal["challenger", "champion", "reference", "other"]
 ROLES: tuple[Role, ...] = get_args(Role)
-
-
-def choose_challenger(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the best candidate on the tuning patients: by balanced accuracy, then log loss, then name."""
-
-    def rank(candidate: Candidate) -> tuple[float, float, str]:
-        metrics = candidate.tuning
-        balanced = metrics.balanced_accuracy.value if metrics.balanced_accuracy else 0.0
-        return -balanced, metrics.log_loss or 0.0, candidate.model
-
-    return min(candidates, key=rank)
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A registered version that the challenger is compared with, and its file."""
-
-    version: ChampionRef
-    file: ModelFile
-
-
-@dataclass(frozen=True)
-class Contest:
-    """Tonight's challenger and what it has to beat, before the look at the judging patients.
-
-    ``tuning``: challenger and champion on the same cells of tuning patients. ``rivals``: the champion, and the fixed
-    reference that small losses are measured against, unless that is the champion itself.
-    """
-
-    challenger: Candidate
-    champion: ChampionRef | None = None
-    rivals: Mapping[Literal["champion", "reference"], Rival] = field(default_factory=dict)
-    tuning: Mapping[str, Metrics] = field(default_factory=dict)
-    champion_problem: str = ""
-    other: Candidate | None = None
-
-    @property
-    def worth_a_look(self) -> bool:
-        """Whether the challenger beat the champion on tuning patients, or there is no champion."""
-        if self.champion_problem:
-            return False
-        champion = self.tuning.get("champion")
-        return champion is None or beats_on_tuning(self.tuning["challenger"], champion)
-
-
-def prepare_contest(
-    context: Context,
-    candidates: Sequence[Candidate],
-    start: Start,
-    registry: Registry,
-    split: Split,
-    pack: Pack,
-    problem: str = "",
-) -> Contest:
-    """Choose the challenger, and score the champion's registered file on the same tuning patients.
-
-    A champion, or a reference, that no longer loads or scores becomes the contest's problem: it does not count as
-    beaten. So does a ``problem`` that the night found at its beginning.
-    """
-    challenger = choose_challenger(candidates)
-    rest = [candidate for candidate in candidates if candidate is not challenger]
-    contest = partial(Contest, challenger, other=choose_challenger(rest) if rest else None)
-    champion = registry.champion()
-    if champion is not None and champion.candidate == challenger.id:
-        # This night was killed after its promotion: it resumes against the champion it started with.
-        champion = start.champion
-    if champion is None:
-        return contest(tuning={"challenger": challenger.tuning})
-    if problem:
-        return contest(champion, champion_problem=problem)
-    try:
-        rivals = _rivals(context, registry, champion)
-        tuning = _on_tuning(context, challenger, rivals["champion"], load_cells(context, split, pack))
-    except ModelFileInvalid as error:
-        log.error("champion version %s cannot be used: %s", champion.version, error)
-        return contest(champion, champion_problem=error.message)
-    return contest(champion, rivals, tuning)
-
-
-def _rivals(
-    context: Context, registry: Registry, champion: ChampionRef
-) -> dict[Literal["champion", "reference"], Rival]:
-    rivals: dict[Literal["champion", "reference"], Rival] = {
-        "champion": Rival(champion, ModelFile(registered_file(registry, champion)))
-    }
-    reference = reference_version(context, registry)
-    if reference is not None and reference.version != champion.version:
-        rivals["reference"] = Rival(reference, ModelFile(registered_file(registry, reference)))
-    return rivals
-
-
-def reference_version(context: Context, registry: Registry) -> ChampionRef | None:
-    """Return the version that small losses are measured against: the settings', or the first of the champion's line.
-
-    A champion from before there were members is no reference: too few patients could judge it.
-    """
-    if (named := context.settings.gate.reference) is not None:
-        return registry.version(named)
-    for number in champion_lineage(history(context)):
-        version = registry.version(number)
-        if context.records.find(Candidate, version.candidate) is not None:
-            return version
-    return None
-
-
-def _on_tuning(context: Context, challenger: Candidate, champion: Rival, cells: CellData) -> dict[str, Metrics]:
-    """Return the metrics of both on the tuning cells that both may be scored on."""
-    tuning, members = tuned_cells(cells, challenger.folds)
-    allowed = _judgeable(context, champion, tuning, members)
-    if not allowed.any():
-        return {"challenger": challenger.tuning}
-    tuning, members = tuning.take(allowed), members[allowed]
-    theirs = score_cells(context, champion.file, champion.version.threshold, tuning, members).scored
-    if allowed.all():
-        return {"challenger": challenger.tuning, "champion": summarise(theirs)}
-    ours = score_cells(context, _file_of(context, challenger), challenger.threshold, tuning, members).scored
-    return {
-        "challenger": summarise(ours),
-        "champion": summarise(theirs),
-    }
-
-
-def _judgeable(
-    context: Context, rival: Rival, cells: CellData, members: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
-    """Return which cells a registered version may be scored on by ``members``, bool [n]."""
-    if rival.file.folds:
-        return np.isin(members, rival.file.folds)
-    return unseen(context, rival.version.candidate, cells)
 
 
 @dataclass(frozen=True)
@@ -255,7 +121,7 @@ def _judging(context: Context, contest: Contest, named: CellData) -> CellData:
     """Return the cells by which challenger and every rival can be judged."""
     cells = named.take(np.isin(named.folds, contest.challenger.folds))
     for rival in contest.rivals.values():
-        cells = cells.take(_judgeable(context, rival, cells, cells.folds))
+        cells = cells.take(judgeable(context, rival, cells, cells.folds))
     return cells
 
 
@@ -281,7 +147,7 @@ def _compared(context: Context, contest: Contest, cells: CellData) -> dict[Role,
     """Score challenger, champion and reference on the same cells."""
     challenger = contest.challenger
     scores: dict[Role, ScoredFile] = {
-        "challenger": score_cells(context, _file_of(context, challenger), challenger.threshold, cells)
+        "challenger": score_cells(context, candidate_file(context, challenger), challenger.threshold, cells)
     }
     for role, rival in contest.rivals.items():
         try:
@@ -295,15 +161,11 @@ def _other(context: Context, other: Candidate, cells: CellData) -> ScoredFile | 
     """Score the other CNN, where it has all members; a report without it is better than no night."""
     try:
         if set(cells.folds.tolist()) <= set(other.folds):
-            return score_cells(context, _file_of(context, other), other.threshold, cells)
+            return score_cells(context, candidate_file(context, other), other.threshold, cells)
         log.warning("%s, the other CNN, lacks members and is not judged", other.model)
     except (ModelFileInvalid, ObjectMissing) as error:
         log.warning("%s, the other CNN, is not judged: %s", other.model, error.message)
     return None
-
-
-def _file_of(context: Context, candidate: Candidate) -> ModelFile:
-    return ModelFile(context.store.get(candidate.model_key), sha256_expected=candidate.model_sha256)
 
 
 def _table(cells: CellData, scores: Mapping[Role, ScoredFile]) -> pd.DataFrame:
@@ -325,4 +187,3 @@ def _table(cells: CellData, scores: Mapping[Role, ScoredFile]) -> pd.DataFrame:
 
 
 evaluate_task = stage(evaluate)
-prepare_contest_task = stage(prepare_contest, name="choose challenger")

@@ -6,9 +6,9 @@ out: it is the only test of the very file that is deployed.
 
 from __future__ import annotations
 
-import json
 import logging
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,15 @@ import pandas as pd
 
 from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
-from infra.store.keys import record_key, table_key
 from tasks.cells.cell_data import CellData, load_cells
 from tasks.cells.scoring import score_deployed
 from tasks.champion.in_force import registered_file
 from tasks.context import Context
-from tasks.nights import load_all
+from tasks.judging.before_members import sides_of
+from tasks.nights import load_all, undamaged
 from tasks.stage import stage
 from validation.digest import digest
-from validation.errors import ModelFileInvalid, RetrainError, Unreachable
+from validation.errors import ModelFileInvalid
 from validation.records import (
     Candidate,
     ChampionRef,
@@ -55,29 +55,32 @@ def score_field(
     """
     if champion is None:
         return None
-    cells = load_cells(context, split, pack)
-    new = _unmet(context, champion, cells)
+    cells, found = load_cells(context, split, pack), _found(context, champion)
+    new = _unmet(context, champion, cells, found)
     if len(new):
         try:
             file = ModelFile(registered_file(registry, champion), sha256_expected=champion.model_sha256)
             scored = score_deployed(context, file, champion.threshold, new).scored
         except ModelFileInvalid as error:
             log.error("version %s is not scored on new patients: %s", champion.version, error)
-            return field_report(context, registry, champion)
-        _keep(context, champion, split, new, scored)
-    return field_report(context, registry, champion)
+        else:
+            _keep(context, champion, split, new, scored)
+            found = _found(context, champion)
+    return _report(context, registry, champion, found)
 
 
 def field_report(context: Context, registry: Registry, champion: ChampionRef) -> FieldReport | None:
     """Return what was promised of a champion and what was found since, by month; None before its first new patient."""
-    table = _found(context, champion)
-    promised = _promised(context, registry, champion)
-    if not len(table) or promised is None:
+    return _report(context, registry, champion, _found(context, champion))
+
+
+def _report(context: Context, registry: Registry, champion: ChampionRef, found: pd.DataFrame) -> FieldReport | None:
+    promised = _promised(context, registry, champion) if len(found) else None
+    if promised is None:
         return None
-    found = table[TALLIES].to_numpy(np.float64)
-    summary = summarise_field(promised, found)
+    summary = summarise_field(promised, found[TALLIES].to_numpy(np.float64))
     months = []
-    for month, rows in table.groupby("month", sort=True):
+    for month, rows in found.groupby("month", sort=True):
         sums = rows[TALLIES].sum()
         months.append(
             FieldMonth(
@@ -103,12 +106,12 @@ def field_report(context: Context, registry: Registry, champion: ChampionRef) ->
     return report
 
 
-def _unmet(context: Context, champion: ChampionRef, cells: CellData) -> CellData:
+def _unmet(context: Context, champion: ChampionRef, cells: CellData, found: pd.DataFrame) -> CellData:
     """Return the cells of patients with a name that the champion has neither been made with nor scored."""
     met = _met(context, champion)
     if met is None:
         return cells.take(np.zeros(len(cells), bool))
-    scored = set(_found(context, champion)["patient"])
+    scored = set(found["patient"])
     chosen = [
         bool(patient) and not {patient, origin} & met and patient not in scored
         for patient, origin in zip(cells.patients, cells.origins, strict=True)
@@ -119,17 +122,11 @@ def _unmet(context: Context, champion: ChampionRef, cells: CellData) -> CellData
 def _met(context: Context, champion: ChampionRef) -> set[str] | None:
     """Return the patients that were there when the champion was trained; None where the records are gone."""
     candidate = context.records.find(Candidate, champion.candidate)
-    try:
-        if candidate is not None:
-            table = context.records.load_table(context.records.load(Split, candidate.split).table)
-            return set(table["patient"]) | set(table["origin"])
-        # Of version 0.1.
-        spec = json.loads(context.store.get(record_key(Candidate.kind, champion.candidate)))["spec"]
-        return set(context.records.load_table(table_key(Split.kind, spec["split"], "rows"))["patient"])
-    except Unreachable:
-        raise
-    except (RetrainError, ValueError, KeyError, TypeError):
-        return None
+    if candidate is None:
+        table = sides_of(context, champion.candidate)
+        return None if table is None else set(table["patient"])
+    rows = undamaged(lambda: context.records.load_table(context.records.load(Split, candidate.split).table))
+    return None if rows is None else set(rows["patient"]) | set(rows["origin"])
 
 
 def _keep(context: Context, champion: ChampionRef, split: Split, cells: CellData, scored: Scored) -> None:
@@ -150,16 +147,12 @@ def _keep(context: Context, champion: ChampionRef, split: Split, cells: CellData
 
 def _found(context: Context, champion: ChampionRef) -> pd.DataFrame:
     """Return the tallies of all patients that a champion was scored on, in the order of their arrival."""
-
     nights = [night for night in load_all(context, FieldNight) if night.champion == champion.model_sha256]
     found = []
     for night in sorted(nights, key=lambda night: (night.at, night.id)):
-        try:
-            found.append(context.records.load_table(night.table).assign(month=f"{night.at:%Y-%m}"))
-        except Unreachable:
-            raise
-        except RetrainError as error:
-            log.warning("skipped: %s", error.message)
+        table = undamaged(partial(context.records.load_table, night.table))
+        if table is not None:
+            found.append(table.assign(month=f"{night.at:%Y-%m}"))
     if not found:
         return pd.DataFrame(columns=[*TALLIES, "patient", "month"])
     return pd.concat(found, ignore_index=True).drop_duplicates("patient", ignore_index=True)

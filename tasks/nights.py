@@ -16,13 +16,14 @@ from validation.records import Decision, Night, Record, Verdict
 log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 THREADS = 16
 NO_USABLE_CHAMPION = (Verdict.CHAMPION_UNUSABLE, Verdict.INVALID_DATA)
 
 
-def undamaged(load: Callable[[], R | None]) -> R | None:
-    """Return the record that ``load`` reads; for a damaged one None, with a warning."""
+def undamaged(load: Callable[[], T | None]) -> T | None:
+    """Return the record or table that ``load`` reads; for a damaged one None, with a warning."""
     try:
         return load()
     except Unreachable:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from infra.local.files import Workspace
 from infra.registry.registry import Registry
-from infra.scoring.model_file import INPUT, LOGIT, OUTPUT
+from infra.scoring.model_file import LOGIT
 from infra.settings.settings import Settings
 from infra.store.base import Store
 from infra.store.folder import FolderStore
@@ -34,7 +34,7 @@ from tasks.split import split
 from tasks.train import train
 from tasks.training.specs import member_specs
 from tasks.validate import validate
-from tests.model_files import assembled
+from tests import model_files
 from validation.digest import digest, sha256
 from validation.patients import FOLDS
 from validation.records import (
@@ -56,8 +56,8 @@ from validation.records import (
 )
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-SIDE = 16
-RED, GREEN = 0, 1
+RED, GREEN, SIDE = model_files.RED, model_files.GREEN, model_files.SIDE
+single_network = model_files.single_network
 # The least that passes; a test that is about a rule sets that rule.
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"min_cells_per_class": 2, "min_patients_per_class": 2},
@@ -140,47 +140,9 @@ def plain_cells(patients: int = 60, each: int = 6, *, seed: int = 1, first: int 
     return cells
 
 
-def channel_member(channel: int = GREEN, *, side: int = SIDE, centre: float = 105.0, **contract: Any) -> bytes:
-    """Return a member's file: its logit is an image's mean in one colour channel, less ``centre``, by ten.
-
-    ``contract`` breaks it: ``input_name``, ``output_name``, ``input_type``, ``shape``.
-    """
-    from onnx import TensorProto, helper
-
-    given, named = contract.get("input_name", INPUT), contract.get("output_name", LOGIT)
-    constants = {
-        "over": np.array([1, 2], np.int64),
-        "channel": np.array(channel, np.int64),
-        "centre": np.array(centre, np.float32),
-        "sharpness": np.array(0.1, np.float32),
-    }
-    nodes = [
-        helper.make_node("Cast", [given], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["float", "over"], ["means"], keepdims=0),
-        helper.make_node("Gather", ["means", "channel"], ["mean"], axis=1),
-        helper.make_node("Sub", ["mean", "centre"], ["apart"]),
-        helper.make_node("Mul", ["apart", "sharpness"], [named]),
-    ]
-    return assembled(
-        nodes,
-        constants,
-        contract.get("shape", ["n", side, side, 3]),
-        given=(given, contract.get("input_type", TensorProto.UINT8)),
-        told=named,
-    )
-
-
-def single_network(channel: int = GREEN, *, side: int = SIDE) -> bytes:
-    """Return a model file of 0.1, without members: ``probability`` alone."""
-    import onnx
-    from onnx import helper
-
-    model = onnx.load_from_string(channel_member(channel, side=side))
-    model.graph.node.append(helper.make_node("Sigmoid", [LOGIT], [OUTPUT]))
-    model.graph.output[0].name = OUTPUT
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
+def channel_member(channel: int = GREEN, **options: Any) -> bytes:
+    """Return a member's file: its logit is an image's mean in one colour channel (tests.model_files.single_network)."""
+    return single_network(channel, output=LOGIT, **options)
 
 
 def channel_model(channel: int = GREEN, *, folds: Sequence[int] = range(FOLDS), **member: Any) -> bytes:

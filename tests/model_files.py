@@ -40,7 +40,7 @@ def assembled(
     return data
 
 
-def channel_model(
+def single_network(
     channel: int = GREEN, *, side: int = SIDE, centre: float = 105.0, output: str = OUTPUT, **contract: Any
 ) -> bytes:
     """Return a model file without members: the sigmoid of an image's mean in one colour channel.
@@ -72,12 +72,3 @@ def channel_model(
         given=(given, contract.get("input_type", TensorProto.UINT8)),
         told=told,
     )
-
-
-def channel_candidate(
-    channel: int = GREEN, *, side: int = SIDE, folds: Sequence[int] = range(5), centre: float = 105.0
-) -> bytes:
-    """Return a candidate's file, whose members differ a little: each has a ``centre`` higher by one than the last."""
-    from tasks.models.onnx_file import combine
-
-    return combine([(fold, channel_model(channel, side=side, centre=centre + fold, output=LOGIT)) for fold in folds])

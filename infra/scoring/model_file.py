@@ -6,6 +6,7 @@ It needs neither training framework and unpickles nothing.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -36,7 +37,7 @@ def column_of(number: int) -> str:
     return f"member{number}/"
 
 
-class _Session:
+class _Session(ABC):
     """An ONNX file with the input ``images`` uint8 [n, side, side, 3], opened by onnxruntime."""
 
     expected = ""
@@ -63,8 +64,8 @@ class _Session:
         """Open a file on this machine."""
         return cls(path.read_bytes())
 
-    def _fits(self, outputs: list[tuple[str, str, int]]) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _fits(self, outputs: list[tuple[str, str, int]]) -> bool: ...
 
     def _checked_side(self) -> int:
         inputs = [(i.name, i.type, list(i.shape)) for i in self._session.get_inputs()]

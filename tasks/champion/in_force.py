@@ -30,8 +30,13 @@ def check_in_force(context: Context, registry: Registry) -> ChampionRef | None:
         ChampionUnusable: when anything differs; the message says what and where.
     """
     champion = registry.champion()
-    if champion is None:
-        return None
+    if champion is not None:
+        verified_file(context, registry, champion)
+    return champion
+
+
+def verified_file(context: Context, registry: Registry, champion: ChampionRef) -> bytes:
+    """Return the champion's registered file; raises as ``check_in_force`` does."""
     problems = _of_candidate(context, champion)
     try:
         entries = untouched_history(context, registry)
@@ -44,8 +49,9 @@ def check_in_force(context: Context, registry: Registry) -> ChampionRef | None:
             problems.append(f"the history ends with version {entries[-1].version_after}, the alias was moved")
         elif entries:
             problems += _of_entry(context, registry, champion, entries[-1])
+    data = b""
     try:
-        registered_file(registry, champion)
+        data = registered_file(registry, champion)
     except ModelFileInvalid as error:
         problems.append(error.message)
     if problems:
@@ -53,7 +59,7 @@ def check_in_force(context: Context, registry: Registry) -> ChampionRef | None:
             f"version {champion.version} is not what was judged: {'; '.join(problems)}",
             "find out who changed it; roll back to another version (`retrain rollback --why ...`), or repair it",
         )
-    return champion
+    return data
 
 
 def registered_file(registry: Registry, version: ChampionRef) -> bytes:

@@ -12,7 +12,7 @@ from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
 from infra.settings.settings import Settings
 from tasks.champion.history import current_champion
-from tasks.champion.in_force import check_in_force
+from tasks.champion.in_force import verified_file
 from tasks.context import Context
 from validation.errors import UsageError
 from validation.images.decode import BadImage, decode, to_square
@@ -41,8 +41,8 @@ def predict(settings: Settings, paths: Sequence[Path]) -> tuple[ChampionRef, lis
     """
     files = [file for path in paths for file in _images(path)]
     registry = Registry(settings)
-    champion = check_in_force(Context.open(settings), registry) or current_champion(registry)
-    model = ModelFile(registry.model_bytes(champion), sha256_expected=champion.model_sha256)
+    champion = current_champion(registry)
+    model = ModelFile(verified_file(Context.open(settings), registry, champion), sha256_expected=champion.model_sha256)
     return champion, [_predict(file, model, champion.threshold, settings.data) for file in files]
 
 

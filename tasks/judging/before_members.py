@@ -10,6 +10,7 @@ import json
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from infra.store.keys import record_key, table_key
 from tasks.cells.cell_data import CellData
@@ -22,15 +23,22 @@ _SEEN = ("train", "validation")
 
 def unseen(context: Context, candidate: str, cells: CellData) -> npt.NDArray[np.bool_]:
     """Return which cells a candidate without members has not seen, bool [n]; none where its records are gone."""
-    try:
-        spec = json.loads(context.store.get(record_key(Candidate.kind, candidate)))["spec"]
-        table = context.records.load_table(table_key(Split.kind, spec["split"], "rows"))
-        seen = table[table["side"].isin(_SEEN)]
-    except Unreachable:
-        raise
-    except (RetrainError, ValueError, KeyError, TypeError):
+    table = sides_of(context, candidate)
+    if table is None:
         return np.zeros(len(cells), bool)
+    seen = table[table["side"].isin(_SEEN)]
     patients, pixels = set(seen["patient"]) | {""}, set(seen["pixels"])
     # A patient of another name whose cells it knows is one that it has seen.
     patients |= {name for name, pixel in zip(cells.patients, cells.pixels, strict=True) if pixel in pixels}
     return np.array([name not in patients for name in cells.patients], bool)
+
+
+def sides_of(context: Context, candidate: str) -> pd.DataFrame | None:
+    """Return the table of a candidate's split (pixels, patient, side ...); None where its records are gone."""
+    try:
+        spec = json.loads(context.store.get(record_key(Candidate.kind, candidate)))["spec"]
+        return context.records.load_table(table_key(Split.kind, spec["split"], "rows"))
+    except Unreachable:
+        raise
+    except (RetrainError, ValueError, KeyError, TypeError):
+        return None

@@ -124,13 +124,17 @@ def repair_looks(context: Context, registry: Registry) -> None:
             log.error("look %d was not in %s: %s is written again", number, context.store.uri, key)
 
 
+def counted(entries: Sequence[LedgerEntry], level: float, now: datetime) -> list[LedgerEntry]:
+    """Return the looks that share the budget of the 365 days before ``now`` and cost something."""
+    return [entry for entry in entries if entry.counts(now) and entry.cost(level) > 0]
+
+
 def next_free(entries: Sequence[LedgerEntry], rules: GateRules, now: datetime) -> datetime | None:
     """Return when the budget allows the next look: ``now`` or later, or None while unreadable looks use it up."""
     level = level_of_look(rules)
-    counted = [entry for entry in entries if entry.counts(now) and entry.cost(level) > 0]
-    ends = sorted(entry.look.looked_at + YEAR for entry in counted if entry.look)
+    ends = sorted(entry.look.looked_at + YEAR for entry in counted(entries, level, now) if entry.look)
     for moment in (now, *ends):
-        costs = [entry.cost(level) for entry in counted if entry.counts(moment)]
+        costs = [entry.cost(level) for entry in counted(entries, level, moment)]
         # The level of a look changes with the settings, so their number alone would not keep the budget.
         if len(costs) < rules.looks and sum(costs) + level <= rules.error_budget * (1 + 1e-9):
             return moment
@@ -198,7 +202,7 @@ def _refuse_beyond_budget(rules: GateRules, entries: list[LedgerEntry], level: f
     free = next_free(entries, rules, now)
     if free == now:
         return
-    costs = [entry.cost(level) for entry in entries if entry.counts(now) and entry.cost(level) > 0]
+    costs = [entry.cost(level) for entry in counted(entries, level, now)]
     when = f"the next look is free on {free:%Y-%m-%d}" if free else "looks that cannot be read use it up"
     raise LedgerSpent(
         f"{len(costs)} looks were taken in the last 365 days, {rules.looks} are allowed, and "

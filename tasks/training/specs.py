@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import ValidationError
 
 from infra.settings.settings import Settings
@@ -9,7 +11,9 @@ from tasks.context import Context
 from tasks.models import get_model
 from validation.digest import digest
 from validation.errors import SettingsError
-from validation.records import Member, TrainSpec
+from validation.records import Candidate, Member, TrainSpec
+
+Made = TypeVar("Made", Member, Candidate)
 
 
 def member_specs(settings: Settings, model: str, split_id: str) -> list[TrainSpec]:
@@ -44,8 +48,12 @@ def find_member(context: Context, spec: TrainSpec) -> tuple[str, Member | None]:
 
     If its file was pruned, its record stays for the reports: trained again it gets another id.
     """
-    id_ = digest(spec.model_dump(mode="json"))
-    while (stored := context.records.find(Member, id_)) is not None:
+    return find_with_file(context, Member, digest(spec.model_dump(mode="json")))
+
+
+def find_with_file(context: Context, kind: type[Made], id_: str) -> tuple[str, Made | None]:
+    """Return the first of the ids that follow from ``id_`` whose record has its file, or that has no record."""
+    while (stored := context.records.find(kind, id_)) is not None:
         if context.store.exists(stored.model_key):
             return id_, stored
         id_ = digest(id_, "again")

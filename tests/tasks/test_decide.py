@@ -10,9 +10,10 @@ import pytest
 
 from infra.registry.registry import Registry
 from infra.store.keys import SYNTHETIC_MARK
+from tasks.choose import Contest, prepare_contest
 from tasks.context import Context
 from tasks.decide import Evidence, decide
-from tasks.evaluate import Contest, NoLook, evaluate, prepare_contest
+from tasks.evaluate import NoLook, evaluate
 from tests.builders import (
     NOON,
     RED,

@@ -15,8 +15,9 @@ from infra.scoring.model_file import ModelFile
 from infra.store.keys import record_key
 from tasks.cells.cell_data import load_cells
 from tasks.champion.history import ChampionChange, append_change
+from tasks.choose import Contest, Rival, choose_challenger, prepare_contest
 from tasks.context import Context
-from tasks.evaluate import Contest, NoLook, Rival, choose_challenger, evaluate, prepare_contest
+from tasks.evaluate import NoLook, evaluate
 from tasks.judging.ledger import read_ledger
 from tasks.models.onnx_file import combine as combine_files
 from tests.builders import (

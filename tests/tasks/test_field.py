@@ -12,9 +12,10 @@ from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
 from tasks.cells.cell_data import load_cells
 from tasks.champion.history import ChampionChange, append_change
+from tasks.choose import prepare_contest
 from tasks.context import Context
 from tasks.decide import Evidence, decide
-from tasks.evaluate import evaluate, prepare_contest
+from tasks.evaluate import evaluate
 from tasks.field import field_report, score_field
 from tests.builders import NOON, Prepared, candidate_of, channel_member, plain_cells, prepare
 from validation.records import ChampionRef, Evaluation, FieldNight, FieldReport, Interval, Night, Start, Verdict

@@ -11,9 +11,10 @@ import pytest
 
 from infra.registry.registry import Registry
 from infra.store.keys import record_key, report_key
+from tasks.choose import prepare_contest
 from tasks.context import Context
 from tasks.decide import Evidence, decide
-from tasks.evaluate import evaluate, prepare_contest
+from tasks.evaluate import evaluate
 from tasks.nights import find_night
 from tasks.report import report, report_again, report_path
 from tests.builders import (

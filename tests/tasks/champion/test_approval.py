@@ -9,12 +9,13 @@ import pytest
 from infra.registry.registry import Registry
 from tasks.champion.approval import leave_to_person, open_request, request_approval, waits_for_person
 from tasks.champion.history import history
+from tasks.choose import prepare_contest
 from tasks.commands.answer_approval import Reply, answer
 from tasks.commands.describe_champion import describe_history
 from tasks.commands.rollback import override, rollback
 from tasks.context import Context
 from tasks.decide import Evidence, decide
-from tasks.evaluate import evaluate, prepare_contest
+from tasks.evaluate import evaluate
 from tasks.promote import promote
 from tests.builders import (
     NOON,

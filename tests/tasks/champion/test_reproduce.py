@@ -16,9 +16,10 @@ from infra.registry.registry import Registry
 from infra.scoring.isolated import FRAMEWORKS, rescore
 from infra.scoring.model_file import ModelFile
 from tasks.champion.history import history
+from tasks.choose import prepare_contest
 from tasks.context import Context
 from tasks.decide import Evidence, decide
-from tasks.evaluate import evaluate, prepare_contest
+from tasks.evaluate import evaluate
 from tasks.promote import promote
 from tests import ROOT
 from tests.builders import NOON, SIDE, Prepared, candidate_of, channel_member, channel_model, prepare, with_settings

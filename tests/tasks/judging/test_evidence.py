@@ -10,9 +10,10 @@ from infra.registry.registry import Registry
 from infra.store.keys import MODEL_NAME
 from tasks.champion.history import history
 from tasks.champion.in_force import check_in_force
+from tasks.choose import prepare_contest
 from tasks.context import Context
 from tasks.decide import Evidence, decide
-from tasks.evaluate import evaluate, prepare_contest
+from tasks.evaluate import evaluate
 from tasks.judging.evidence import counts_digest, judged_digest
 from tasks.promote import promote
 from tests.builders import GREEN, NOON, RED, Prepared, candidate_of, channel_member, with_settings

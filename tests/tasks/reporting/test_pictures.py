@@ -15,9 +15,10 @@ from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
 from infra.store.keys import LABELED
 from infra.store.memory import MemoryStore
+from tasks.choose import prepare_contest
 from tasks.context import Context
 from tasks.decide import Evidence, decide
-from tasks.evaluate import evaluate, prepare_contest
+from tasks.evaluate import evaluate
 from tasks.models import TrainingData, Variation
 from tasks.models.onnx_file import combine as combine_files
 from tasks.models.preparation import draw_batch, shuffled_batches
