@@ -1,5 +1,6 @@
 # make run                 install, then a first night on synthetic cells; again: the next night
-# make run CELLS=FOLDER    the same on real cells, <Class>/<name>.png (or a zip; or nlm, the public archive)
+# make run CELLS=FOLDER    the same on real cells, <Class>/<name>.png (or a zip, s3://...; or nlm, the public archive);
+#                          LABELS=FILE if a CSV or Parquet table labels them
 # make test                install, then the tests
 # make quick               the tests of rules, words and stages: no server, no browser, no framework
 # make test-all            make test, then what takes longest: real CNNs killed, the soak, trainings on several devices
@@ -33,7 +34,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@touch $@
 
 run: install
-	@$(BIN)/retrain demo $${CELLS:+--cells "$$CELLS"}
+	@$(BIN)/retrain demo $${CELLS:+--cells "$$CELLS"} $${LABELS:+--labels "$$LABELS"}
 
 # Two at a time: half of what tests do is to wait for servers. A module's tests stay together, they share what they start.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -7,6 +7,7 @@ killed resumes where it stopped. Rows are columns here (pyarrow), so that a mill
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -33,7 +34,7 @@ def pull(context: Context) -> Snapshot:
 
     Raises:
         StoreUnreachable: when the store does not answer.
-        DataInvalid: when there is nothing under ``labeled/``.
+        DataInvalid: when there is nothing under ``labeled/``, or a class is missing and other folders are there.
         RetrainError: when the disk is full.
     """
     listed = list_cells(context)
@@ -43,6 +44,7 @@ def pull(context: Context) -> Snapshot:
             f"no cells in {context.settings.store}: nothing is stored under labeled/<Class>/",
             f"import cells with `retrain import FOLDER`; the classes are {' and '.join(CLASSES)}",
         )
+    _refuse_other_names(context, listed)
     parent = snapshots.latest(context)
     before = snapshots.rows_of(context, parent) if parent else None
     if parent is not None and before is None:
@@ -60,6 +62,20 @@ def pull(context: Context) -> Snapshot:
         "%s objects (%.1f MB), %s: snapshot %s", f"{snapshot.objects:,}", snapshot.bytes / 1e6, change, snapshot.id
     )
     return snapshot
+
+
+def _refuse_other_names(context: Context, listed: pa.RecordBatch) -> None:
+    """Refuse a store in which a class is missing and other folders are there: a misspelling, or other names."""
+    lacking = sorted(set(CLASSES) - set(pc.unique(listed["label"]).to_pylist()))
+    others = listed["key"].filter(pc.equal(listed["problem"], "unknown class")).to_pylist()
+    if lacking and others:
+        folders = Counter(key.split("/")[1] for key in others).most_common(10)
+        example = f"{folders[0][0]}={lacking[0]}"
+        raise DataInvalid(
+            f"no {' and no '.join(lacking)} cells in {context.settings.store}; other folders under labeled/: "
+            + ", ".join(f"{name!r} ({count:,} objects)" for name, count in folders),
+            f"spell the folders {' and '.join(CLASSES)}, or say what is in them: RETRAIN_CLASSES={example!r}",
+        )
 
 
 def _fetch_new(

@@ -33,11 +33,16 @@ _LOOK = "look at it; move or delete it if it is not usable"
 # In the order of the checks.
 REASONS: dict[str, Reason] = {
     # The object, before it is fetched.
-    "junk file": Reason("warn", "a file manager's leftover among the images", "delete it when convenient"),
+    "junk file": Reason(
+        "warn", "a file manager's leftover or a folder's placeholder among the images", "delete it when convenient"
+    ),
     "odd key": _unusable(
         "the key has '..', an empty part or a control character", "upload it as labeled/<Class>/<name>"
     ),
-    "unknown class": _unusable("the folder is none of the classes", "move it to a folder of a known class"),
+    "unknown class": _unusable(
+        "the folder is none of the classes",
+        "move it to labeled/Parasitized/ or labeled/Uninfected/, or name its class in the setting `classes`",
+    ),
     "too many bytes": _unusable("the file is larger than data.max_bytes; it was not fetched", _REPLACE),
     "unreadable": _unusable("the store refused to return it, but returned others", "check its permissions"),
     "vanished": _unusable("it was changed or deleted while the night ran", "run the night again"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,13 +19,31 @@ from flows.cli.prune import prune
 from flows.cli.report import report, site
 from infra.privacy import keep_files_private, keep_secrets_out_of_logs
 from infra.settings.settings import Settings, config_path, load_settings
-from validation.errors import DataInvalid, RetrainError, Unreachable
+from validation.errors import DataInvalid, RetrainError, Unreachable, UsageError
 from validation.records import Verdict
 
 if TYPE_CHECKING:
+    from infra.store.base import Store
+    from tasks.intake.import_cells import ImportResult, OpenedCells
     from validation.records import Night
 
 log = logging.getLogger(__name__)
+
+ClassNamed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        metavar="NAME=CLASS",
+        help="What a folder or label of another name is, for instance infected=Parasitized.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A CSV or Parquet file of labels, for images that are not in class folders."),
+]
+Columns = Annotated[
+    str, typer.Option(metavar="IMAGE,LABEL", help="The columns of that file: the image's file, its label.")
+]
 
 app = typer.Typer(
     name="retrain",
@@ -53,6 +73,9 @@ def demo(
             "Default: synthetic cells."
         ),
     ] = None,
+    classes: ClassNamed = None,
+    labels: Labels = None,
+    columns: Columns = "image,label",
     as_json: AsJson = False,
 ) -> None:
     """Deliver tonight's cells to the demo's own store and run a night over them. Run it again: the next night.
@@ -63,29 +86,46 @@ def demo(
     from tasks.intake.demo import choose_place, deliver
     from tasks.intake.synthetic_cells import SyntheticPlan
 
-    home = load_settings().home
-    own = choose_place(config_path(), home, synthetic=cells is None)
     settings = load_settings()
     console.prepare_logging()
-    if not own:
-        log.info("using the store of %s: %s", config_path(), settings.store)
+
+    def place() -> Settings:
+        own = choose_place(config_path(), settings.home, synthetic=cells is None)
+        chosen = load_settings()
+        if not own:
+            log.info("using the store of %s: %s", config_path(), chosen.store)
+        return chosen
+
     if cells is None:
+        settings = place()
         with display.counting("drawing synthetic cells") as progress:
             night, count = deliver(Context.open(settings).store, SyntheticPlan(), progress=progress)
         log.info("night %d: %s SYNTHETIC cells have arrived in %s", night, f"{count:,}", settings.store)
     else:
-        _import(settings, cells)
+        with _opened(settings, cells, classes, labels, columns) as opened:
+            # Only now: a typing mistake changes nothing.
+            settings = place()
+            _copy(settings, opened)
     _night(settings, as_json)
 
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="A folder, a zip, a zip's URL, or 'nlm' (the public archive, 337 MB).")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder, a zip, its URL, a bucket (s3://...), or 'nlm' (the public archive, 337 MB)."),
+    ],
+    classes: ClassNamed = None,
+    labels: Labels = None,
+    columns: Columns = "image,label",
     as_json: AsJson = False,
 ) -> None:
     """Put labelled cells (<Class>/<name>.png) into the store. A second import changes nothing."""
+    settings = load_settings()
     console.prepare_logging()
-    result = _import(load_settings(), source)
+    _ready(settings)
+    with _opened(settings, source, classes, labels, columns) as opened:
+        result = _copy(settings, opened)
     if as_json:
         console.json_line(result)
 
@@ -180,19 +220,47 @@ def _run_flow() -> Night:
         ) from error
 
 
-def _import(settings: Settings, source: str) -> Any:
+@contextmanager
+def _opened(
+    settings: Settings, source: str, classes: list[str] | None, labels: Path | None, columns: str
+) -> Iterator[OpenedCells]:
+    """Open the source of an import, by the options of the command."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from infra.local.files import Workspace
+    from infra.settings.groups import ClassNames
+    from infra.store.opening import open_store
+    from tasks.intake.import_cells import Labelling, open_cells
+
+    try:
+        named = TypeAdapter(ClassNames).validate_python(",".join(classes or ()))
+    except ValidationError as error:
+        raise UsageError(f"--class: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    image, _, label = columns.partition(",")
+    labelling = Labelling({**settings.classes, **named}, labels, (image.strip(), label.strip()))
+    bucket = partial(open_store, endpoint=settings.store_endpoint, region=settings.store_region, wire=settings.wire)
+    with (
+        display.importing() as progress,
+        open_cells(source, Workspace(settings.home), labelling=labelling, bucket=bucket, progress=progress) as opened,
+    ):
+        yield opened
+
+
+def _ready(settings: Settings) -> Store:
+    """Open the store of an import, and check that real cells may go there."""
     from infra.store.folder import FolderStore
     from tasks.context import Context
     from tasks.intake.demo import refuse_synthetic
-    from tasks.intake.import_cells import import_cells
 
-    context = Context.open(settings)
-    store = context.store
+    store = Context.open(settings).store
     if isinstance(store, FolderStore):
         store.root.mkdir(parents=True, exist_ok=True)
     store.check()
     refuse_synthetic(store)
-    with display.importing() as progress:
-        result = import_cells(source, store, context.workspace, progress=progress)
+    return store
+
+
+def _copy(settings: Settings, opened: OpenedCells) -> ImportResult:
+    result = opened.copy_to(_ready(settings))
     display.imported(result, settings.store)
     return result

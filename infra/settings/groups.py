@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from infra.settings.secrets import SecretAddress
 from validation.patients import FOLDS
+from validation.records import CLASSES
 from validation.redaction import holds_password
 from validation.rules import Rules
 
@@ -29,6 +30,24 @@ def without_password(value: str | None) -> str | None:
     if value and holds_password(value):
         raise ValueError("this address must not contain a password: it would be shown")
     return value
+
+
+def class_names(value: Any) -> Any:
+    """Return a dictionary of class names, given as ``infected=Parasitized,healthy=Uninfected`` or as one."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.rpartition("=")[::2] for part in value.split(",") if part.strip()]
+    return {name.strip(): label.strip() for name, label in pairs}
+
+
+def _are_classes(names: dict[str, str]) -> dict[str, str]:
+    for name, label in names.items():
+        if not name or label not in CLASSES:
+            raise ValueError(f"expected NAME=CLASS with a class of {' and '.join(CLASSES)}, got {name}={label}")
+    return names
+
+
+ClassNames = Annotated[dict[str, str], NoDecode, BeforeValidator(class_names), AfterValidator(_are_classes)]
 
 
 class UpSettings(Rules):

@@ -28,6 +28,7 @@ from pydantic_settings.exceptions import SettingsError as Unparsable
 from infra.environment import CODE_ROOT, prefect_api_url
 from infra.settings.groups import (
     AlertSettings,
+    ClassNames,
     EventSettings,
     PruneSettings,
     TrainingSettings,
@@ -86,6 +87,11 @@ class Settings(BaseSettings):
         None,
         description="where MLflow keeps files when the registry is a database (a server has its own setting); "
         "default: `<home>/mlflow-artifacts`",
+    )
+    classes: ClassNames = Field(
+        default_factory=dict,
+        description="folders under `labeled/` (and in an import) with other names than the classes: "
+        "`infected=Parasitized,healthy=Uninfected`",
     )
     engine: str = Field(
         "local",

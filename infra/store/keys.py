@@ -119,7 +119,9 @@ def parse_labeled(key: str) -> LabeledKey | None:
 
 
 def is_junk(key: str) -> bool:
-    """Return whether ``key`` is a file manager's leftover."""
+    """Return whether ``key`` is a file manager's leftover, or the placeholder of a folder."""
+    if key.endswith("/"):
+        return True
     name = key.rsplit("/", 1)[-1].lower()
     # "._x.png" is macOS's metadata of x.png, not an image.
     return name in JUNK_NAMES or name.startswith("._")

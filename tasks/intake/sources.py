@@ -1,4 +1,4 @@
-"""The sources of an import: a folder or a zip file, listed alike, read file by file.
+"""The sources of an import: a folder, a zip file or a bucket, listed alike, read file by file.
 
 A zip file is untrusted: its names may point anywhere, its sizes may be false, its members may be damaged. Nothing is
 unpacked to disk; a member is read into memory, up to a limit.
@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,8 +21,9 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from infra.store.keys import is_odd
-from validation.errors import DataInvalid, UsageError
+from infra.store.base import Store
+from infra.store.keys import SYNTHETIC_MARK, is_odd
+from validation.errors import DataInvalid, ObjectMissing, UsageError
 
 MAX_FILE_BYTES = 20_000_000  # the largest cell of the NLM set has 50 kB
 _MAX_RATIO = 100  # of unpacked to packed size; images hardly compress at all
@@ -88,6 +90,34 @@ def _file(file: Path, path: str) -> SourceFile:
     return SourceFile(path, info.st_size, read, _TOO_LARGE if info.st_size > MAX_FILE_BYTES else "")
 
 
+def bucket_files(store: Store) -> list[SourceFile]:
+    """List the objects of a bucket, sorted by key.
+
+    Raises:
+        UsageError: when its cells are synthetic.
+        StoreUnreachable: when it does not answer.
+    """
+    store.check()
+    if store.exists(SYNTHETIC_MARK):
+        raise UsageError(
+            f"the cells in {store.uri} are synthetic, and must not be mixed with real ones", "name another source"
+        )
+    infos = sorted(store.list(""), key=lambda info: info.key)
+    return [
+        SourceFile(
+            info.key, info.size, partial(_object, store, info.key), _TOO_LARGE if info.size > MAX_FILE_BYTES else ""
+        )
+        for info in infos
+    ]
+
+
+def _object(store: Store, key: str) -> bytes:
+    try:
+        return store.get(key)
+    except ObjectMissing as error:
+        raise DataInvalid(error.message) from error
+
+
 @contextmanager
 def zip_files(path: Path) -> Iterator[list[SourceFile]]:
     """List the members of a zip file in its order; they are readable while the context is open.
@@ -119,9 +149,14 @@ def _open(file: IO[bytes], path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError) as error:
+        expected = "expected a zip of Parasitized/*.png and Uninfected/*.png"
+        if path.stat().st_size and tarfile.is_tarfile(path):
+            raise DataInvalid(
+                f"{path} is a tar archive; {expected}", "unpack it (tar -xf), and import the folder"
+            ) from error
         raise DataInvalid(
             f"{path} is not a valid zip file, or its end is missing ({error})",
-            "expected a zip of Parasitized/*.png and Uninfected/*.png: copy or download it again, or import a folder",
+            f"{expected}: copy or download it again, or import a folder",
         ) from error
 
 

@@ -8,12 +8,12 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.settings.settings import Settings
 from infra.store.base import ObjectInfo
 from infra.store.keys import LABELED, is_junk, parse_labeled
 from tasks.context import Context
 from validation.patients import patient_of
 from validation.records import CLASSES
-from validation.rules import DataRules
 
 TEXT = pa.large_string()
 LISTED = pa.schema(
@@ -28,9 +28,9 @@ def list_cells(context: Context) -> pa.RecordBatch:
     Raises:
         StoreUnreachable: when the store does not answer.
     """
-    infos, rules = context.store.list(LABELED), context.settings.data
+    infos, settings = context.store.list(LABELED), context.settings
     chunks = []
-    while rows := [_row(info, rules) for info in islice(infos, CHUNK)]:
+    while rows := [_row(info, settings) for info in islice(infos, CHUNK)]:
         columns = dict(zip(LISTED.names, zip(*rows, strict=True), strict=True))
         chunks.append(pa.RecordBatch.from_pydict(columns, schema=LISTED))
     return _sorted_once(joined(chunks, LISTED))
@@ -57,14 +57,15 @@ def _sorted_once(rows: pa.RecordBatch) -> pa.RecordBatch:
     return rows.filter(is_last)
 
 
-def _row(info: ObjectInfo, rules: DataRules) -> tuple[str, int, str, str, str, str]:
+def _row(info: ObjectInfo, settings: Settings) -> tuple[str, int, str, str, str, str]:
     key = info.key
     if not key.isascii():
         # Lone halves of surrogate pairs cannot be stored as text; a key with one is odd, and is shown escaped.
         key = key.encode("utf-8", "backslashreplace").decode()
     parsed = parse_labeled(info.key)
-    label = parsed.label if parsed and parsed.label in CLASSES else ""
-    patient = patient_of(parsed.name, rules.patient_pattern) if parsed else None
+    folder = parsed.label if parsed else ""
+    label = settings.classes.get(folder, folder if folder in CLASSES else "")
+    patient = patient_of(parsed.name, settings.data.patient_pattern) if parsed else None
     if is_junk(info.key):
         problem = "junk file"
     elif parsed is None:
@@ -72,5 +73,5 @@ def _row(info: ObjectInfo, rules: DataRules) -> tuple[str, int, str, str, str, s
     elif not label:
         problem = "unknown class"
     else:
-        problem = "too many bytes" if info.size > rules.max_bytes else ""
+        problem = "too many bytes" if info.size > settings.data.max_bytes else ""
     return key, info.size, info.etag, label, patient or "", problem

@@ -123,6 +123,22 @@ def test_the_same_content_written_again_is_the_same_snapshot(home: Path) -> None
     assert second == first
 
 
+def test_a_misspelt_class_folder_is_named_and_can_be_declared(home: Path) -> None:
+    objects = {f"labeled/parasitized/C{n}P1thin.png": b"p" for n in range(3)}
+    store = CountingStore(objects | {f"labeled/{NEGATIVE}/C1P1thin.png": b"u", f"labeled/{NEGATIVE}/": b""})
+    with pytest.raises(DataInvalid) as caught:
+        pull(context_over(store, home))
+    assert "no Parasitized cells" in caught.value.message
+    assert "'parasitized' (3 objects)" in caught.value.message
+    assert "RETRAIN_CLASSES='parasitized=Parasitized'" in caught.value.hint
+    context = context_over(store, home, classes="parasitized=Parasitized")
+    snapshot = pull(context)
+    assert snapshot.by_class == {POSITIVE: 3, NEGATIVE: 1}
+    # The placeholder that a bucket's console leaves for a folder is no image.
+    problems = context.records.load_table(snapshot.table).set_index("key")["problem"]
+    assert problems[f"labeled/{NEGATIVE}/"] == "junk file"
+
+
 def test_what_cannot_be_an_image_is_named_and_never_fetched(context: Context, store: CountingStore) -> None:
     odd = {
         f"labeled/{POSITIVE}/Thumbs.db": "junk file",

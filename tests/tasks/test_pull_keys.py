@@ -14,6 +14,7 @@ from infra.store.folder import FolderStore
 from tasks.pull import pull
 from tests.builders import CountingStore, context_over
 from validation.digest import sha256
+from validation.records import CLASSES
 
 pytestmark = pytest.mark.thorough
 
@@ -34,6 +35,8 @@ KEYS = st.lists(PARTS, min_size=1, max_size=4).map(lambda parts: "labeled/" + "/
 @example({"labeled/Parasitized/../../../etc/cron.d/x.png": b"x", "labeled//": b"", "labeled/Parasitized/": b""})
 @example({"labeled/Parasitized/\ud800.png": b"x", "labeled/Parasitized/\\ud800.png": b"y"})
 def test_every_key_is_accounted_for_and_none_becomes_a_path(objects: dict[str, bytes]) -> None:
+    # A store that lacks a class and has other folders is refused: see test_pull.py.
+    objects = {f"labeled/{label}/x.png": b"x" for label in CLASSES} | objects
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder, "a", "home")
         context = context_over(CountingStore(objects), home, wire={"threads": 2})

@@ -15,13 +15,24 @@ from PIL import Image, UnidentifiedImageError
 from validation.images.limits import BadImage, Limits, check_size
 from validation.images.png import SIGNATURE, decode_png
 
-__all__ = ["RGB", "BadImage", "Decoded", "decode", "read", "to_square"]
+__all__ = ["RGB", "BadImage", "Decoded", "decode", "placeholder", "read", "to_square"]
 
 RGB = npt.NDArray[np.uint8]
 
 _JPEG = b"\xff\xd8\xff"
 # Recognised by their headers to be named, never decoded. Pillow has dozens more, each with its own bugs.
 _OTHERS = ("GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF", "ICO", "PPM")
+
+
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+def placeholder(data: bytes) -> str:
+    """Return what stands in for a file whose content is elsewhere; empty for a file with content."""
+    if not data:
+        return "an empty file"
+    is_pointer = data.startswith(b"version https://git-lfs.github.com/spec/")
+    return "a git-lfs pointer; `git lfs pull` fetches the image" if is_pointer else ""
 
 
 class Decoded(NamedTuple):
@@ -83,6 +94,8 @@ def _broken_jpeg(data: bytes, error: Exception) -> BadImage:
 
 def _other(data: bytes) -> BadImage:
     """Return the error for a file that is neither PNG nor JPEG."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+        return BadImage("wrong format", "HEIC, as phones save photos; PNG or JPEG expected")
     try:
         with Image.open(io.BytesIO(data), formats=_OTHERS) as image:
             if getattr(image, "is_animated", False):
@@ -94,7 +107,7 @@ def _other(data: bytes) -> BadImage:
         pass
     except Exception as error:  # a header that misleads Pillow's own reader
         return BadImage("not an image", f"{len(data)} bytes that cannot be read: {type(error).__name__}"[:200])
-    return BadImage("not an image", f"{len(data)} bytes that are neither PNG nor JPEG")
+    return BadImage("not an image", placeholder(data) or f"{len(data)} bytes that are neither PNG nor JPEG")
 
 
 def to_square(rgb: RGB, side: int) -> RGB:

@@ -146,6 +146,25 @@ def test_import_puts_cells_into_the_store_and_is_idempotent(
     assert (again["written"], again["unchanged"]) == (0, first["found"])
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [["--cells", "clels"], ["--cells", "cells", "--class", "sick"], ["--cells", "cells", "--labels", "x.csv"]],
+)
+def test_a_mistake_in_the_source_leaves_the_settings_file_as_it_was(
+    mistake: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path
+) -> None:
+    from tasks.intake.demo import choose_place
+
+    choose_place(home / "retrain.toml", home, synthetic=True)
+    before = (home / "retrain.toml").read_text()
+    (tmp_path / "cells" / "sick").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert retrain(monkeypatch, "demo", *mistake) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert (home / "retrain.toml").read_text() == before
+    assert not (home / "cells").exists()
+
+
 def test_real_cells_never_join_synthetic_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path
 ) -> None:

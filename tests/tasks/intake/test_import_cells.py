@@ -7,10 +7,12 @@ import logging
 import os
 import stat
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from infra.local.files import Workspace
@@ -20,7 +22,7 @@ from infra.store.memory import MemoryStore
 from infra.store.s3 import S3Store
 from tasks.intake import sources as cell_sources
 from tasks.intake.download import ImportProgress
-from tasks.intake.import_cells import ImportResult, import_cells
+from tasks.intake.import_cells import ImportResult, Labelling, import_cells
 from validation.errors import DataInvalid, StoreUnreachable, UsageError
 
 CELLS = {"Parasitized/a.png": b"\x89PNG a", "Parasitized/ä b.png": b"\x89PNG b", "Uninfected/c.png": b"\x89PNG c"}
@@ -203,6 +205,81 @@ def test_a_source_without_class_folders(
     assert "expected Parasitized/*.png and Uninfected/*.png" in caught.value.message
     assert found in caught.value.message
     assert caught.value.hint
+
+
+def test_half_of_the_classes_under_other_names_stops_the_import(
+    run: Import, store: MemoryStore, tmp_path: Path
+) -> None:
+    source = folder(
+        tmp_path / "cells", {"Parasitised/a.png": b"a", "Parasitised/b.JPG": b"b", "uninfected/c.png": b"c"}
+    )
+    with pytest.raises(UsageError) as caught:
+        run(source)
+    assert "no Parasitized cells" in caught.value.message
+    assert "Parasitised (2 images)" in caught.value.message
+    assert "--class 'Parasitised=Parasitized'" in caught.value.hint
+    assert not store.objects
+    named = Labelling({"parasitised": "Parasitized"})
+    assert import_cells(str(source), store, Workspace(tmp_path), labelling=named).written == 3
+    assert sorted(store.objects) == [
+        "labeled/Parasitized/a.png",
+        "labeled/Parasitized/b.JPG",
+        "labeled/Uninfected/c.png",
+    ]
+
+
+@pytest.mark.parametrize("around", ["", "labeled/"])
+def test_a_bucket_is_a_source(around: str, store: MemoryStore, tmp_path: Path) -> None:
+    bucket = MemoryStore()
+    bucket.objects = {around + name: data for name, data in CELLS.items()}
+    bucket.objects |= {f"{around}Parasitized/": b"", "retraining/members/x.png": b"no cell"}
+    result = import_cells("s3://theirs", store, Workspace(tmp_path), bucket=lambda _: bucket)
+    assert store.objects == STORED
+    assert result.skipped.pop("left by a file manager") == 1
+    assert sum(result.skipped.values()) == 1
+    bucket.objects["retraining/synthetic.json"] = b"{}"
+    with pytest.raises(UsageError, match="are synthetic"):
+        import_cells("s3://theirs", store, Workspace(tmp_path), bucket=lambda _: bucket)
+
+
+IMAGES = {"scans/a.png": b"a", "scans/ä b.png": b"b", "c.png": b"c", "d.png": b"d", "x/e.png": b"e", "y/e.png": b"f"}
+ROWS = [("scans/a.png", "1"), ("/data/upload/ä b.png", "1"), ("c", "0"), ("d.png", "1"), ("d.png", "0"), ("e", "1")]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_labels_may_come_as_a_table(ending: str, store: MemoryStore, tmp_path: Path) -> None:
+    table, frame = tmp_path / f"labels.{ending}", pd.DataFrame(ROWS, columns=["file", "stage"])
+    frame.to_csv(table, sep=";", index=False) if ending == "csv" else frame.to_parquet(table)
+    labelling = Labelling({"1": "Parasitized", "0": "Uninfected"}, table, ("file", "stage"))
+    source = str(folder(tmp_path / "images", IMAGES))
+    result = import_cells(source, store, Workspace(tmp_path), labelling=labelling)
+    assert store.objects == {
+        "labeled/Parasitized/scans/a.png": b"a",
+        "labeled/Parasitized/scans/ä b.png": b"b",
+        "labeled/Uninfected/c.png": b"c",
+    }
+    assert result.skipped == {"two labels in the table": 1, "no label in the table": 2}
+    with pytest.raises(UsageError) as caught:
+        import_cells(source, store, Workspace(tmp_path), labelling=Labelling(table=table))
+    assert "no column 'image' and no column 'label'; it has 'file', 'stage'" in caught.value.message
+    with pytest.raises(UsageError, match=r"images under other names: 1 \(2 images\), 0 \(1 images\)"):
+        import_cells(source, store, Workspace(tmp_path), labelling=Labelling({}, table, ("file", "stage")))
+
+
+def test_what_stands_in_for_an_image_is_not_stored(run: Import, store: MemoryStore, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    result = run(folder(tmp_path / "cells", CELLS | {"Uninfected/e.png": b"", "Uninfected/p.png": pointer}))
+    assert result.skipped == {"an empty file": 1, "a git-lfs pointer; `git lfs pull` fetches the image": 1}
+    assert store.objects == STORED
+
+
+def test_a_tar_archive_is_to_be_unpacked(run: Import, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "cells.tar.gz", "w:gz") as archive:
+        archive.add(folder(tmp_path / "cells", CELLS), "cells")
+    with pytest.raises(DataInvalid) as caught:
+        run(tmp_path / "cells.tar.gz")
+    assert "is a tar archive" in caught.value.message
+    assert "unpack it" in caught.value.hint
 
 
 def test_a_class_folder_itself(run: Import, tmp_path: Path) -> None:

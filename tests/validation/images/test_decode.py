@@ -96,6 +96,8 @@ REFUSED: list[tuple[str, bytes, bytes]] = [
     ("not an image", PNG[1:], PNG),
     ("not an image", b"GIF89a" + bytes(100), JPEG),
     ("not an image", b"BM and other words", JPEG),
+    ("not an image", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", PNG),
+    ("wrong format", b"\0\0\0\x18ftypheic" + bytes(100), JPEG),
     ("wrong format", encoded(CELL, "GIF"), PNG),
     ("wrong format", encoded(CELL, "BMP"), PNG),
     ("wrong format", encoded(CELL, "TIFF"), PNG),
