@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +19,10 @@ from validation.records import Interval, Verdict
 from validation.redaction import mask
 
 if TYPE_CHECKING:
-    from tasks.commands.predict import Prediction
+    from tasks.commands.predict import Predictions
     from tasks.intake.download import ImportProgress
     from tasks.intake.import_cells import ImportResult
-    from validation.records import ChampionRef, Night
+    from validation.records import Night
 
 COLOURS = {
     Verdict.PROMOTED: "bold green",
@@ -48,15 +51,41 @@ def verdict(night: Night) -> None:
         console.out.print(Text(f"report: {night.report}"))
 
 
-def predictions(champion: ChampionRef, rows: Sequence[Prediction]) -> None:
-    """Print one line per image."""
-    for row in rows:
+def predictions(result: Predictions) -> None:
+    """Print one line per image, its doubts below, then one line per patient."""
+    for row in result.predictions:
         if row.problem:
             console.out.print(Text(f"{'-':>8}  {'not scored':<12} {row.path}  ({row.problem})", "red"))
-        else:
-            console.out.print(Text(f"{row.probability:8.6f}  {row.call:<12} {row.path}"))
+            continue
+        console.out.print(Text(f"{row.probability:8.6f}  {row.call:<12} {row.path}"))
+        for doubt in row.doubts:
+            console.out.print(Text(f"{'':8}  do not trust: {doubt}", "yellow"))
+    for patient in result.patients:
+        counts = f"{patient.parasitized} Parasitized, {patient.uninfected} Uninfected"
+        rest = {"not to be trusted": patient.doubtful, "not scored": patient.not_scored}
+        more = "".join(f", {count} {what}" for what, count in rest.items() if count)
+        console.out.print(Text(f"patient {patient.patient or 'unknown'}: {counts}{more}", "bold"))
+    _predicted_by(result)
+
+
+def predictions_csv(result: Predictions) -> None:
+    """Print the predictions as CSV."""
+    names = ("path", "patient", "probability", "call", "doubts", "problem")
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(names)
+    for row in result.predictions:
+        table.writerow("; ".join(value) if isinstance(value, tuple) else value for value in astuple(row))
+    _predicted_by(result)
+
+
+def _predicted_by(result: Predictions) -> None:
+    champion = result.champion
     used = f"champion: version {champion.version} ({champion.model}), threshold {champion.threshold:.6f}"
-    console.err.print(Text(used, "dim"))
+    console.err.print(Text(f"{used}; focus, stain and size are compared with {result.compared_with}", "dim"))
+    if result.synthetic:
+        console.err.print(
+            Text("warning: this champion was trained on SYNTHETIC cells: its calls say nothing of real blood", "yellow")
+        )
 
 
 def facts(values: Mapping[str, Any]) -> None:

@@ -132,17 +132,18 @@ def import_(
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")], as_json: AsJson = False
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV row for each image, for spreadsheets.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the champion's probability of Parasitized, and its call, for image files."""
+    """Print the champion's probability of Parasitized, its call, and doubts about the image, for image files."""
     from tasks.commands.predict import predict as predict_files
 
-    champion, predictions = predict_files(prepared_settings(), paths)
-    result = {"champion": champion, "predictions": predictions}
-    console.emit(result, as_json, lambda _: display.predictions(champion, predictions))
-    bad = sum(prediction.problem is not None for prediction in predictions)
+    result = predict_files(prepared_settings(), paths)
+    console.emit(result, as_json, display.predictions_csv if as_csv else display.predictions)
+    bad = sum(prediction.problem is not None for prediction in result.predictions)
     if bad:
-        raise DataInvalid(f"{bad} of {len(predictions)} images could not be scored")
+        raise DataInvalid(f"{bad} of {len(result.predictions)} images could not be scored")
 
 
 @app.command()

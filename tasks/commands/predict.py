@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,18 @@ import numpy as np
 from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
 from infra.settings.settings import Settings
+from infra.store.keys import SYNTHETIC_MARK
+from tasks.cells.reference import reference_of
 from tasks.champion.history import current_champion
 from tasks.champion.in_force import verified_file
 from tasks.context import Context
 from validation.errors import UsageError
-from validation.images.decode import BadImage, decode, to_square
-from validation.records import NEGATIVE, POSITIVE, ChampionRef
+from validation.findings import with_severities
+from validation.images.decode import BadImage, read, to_square
+from validation.images.facts import judge_image, learn_bounds
+from validation.images.measure import measure
+from validation.patients import patient_of
+from validation.records import NEGATIVE, POSITIVE, ChampionRef, Decision, Finding
 from validation.rules import DataRules
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
@@ -24,15 +31,43 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: its probability of Parasitized and the call at the champion's threshold, or its problem."""
+    """One image: its probability of Parasitized and the call at the champion's threshold, or its problem.
+
+    ``doubts`` are the findings that training cells get too; a call with a doubt is not to be trusted.
+    """
 
     path: str
+    patient: str | None
     probability: float | None
     call: str | None
+    doubts: tuple[str, ...]
     problem: str | None
 
 
-def predict(settings: Settings, paths: Sequence[Path]) -> tuple[ChampionRef, list[Prediction]]:
+@dataclass(frozen=True)
+class PatientSummary:
+    """The calls of one patient's images; ``patient`` is None for those whose name has none."""
+
+    patient: str | None
+    images: int
+    parasitized: int
+    uninfected: int
+    doubtful: int
+    not_scored: int
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions by one champion; ``compared_with`` says which cells focus, stain and size were compared with."""
+
+    champion: ChampionRef
+    synthetic: bool
+    compared_with: str
+    predictions: list[Prediction]
+    patients: list[PatientSummary]
+
+
+def predict(settings: Settings, paths: Sequence[Path]) -> Predictions:
     """Score image files, and all images in folders. A bad image does not stop the others.
 
     Raises:
@@ -40,10 +75,16 @@ def predict(settings: Settings, paths: Sequence[Path]) -> tuple[ChampionRef, lis
         ChampionUnusable: when the champion is not what was judged.
     """
     files = [file for path in paths for file in _images(path)]
-    registry = Registry(settings)
+    context, registry = Context.open(settings), Registry(settings)
     champion = current_champion(registry)
-    model = ModelFile(verified_file(Context.open(settings), registry, champion), sha256_expected=champion.model_sha256)
-    return champion, [_predict(file, model, champion.threshold, settings.data) for file in files]
+    model = ModelFile(verified_file(context, registry, champion), sha256_expected=champion.model_sha256)
+    reference = reference_of(context, champion)
+    bounds = {} if reference.facts is None else learn_bounds(reference.facts)
+    compared = "nothing: its training cells' measurements are gone" if reference.facts is None else reference.name
+    predictions = [_predict(file, model, champion.threshold, settings.data, bounds) for file in files]
+    decision = context.records.find(Decision, registry.decision_of(champion.version) or "none")
+    synthetic = context.store.exists(SYNTHETIC_MARK) or (decision is not None and decision.synthetic)
+    return Predictions(champion, synthetic, compared, predictions, _by_patient(predictions))
 
 
 def _images(path: Path) -> list[Path]:
@@ -57,13 +98,41 @@ def _images(path: Path) -> list[Path]:
     return [path]
 
 
-def _predict(path: Path, model: ModelFile, threshold: float, rules: DataRules) -> Prediction:
+def _predict(
+    path: Path, model: ModelFile, threshold: float, rules: DataRules, bounds: Mapping[str, tuple[float, float]]
+) -> Prediction:
+    patient = patient_of(path.name, rules.patient_pattern)
     try:
-        image = to_square(decode(path.read_bytes(), rules), model.side)
+        data = path.read_bytes()
+        image = read(data, rules)
     except BadImage as bad:
-        return Prediction(str(path), None, None, f"{bad.reason}: {bad.detail}")
+        return Prediction(str(path), patient, None, None, (), f"{bad.reason}: {bad.detail}")
     except OSError as error:
-        return Prediction(str(path), None, None, f"cannot be read: {error.strerror}")
+        return Prediction(str(path), patient, None, None, (), f"cannot be read: {error.strerror}")
+    problems = judge_image(measure(image, size=len(data)), rules, bounds)
+    findings = [Finding(reason=reason, key=str(path), detail=detail) for reason, detail in problems]
+    for finding in with_severities(findings, rules.severities):
+        if finding.severity != "warn":
+            return Prediction(str(path), patient, None, None, (), f"{finding.reason}: {finding.detail}")
+    doubts = tuple(f"{reason}: {detail}" for reason, detail in problems)
     # One at a time: the last bit may depend on the batch size, and an image's score must not depend on other images.
-    probability = float(model.score(image[np.newaxis])[0])
-    return Prediction(str(path), probability, POSITIVE if probability >= threshold else NEGATIVE, None)
+    probability = float(model.score(to_square(image.rgb, model.side)[np.newaxis])[0])
+    call = POSITIVE if probability >= threshold else NEGATIVE
+    return Prediction(str(path), patient, probability, call, doubts, None)
+
+
+def _by_patient(predictions: Sequence[Prediction]) -> list[PatientSummary]:
+    grouped: defaultdict[str, list[Prediction]] = defaultdict(list)
+    for row in predictions:
+        grouped[row.patient or ""].append(row)
+    return [
+        PatientSummary(
+            patient or None,
+            len(rows),
+            sum(row.call == POSITIVE for row in rows),
+            sum(row.call == NEGATIVE for row in rows),
+            sum(bool(row.doubts) for row in rows),
+            sum(row.problem is not None for row in rows),
+        )
+        for patient, rows in sorted(grouped.items())
+    ]

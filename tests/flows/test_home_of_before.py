@@ -65,8 +65,8 @@ def test_its_champion_history_and_decisions_are_read(home: Path) -> None:
 
 def test_its_champion_predicts(home: Path) -> None:
     cell = next((home / "store" / "labeled" / "Parasitized").glob("*.png"))
-    champion, [row] = predict(small_settings(home), [cell])
-    assert (champion.version, row.problem) == ("1", None)
+    result = predict(small_settings(home), [cell])
+    assert (result.champion.version, result.predictions[0].problem) == ("1", None)
 
 
 def test_the_next_nights_carry_on_with_it(home: Path, nights: Nights) -> None:
