@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -47,7 +48,11 @@ log = logging.getLogger(__name__)
 Models = Annotated[list[Literal["fastai", "keras"]], Field(min_length=1)]
 
 
-@flow(name="retrain", validate_parameters=True, log_prints=False)
+def _run_name() -> str:
+    return f"night {datetime.now(UTC):%Y-%m-%d}"
+
+
+@flow(name="retrain", flow_run_name=_run_name, validate_parameters=True, log_prints=False)
 def retrain(models: Models | None = None) -> dict[str, Any]:
     """Run one night with the settings of this machine and return its record (validation.records.Night) as JSON.
 

@@ -55,6 +55,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"retrain {version('malaria-retraining')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
 @app.command()
 def run(as_json: AsJson = False) -> None:
     """Run a night, here and now: pull, validate, train both CNNs, judge, promote the better one, report.

@@ -128,8 +128,8 @@ class LocalDeployment:
         return {
             **{name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
             **({"PREFECT_SERVER_API_AUTH_STRING": self.auth} if self.auth else {}),
-            # Read from other machines, the page must call the host that it was loaded from.
-            **({} if is_loopback(self.settings.up.host) else {"PREFECT_SERVER_UI_API_URL": "/api"}),
+            # The page calls the address that it was loaded from: another port, another host, a tunnel to either.
+            "PREFECT_SERVER_UI_API_URL": "/api",
             "PREFECT_API_DATABASE_CONNECTION_URL": self.settings.up.database.get_secret_value()
             or f"sqlite+aiosqlite:///{home / 'prefect.db'}",
             # The installed package may be read-only; Prefect prepares its pages here.

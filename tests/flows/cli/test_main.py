@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def test_every_command_explains_itself(
     shown = capsys.readouterr().out
     assert f"retrain {command}" in shown
     assert "--json" in shown
+
+
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert retrain(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"retrain {version('malaria-retraining')}\n"
 
 
 def test_an_unknown_command_is_a_usage_error(

@@ -87,6 +87,15 @@ def test_a_password_is_required(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert LOGIN.partition(":")[2].encode() not in path.read_bytes(), path
 
 
+def test_the_page_calls_the_port_that_it_was_loaded_from(home: Path) -> None:
+    machine = LocalDeployment(Settings(home=home, up={"port": 4777}))
+    try:
+        # A full address would name this machine's port, which a tunnel to another one does not reach.
+        assert machine._server_environment()["PREFECT_SERVER_UI_API_URL"] == "/api"
+    finally:
+        machine.stop()
+
+
 def test_a_host_of_another_machine_is_one_line(home: Path) -> None:
     machine = LocalDeployment(Settings(home=home, up={"host": "192.0.2.7", "port": free_port(), "auth": LOGIN}))
     try:
