@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import progress
-from rich.table import Column, Table
 from rich.text import Text
 
 from flows import console
@@ -111,12 +110,13 @@ def history(rows: Sequence[dict[str, Any]]) -> None:
         console.err.print(Text("there has never been a champion"))
 
 
-def settings(values: Mapping[str, str], config: Path) -> None:
-    """Print all settings with their names in the environment."""
-    table = Table("setting", Column("value", overflow="fold"), "environment", box=None, padding=(0, 2, 0, 0))
-    for name, value in values.items():
-        table.add_row(name, Text(value), f"RETRAIN_{name.upper().replace('.', '__')}")
-    console.out.print(table)
+def settings(described: Iterable[tuple[str, str, str, str, str]], config: Path) -> None:
+    """Print every setting on a line of its own, where its value is from, its default, variable and meaning below."""
+    for name, value, default, source, meaning in described:
+        console.out.print(Text.assemble((name, "bold"), f" = {value}", (f"  ({source})", "dim")))
+        variable = f"RETRAIN_{name.upper().replace('.', '__')}"
+        is_default = f", default {default}" if default and source != "default" else ""
+        console.out.print(Text(f"    {variable}{is_default}: {meaning}", "dim"))
     console.err.print(Text(f"settings file: {config} ({'in use' if config.exists() else 'not found'})", "dim"))
 
 

@@ -165,8 +165,9 @@ def predict(
 
 @app.command()
 def settings(as_json: AsJson = False) -> None:
-    """Print every setting in effect, passwords masked."""
-    console.emit(load_settings().printable(), as_json, lambda values: display.settings(values, config_path()))
+    """Print every setting in effect: value, source, default, meaning; passwords masked."""
+    loaded = load_settings()
+    console.emit(loaded.printable(), as_json, lambda _: display.settings(loaded.described(), config_path()))
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (

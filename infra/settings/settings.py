@@ -169,6 +169,25 @@ class Settings(BaseSettings):
         """Return all settings as flat text, with passwords in addresses masked."""
         return dict(_flatten(self.model_dump(mode="json")))
 
+    def described(self) -> Iterator[tuple[str, str, str, str, str]]:
+        """Yield name, value, default, source and meaning of every setting in effect; passwords masked."""
+        given = _read_toml(config_path(), required=False)
+        variables = {name.upper() for name, value in os.environ.items() if value}
+        for name, value in self.printable().items():
+            model, path = type(self), tuple(name.split("."))
+            # The parts below a field that is no group, such as a recipe, have no description.
+            depth = 2 if isinstance(model.model_fields[path[0]].default, Rules) else 1
+            field = (model if depth == 1 else type(model.model_fields[path[0]].default)).model_fields[path[depth - 1]]
+            names = [variable(PREFIX, path[:length]) for length in range(1, len(path) + 1)]
+            found = next((known for known in names for known in (known, known + FILE) if known in variables), None)
+            in_file: Any = given
+            for part in path[:depth]:
+                in_file = in_file.get(part) if isinstance(in_file, dict) else None
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            shown = dict(_flatten({"": list(default) if isinstance(default, tuple) else default})).get("", "")
+            source = found or ("settings file" if in_file is not None else "default")
+            yield name, value, shown, source, field.description or ""
+
 
 def default_home() -> Path:
     """Return the home folder when RETRAIN_HOME is not set: in the checkout, else in the user's home."""

@@ -119,6 +119,24 @@ def test_settings_are_printed_with_passwords_masked(
     assert values["gate.looks"] == "24"
 
 
+def test_settings_are_never_cut_and_have_source_default_and_meaning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path
+) -> None:
+    store = f"file://{tmp_path}/{'long' * 60}"
+    home.mkdir()
+    (home / "retrain.toml").write_text("[gate]\nlooks = 12\n")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("RETRAIN_STORE", store)
+    monkeypatch.setenv("RETRAIN_TRAINING__KERAS__EPOCHS", "3")
+    assert retrain(monkeypatch, "settings") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"store = {store}  (RETRAIN_STORE)" in lines
+    assert "training.keras.epochs = 3  (RETRAIN_TRAINING__KERAS__EPOCHS)" in lines
+    assert "gate.error_budget = 0.05  (default)" in lines
+    at = lines.index("gate.looks = 12  (settings file)")
+    assert lines[at + 1] == "    RETRAIN_GATE__LOOKS, default 24: looks in any 365 days that share the budget"
+
+
 def test_an_unforeseen_error_is_one_line_and_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
