@@ -41,6 +41,8 @@ T = TypeVar("T")
 EXPERIMENT = "nightly"
 # One run per night with its verdict; separate from the runs that versions come from.
 VERDICTS = "verdicts"
+# MLflow's page opens an experiment of this kind as model training; without a kind it guesses, or asks.
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 # The run whose parameters ``put_if_absent`` writes; a tag of the registered model names it.
 LEDGER = "champion history"
 LEDGER_TAG = "history_run"
@@ -266,6 +268,8 @@ class Registry:
         if experiment is None:
             create_if_missing(lambda: self._client.create_experiment(name, artifact_location=self._artifacts))
             experiment = self._client.get_experiment_by_name(name)
+        if KIND_TAG not in experiment.tags:
+            self._client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)
         return str(experiment.experiment_id)
 
     def _call(self, call: Callable[[], T]) -> T:

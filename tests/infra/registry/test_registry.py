@@ -145,6 +145,18 @@ def test_a_model_of_an_older_registry_gets_its_history_too(registry: Registry) -
     assert registry.entries_with_prefix("history.") == {"000001": "ours"}
 
 
+def test_an_experiment_of_an_older_registry_opens_as_model_training_too(registry: Registry) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=registry.uri)
+    older, chosen = client.create_experiment("nightly"), client.create_experiment("verdicts")
+    client.set_experiment_tag(chosen, "mlflow.experimentKind", "genai_development")
+    assert (registry._experiment(), registry._experiment("verdicts")) == (older, chosen)
+    assert client.get_experiment(older).tags["mlflow.experimentKind"] == "custom_model_development"
+    # What a person chose on the page stays.
+    assert client.get_experiment(chosen).tags["mlflow.experimentKind"] == "genai_development"
+
+
 def test_a_version_that_is_not_there_is_a_mistake(registry: Registry) -> None:
     for number in ("1", "no number"):
         with pytest.raises(UsageError, match=f"no version {number}"):
@@ -260,7 +272,9 @@ def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(regist
     for _ in range(2):
         registry.note_night(night, b"<p>the report</p>")
     client = mlflow.MlflowClient(tracking_uri=registry.uri)
-    experiment = client.get_experiment_by_name("verdicts").experiment_id
+    found = client.get_experiment_by_name("verdicts")
+    experiment = found.experiment_id
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
     (run,) = client.search_runs([experiment], "tags.verdict = 'kept'")
     assert (run.data.tags["decision"], run.data.tags["champion_after"]) == ("d" * 24, "3")
     assert run.data.metrics["judged.auc.low"] == 0.97
