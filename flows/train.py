@@ -114,7 +114,14 @@ def _running_or_new(server: PrefectServer, spec: TrainSpec, id_: str) -> dict[st
         if not runs:
             log.info("waiting for a worker to train %s", describe(spec))
             parameters = {"spec": spec.model_dump(mode="json")}
-            started = run_deployment(name, parameters=parameters, timeout=0, idempotency_key=key, as_subflow=True)
+            started = run_deployment(
+                name,
+                flow_run_name=f"train {spec.model} {spec.member + 1}",
+                parameters=parameters,
+                timeout=0,
+                idempotency_key=key,
+                as_subflow=True,
+            )
             return server.run(str(cast(FlowRun, started).id))
     raise TrainingFailed(
         f"{name} has failed {MOST_ATTEMPTS} times with the same data", "see its runs on Prefect's page"

@@ -14,6 +14,7 @@ from prefect import Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
+from prefect.runtime import task_run
 
 from infra.privacy import redact_exceptions
 from tasks.progress import Step, watch
@@ -24,11 +25,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def stage(function: Callable[P, R], *, name: str | None = None) -> Task[P, R]:
-    """Return ``function`` as a Prefect task; outside a flow call the plain function."""
+def stage(
+    function: Callable[P, R], *, name: str | None = None, run_name: Callable[[dict[str, Any]], str] | None = None
+) -> Task[P, R]:
+    """Return ``function`` as a Prefect task, its runs named by their arguments; outside a flow call the function."""
     # Prefect stores the text of the exception that ended a task.
     redacted = redact_exceptions()(function)
-    return task(name=name or function.__name__, cache_policy=NO_CACHE, persist_result=False)(redacted)
+    called = (lambda: run_name(task_run.parameters)) if run_name else None
+    return task(name=name or function.__name__, task_run_name=called, cache_policy=NO_CACHE, persist_result=False)(
+        redacted
+    )
 
 
 class ProgressOnPages:

@@ -218,4 +218,9 @@ def _refuse_unusable(onnx: bytes, spec: TrainSpec, folder: Path, tuning: CellDat
         )
 
 
-train_task = stage(train)
+def _run_name(arguments: dict[str, Any]) -> str:
+    spec, members = arguments["spec"], arguments["context"].settings.training.members
+    return f"train {spec.model} {spec.member + 1}/{members}"
+
+
+train_task = stage(train, run_name=_run_name)

@@ -175,8 +175,34 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     *(report, site, looks.looks, data.validate, data.quarantine),
     *(operate.up, operate.notify, operate.backup, operate.restore, prune),
 )
+_EXAMPLES = {
+    "run": "",
+    "demo": "--cells cells/ --class infected=Parasitized",
+    "import": "images/ --labels labels.csv --columns file,stage --class 1=Parasitized --class 0=Uninfected",
+    "predict": "new-cells/ --csv > calls.csv",
+    "settings": "--json",
+    "champion": '--at "2026-01-31 12:00"',
+    "history": "--json",
+    "rollback": '--why "ring forms are missed"',
+    "promote": 'latest --why "reviewed by hand"',
+    "approve": 'latest --why "report reviewed"',
+    "reject": 'latest --why "too few patients"',
+    "report": "latest",
+    "site": "--port 8765",
+    "looks": "--json",
+    "validate": "",
+    "quarantine": '--reason "out of focus" --all',
+    "up": "",
+    "notify": "--listen",
+    "backup": "/backups/2026-11-23",
+    "restore": "/backups/2026-11-23",
+    "prune": "--dry-run",
+}
 for _command in _COMMANDS:
     app.command()(_command)
+for _registered in app.registered_commands:
+    _name = str(_registered.name or getattr(_registered.callback, "__name__", ""))
+    _registered.epilog = f"Example: retrain {_name} {_EXAMPLES[_name]}".rstrip()
 
 
 def main() -> None:

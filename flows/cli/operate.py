@@ -32,8 +32,9 @@ def up(as_json: AsJson = False) -> None:
         interrupt_on_signals()
         try:
             machine.start()
-            console.emit(machine.addresses(), as_json, display.facts)
-            log.info("ready; Ctrl-C stops all of it")
+            addresses = machine.addresses()
+            console.emit(addresses, as_json, display.facts)
+            log.info("ready, and waiting for the next night (%s); Ctrl-C stops all of it", addresses["next_night"])
             with suppress(KeyboardInterrupt):
                 machine.watch()
         finally:

@@ -30,6 +30,8 @@ SERVER, BRIDGE = "prefect-server", "bridge"
 POOLS = ("cpu", "gpu")
 # Migrating a new database takes about 5 s, on a loaded machine several times that.
 START_SECONDS = 180.0
+# Prefect's scheduler looks for new deployments every 5 s; with a paused schedule there is no run to wait for.
+SCHEDULED_SECONDS = 10.0
 # In memory, the slot of a running night is lost when the server restarts, and Prefect ends that night.
 KEEPS_SLOTS = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
 STOPPED = "the machine was stopped in the middle of it"
@@ -81,9 +83,18 @@ class LocalDeployment:
             "mlflow": page,
             "reports": str(settings.home / "reports"),
             "logs": str(settings.home / "logs"),
+            "next_night": self.next_night(),
             "gpu_slots": str(self.slots),
             "gpus": ", ".join(gpus()) or "none: trainings run on the CPU",
         }
+
+    def next_night(self) -> str:
+        """Return when the next night begins, or that none is scheduled (its schedule may be paused)."""
+        until = time.monotonic() + SCHEDULED_SECONDS
+        while not (runs := self.server.runs(deployment=NIGHTLY, states=["SCHEDULED"])) and time.monotonic() < until:
+            time.sleep(0.5)
+        first = min((run["expected_start_time"] for run in runs), default="")
+        return f"{first[:16].replace('T', ' ')} UTC" if first else "none is scheduled"
 
     def watch(self) -> None:
         """Keep everything running until interrupted."""
@@ -162,7 +173,7 @@ class LocalDeployment:
 
     def _check(self) -> None:
         """Wait until each pool has a worker and every deployment is ready."""
-        until = time.monotonic() + START_SECONDS
+        until, waited = time.monotonic() + START_SECONDS, [""]
         while time.monotonic() < until:
             self.services.supervise_once()
             missing = [f"pool {pool}: no worker" for pool in POOLS if not self.server.has_worker(pool)]
@@ -171,6 +182,9 @@ class LocalDeployment:
                     missing.append(f"deployment {name}: {deployment['status']}")
             if not missing:
                 return
+            if missing != waited:
+                log.info("waiting for %s", "; ".join(missing))
+                waited = missing
             time.sleep(0.3)
         raise RetrainError("not ready: " + "; ".join(missing), f"logs: {self.settings.home / 'logs'}")
 

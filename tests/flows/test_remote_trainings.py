@@ -48,7 +48,7 @@ class FakePrefect(PrefectServer):
     def create(self, name: str, *, parameters: dict[str, Any], idempotency_key: str, **options: Any) -> Any:
         assert name == "train/fastai"
         assert parameters == {"spec": SPEC.model_dump(mode="json")}
-        assert options == {"timeout": 0, "as_subflow": True}
+        assert options == {"timeout": 0, "as_subflow": True, "flow_run_name": "train fastai 2"}
         return SimpleNamespace(id=self.add(idempotency_key, "SCHEDULED")["id"])
 
     def runs(

@@ -297,3 +297,8 @@ def test_a_member_without_both_classes_is_refused_before_training(home: Path, mo
     ) as caught:
         run(context, prepared, spec_of(prepared))
     assert caught.value.hint
+
+
+def test_a_training_is_named_on_prefects_page_by_its_member(context: Context) -> None:
+    spec = member_specs(context.settings, "keras", "s" * 24)[2]
+    assert train_module._run_name({"spec": spec, "context": context}) == "train keras 3/5"

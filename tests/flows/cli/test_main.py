@@ -50,6 +50,7 @@ def test_every_command_explains_itself(
     shown = capsys.readouterr().out
     assert f"retrain {command}" in shown
     assert "--json" in shown
+    assert f"Example: retrain {command}" in shown
 
 
 def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
