@@ -29,7 +29,7 @@ def promote(
 ) -> ChampionRef | None:
     """Make the challenger champion if that is the verdict; return the champion afterwards.
 
-    A decision is carried out once: not again after a rollback.
+    An evaluation promotes once: not again after a rollback, whichever decision rests on it.
 
     Raises:
         ChampionChanged: when the champion is not the one that the challenger was compared with.
@@ -39,7 +39,7 @@ def promote(
         now = reconcile_champion(context, registry)
         if decision.verdict is Verdict.AWAITING_APPROVAL:
             request_approval(context, decision)
-        if decision.verdict is not Verdict.PROMOTED or was_promoted(context, decision.id):
+        if decision.verdict is not Verdict.PROMOTED or was_promoted(context, decision.id, decision.evaluation):
             return now
         before = decision.champion_before
         refuse_changed(now.version if now else None, before.version if before else None)

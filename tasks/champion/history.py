@@ -167,9 +167,12 @@ def champion_lineage(entries: Sequence[Promotion]) -> list[str]:
     return lineage
 
 
-def was_promoted(context: Context, decision: str) -> bool:
-    """Whether a decision has ever made its challenger champion."""
-    return any(entry.decision == decision and entry.action != "rollback" for entry in history(context))
+def was_promoted(context: Context, decision: str, evaluation: str | None = None) -> bool:
+    """Whether a decision, or another one that rests on the same evaluation, has ever made its challenger champion."""
+    changes = [entry for entry in history(context) if entry.action != "rollback"]
+    return any(
+        entry.decision == decision or (evaluation is not None and entry.evaluation == evaluation) for entry in changes
+    )
 
 
 def checked_why(why: str) -> str:

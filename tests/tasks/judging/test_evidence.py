@@ -8,7 +8,7 @@ import pytest
 
 from infra.registry.registry import Registry
 from infra.store.keys import MODEL_NAME
-from tasks.champion.history import history
+from tasks.champion.history import ChampionChange, append_change, history
 from tasks.champion.in_force import check_in_force
 from tasks.choose import prepare_contest
 from tasks.context import Context
@@ -84,6 +84,16 @@ def test_a_verdict_that_the_evaluation_does_not_bear_out_is_refused(registry: Re
     with pytest.raises(NotReproduced, match="judged again, comes to"):
         promote(strict, better.decision, better.candidate, registry)
     assert registry.champion() == before
+
+
+def test_a_copied_decision_does_not_carry_out_its_evaluation_again(registry: Registry, better: Decided) -> None:
+    context, before = better.context, registry.champion()
+    after = promote(context, better.decision, better.candidate, registry)
+    assert before is not None
+    assert after is not None
+    append_change(context, registry, ChampionChange("rollback", "test", "", after, before, "worse in the field", ""))
+    copied = edited(better.decision, id="f" * 24)
+    assert promote(context, copied, better.candidate, registry) == registry.champion() == before
 
 
 def edited(record: Any, **values: Any) -> Any:
