@@ -41,7 +41,7 @@ home, folder = map(Path, sys.argv[1:3])
 from infra.settings.settings import Settings
 from tasks.commands.predict import predict
 settings = Settings(home=home)
-champion, ours = predict(settings, [folder])
+ours = predict(settings, [folder]).predictions
 import mlflow, numpy, onnxruntime
 from validation.images.decode import decode, to_square
 mlflow.set_tracking_uri(settings.registry.get_secret_value())
