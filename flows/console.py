@@ -8,22 +8,37 @@ import logging
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 from rich.text import Text
 
 from validation.errors import RetrainError
-from validation.redaction import mask
+from validation.redaction import mask, printable
 
 PACKAGES = ("flows", "tasks", "infra", "validation")
 T = TypeVar("T")
 
+
+class _Terminal(Console):
+    """Escapes in all that it prints what would act on a terminal: keys, reasons and errors come from outside."""
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=lines(segment.text))
+
+
+def lines(text: str) -> str:
+    """Return untrusted text of several lines, each as ``printable`` makes it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 # soft_wrap: a path or an id that is cut in two cannot be copied.
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = _Terminal(soft_wrap=True, highlight=False, markup=False)
+err = _Terminal(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:
@@ -33,7 +48,10 @@ def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:
 
 def json_line(value: Any) -> None:
     """Print one JSON value on its own line."""
-    sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+    text = json.dumps(value, default=_plain, ensure_ascii=False)
+    if not text.isprintable():  # what JSON need not escape and a terminal would obey
+        text = json.dumps(value, default=_plain).replace("\x7f", r"\u007f")
+    sys.stdout.write(text + "\n")
     # A pipe would buffer the line until the command ends; its reader waits for it.
     sys.stdout.flush()
 
@@ -70,6 +88,9 @@ class LogHandler(logging.StreamHandler[Any]):
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return lines(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self.bar_is_drawn:

@@ -107,6 +107,7 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
     damaged = sorted(name for name, digest in manifest["files"].items() if files.get(name) != digest)
     if damaged:
         raise RetrainError(f"the backup is damaged: {', '.join(damaged[:5])}", "use another one")
+    make_private(settings.home)
     for name, path in manifest["saved"].items():
         _copy(name, source / name, Path(path))
     return manifest

@@ -40,6 +40,28 @@ def assembled(
     return data
 
 
+def endless_network() -> bytes:
+    """Return a model file that opens, and whose loop never ends."""
+    from onnx import TensorProto, helper
+
+    def value(name: str, kind: int, shape: list[str]) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["x"], ["y"])],
+        "again",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("x", TensorProto.FLOAT, ["n"])],
+        [value("on", TensorProto.BOOL, []), value("y", TensorProto.FLOAT, ["n"])],
+    )
+    nodes = [
+        helper.make_node("Cast", [INPUT], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "over"], ["means"], keepdims=0),
+        helper.make_node("Loop", ["", "true", "means"], [OUTPUT], body=body),
+    ]
+    constants = {"over": np.array([1, 2, 3], np.int64), "true": np.array(True)}
+    return assembled(nodes, constants, ["n", SIDE, SIDE, 3])
+
+
 def single_network(
     channel: int = GREEN, *, side: int = SIDE, centre: float = 105.0, output: str = OUTPUT, **contract: Any
 ) -> bytes:

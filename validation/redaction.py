@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 # A shorter one would match ordinary words.
 SHORTEST = 8
@@ -15,6 +15,8 @@ HIDDEN = "***"
 
 # Up to the last @ of the word, since a password may contain an unescaped one.
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)\S+@")
+# A user name, which is often a token; that of a database is only a name.
+_USER = re.compile(r"(?i)(?<![\w+.-])((?!postgres|mysql|mssql|redis)[a-z][\w+.-]*://)[^/?#@\s]+@")
 _PASSWORD_ARGUMENT = re.compile(r"(?i)\b((?:\w*password|passwd|pwd|secret|token|signature|sig)=)[^&;\s'\"]+")
 
 
@@ -53,19 +55,30 @@ def register_login(login: str | None) -> None:
 
 
 def register_address(address: str | None) -> None:
-    """Mask the password of an address wherever it appears without the address."""
-    if address and "@" in address:
-        login = urlsplit(address).netloc.rpartition("@")[0]
-        register_secret(unquote(login.partition(":")[2]))
+    """Mask the password or token of an address wherever it appears without the address."""
+    if address and (login := re.match(r"[^:/]+://([^/?#\s]+)@", address)):
+        user, _, password = login[1].partition(":")
+        register_secret(unquote(password))
+        if _USER.match(address):
+            register_secret(unquote(user))
 
 
-def holds_password(address: str) -> bool:
-    """Return whether an address contains a password, even a badly formed one."""
-    return _PASSWORD.search(address) is not None
+def holds_login(address: str) -> bool:
+    """Return whether an address contains a password or a token, even a badly formed one."""
+    return bool(_PASSWORD.search(address) or _USER.search(address))
+
+
+def printable(text: object) -> str:
+    """Return untrusted text for one line of a terminal: what would act on it, or reorder it, is escaped."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def mask(text: str) -> str:
-    """Return ``text`` with passwords in addresses and all registered secrets replaced by ``***``."""
+    """Return ``text`` with passwords and tokens in addresses and all registered secrets replaced by ``***``."""
     if _known.pattern is not None:
         text = _known.pattern.sub(HIDDEN, text)
-    return _PASSWORD_ARGUMENT.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1{HIDDEN}@", text))
+    text = _USER.sub(rf"\1{HIDDEN}@", _PASSWORD.sub(rf"\1{HIDDEN}@", text))
+    return _PASSWORD_ARGUMENT.sub(rf"\1{HIDDEN}", text)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows import console
 from infra.settings.settings import Settings, load_settings
+from validation.errors import UsageError
 
 if TYPE_CHECKING:
     from infra.registry.registry import Registry
     from tasks.context import Context
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, for programs.")]
+
+
+def named_path(text: str) -> Path:
+    """Return the path of an argument; an empty one, as an unset variable gives it, is not the current folder.
+
+    Raises:
+        UsageError: when it is empty.
+    """
+    if not text.strip():
+        raise UsageError("a file or folder is expected, and its name is empty", "for the current folder say .")
+    return Path(text)
 
 
 def prepared_settings() -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Column, Table
@@ -12,6 +12,7 @@ from flows import console
 from flows.cli.common import AsJson, open_context, open_registry
 from validation.errors import DataInvalid
 from validation.findings import REASONS
+from validation.redaction import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +93,7 @@ def _print_findings(table: pd.DataFrame, result: ValidationResult, *, shown: int
         first = rows.iloc[0]
         _print_heading(str(reason), first["severity"], f"{len(rows):,}, ", first["meaning"], first["advice"])
         for row in rows.head(shown).itertuples():
-            console.out.print(Text(f"  {_plain(row.key)}  {_plain(row.detail)}{'  NEW' if row.new else ''}"))
+            console.out.print(Text(f"  {printable(row.key)}  {printable(row.detail)}{'  NEW' if row.new else ''}"))
         if len(rows) > shown:
             console.out.print(Text(f"  and {len(rows) - shown:,} more: --all shows them", "dim"))
 
@@ -105,8 +106,3 @@ def _print_reasons(reasons: dict[str, Reason]) -> None:
 def _print_heading(reason: str, severity: str, count: str, meaning: str, advice: str) -> None:
     console.out.print(Text.assemble((reason, COLOURS[severity]), f" ({count}{severity}): {meaning}"))
     console.out.print(Text(f"  what to do: {advice}", "dim"))
-
-
-def _plain(value: Any) -> str:
-    """Escape the control characters of a key, which would act on the terminal."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(value))

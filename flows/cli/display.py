@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flows import console
 from validation.records import Interval, Verdict
-from validation.redaction import mask
+from validation.redaction import mask, printable
 
 if TYPE_CHECKING:
     from tasks.commands.predict import Predictions
@@ -73,7 +73,8 @@ def predictions_csv(result: Predictions) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(names)
     for row in result.predictions:
-        table.writerow("; ".join(value) if isinstance(value, tuple) else value for value in astuple(row))
+        values = ("; ".join(value) if isinstance(value, tuple) else value for value in astuple(row))
+        table.writerow(printable(value) if isinstance(value, str) else value for value in values)
     _predicted_by(result)
 
 
@@ -93,7 +94,7 @@ def facts(values: Mapping[str, Any]) -> None:
         parts = value if isinstance(value, dict) else {name: value}
         for part, fact in parts.items():
             if fact is not None:
-                shown = _interval(Interval.model_validate(fact)) if isinstance(fact, dict) else str(fact)
+                shown = _interval(Interval.model_validate(fact)) if isinstance(fact, dict) else printable(fact)
                 console.out.print(Text(f"{part.replace('_', ' '):<18} {shown}"))
 
 
@@ -102,10 +103,12 @@ def history(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         change = f": version {row['from'] or 'none'} -> {row['to']}" if row["to"] is not None else ""
         time = f"{row['at'][:19].replace('T', ' ')} UTC  "
-        console.out.print(Text.assemble((time, "bold"), row["action"], change, (f"  by {row['who']}", "dim")))
+        console.out.print(
+            Text.assemble((time, "bold"), row["action"], change, (f"  by {printable(row['who'])}", "dim"))
+        )
         for name in ("why", "checked", "decision", "report"):
             if row[name]:
-                console.out.print(Text(f"    {name:<9} {row[name]}"))
+                console.out.print(Text(f"    {name:<9} {printable(row[name])}"))
     if not rows:
         console.err.print(Text("there has never been a champion"))
 

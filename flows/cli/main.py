@@ -14,7 +14,7 @@ import typer
 
 from flows import console
 from flows.cli import champion, data, display, looks, operate
-from flows.cli.common import AsJson, prepared_settings
+from flows.cli.common import AsJson, named_path, prepared_settings
 from flows.cli.prune import prune
 from flows.cli.report import report, site
 from infra.privacy import keep_files_private, keep_secrets_out_of_logs
@@ -39,7 +39,11 @@ ClassNamed = Annotated[
 ]
 Labels = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A CSV or Parquet file of labels, for images that are not in class folders."),
+    typer.Option(
+        parser=named_path,
+        metavar="FILE",
+        help="A CSV or Parquet file of labels, for images that are not in class folders.",
+    ),
 ]
 Columns = Annotated[
     str, typer.Option(metavar="IMAGE,LABEL", help="The columns of that file: the image's file, its label.")
@@ -103,8 +107,7 @@ def demo(
     from tasks.intake.demo import choose_place, deliver
     from tasks.intake.synthetic_cells import SyntheticPlan
 
-    settings = load_settings()
-    console.prepare_logging()
+    settings = prepared_settings()
 
     def place() -> Settings:
         own = choose_place(config_path(), settings.home, synthetic=cells is None)
@@ -138,8 +141,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Put labelled cells (<Class>/<name>.png) into the store. A second import changes nothing."""
-    settings = load_settings()
-    console.prepare_logging()
+    settings = prepared_settings()
     _ready(settings)
     with _opened(settings, source, classes, labels, columns) as opened:
         result = _copy(settings, opened)
@@ -149,7 +151,9 @@ def import_(
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(parser=named_path, metavar="PATH...", help="Image files, or folders of them.")
+    ],
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV row for each image, for spreadsheets.")] = False,
     as_json: AsJson = False,
 ) -> None:

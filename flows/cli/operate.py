@@ -11,7 +11,7 @@ import typer
 
 from flows import console
 from flows.cli import display
-from flows.cli.common import AsJson, prepared_settings
+from flows.cli.common import AsJson, named_path, prepared_settings
 from infra.settings.settings import load_settings
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def notify(
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(help="A new folder; it is created.")], as_json: AsJson = False
+    folder: Annotated[Path, typer.Argument(parser=named_path, metavar="FOLDER", help="A new folder; it is created.")],
+    as_json: AsJson = False,
 ) -> None:
     """Copy this machine's state (store, registry, Prefect's database, settings) to a folder, even during a night."""
     from infra.backup import back_up
@@ -78,7 +79,8 @@ def backup(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(help="What `retrain backup` made.")], as_json: AsJson = False
+    folder: Annotated[Path, typer.Argument(parser=named_path, metavar="FOLDER", help="What `retrain backup` made.")],
+    as_json: AsJson = False,
 ) -> None:
     """Put a backup back in place. Move away what is there first; nothing is overwritten."""
     from infra.backup import restore as put_back

@@ -55,7 +55,7 @@ def site(
     if build_only:
         console.emit({"index": index}, as_json, lambda _: console.out.print(f"index: {index}"))
         return
-    with local_site(_reader(context), port) as server:
+    with local_site(reader(context), port) as server:
         url = f"http://{HOST}:{server.server_address[1]}{START}"
         text = f"{url}\nfor this machine only; Ctrl-C ends it"
         console.emit({"url": url, "index": index}, as_json, lambda _: console.out.print(text))
@@ -66,8 +66,9 @@ def site(
             console.err.print("stopped")
 
 
-def _reader(context: Context) -> Read:
+def reader(context: Context) -> Read:
     """Return a function that reads a page from the store, or the copy on this machine if the store has lost it."""
+    from infra.local.files import leads_out
     from infra.store.keys import report_key
     from validation.errors import ObjectMissing
 
@@ -77,7 +78,8 @@ def _reader(context: Context) -> Read:
         name = key.rsplit("/", 1)[-1]
         path = context.workspace.reports / name
         # Only files directly in the folder of reports: the key came over the network.
-        if key != report_key(name.removesuffix(".html")) or not path.is_file():
+        ours = key == report_key(name.removesuffix(".html")) and not leads_out(path, context.workspace.reports)
+        if not ours or not path.is_file():
             return None
         return path.read_bytes()
 

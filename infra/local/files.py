@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from validation.errors import NightRunning, RetrainError
 
 # A change of the champion takes seconds, or some minutes when a large model is registered over a slow line.
 CHAMPION_LOCK_SECONDS = 300.0
+_TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}")
 WRITE_HINT = "free some space, check the owner and mode of the folder, or choose another RETRAIN_HOME"
 
 
@@ -59,6 +61,11 @@ def write_beside(path: Path, data: bytes, *, durable: bool = True) -> Path:
     return temporary
 
 
+def is_temporary(name: str) -> bool:
+    """Whether ``write_beside`` may have made a file of this name."""
+    return name.startswith(".tmp-") and _TEMPORARY.fullmatch(name) is not None
+
+
 def sync(path: Path) -> None:
     """Flush a file to disk, or the names in a folder: each file in it needs its own flush."""
     try:
@@ -79,6 +86,12 @@ def write_at(file: int, data: bytes, place: int) -> None:
     while rest:
         written = os.pwrite(file, rest, place)
         rest, place = rest[written:], place + written
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether ``path``, which lies in ``folder`` by its name, is somewhere else by its links."""
+    real = os.path.realpath(folder)
+    return os.path.commonpath([real, os.path.realpath(path)]) != real
 
 
 def _make_folder(path: Path, *, durable: bool) -> None:

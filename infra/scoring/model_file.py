@@ -6,6 +6,7 @@ It needs neither training framework and unpickles nothing.
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ FOLDS = "folds"
 BATCH = 16
 # By how much a probability may differ from the sigmoid of its members' mean logit.
 TOLERANCE = 1e-3
+
+# A batch takes half a second; a network with a loop that does not end would take for ever.
+BATCH_SECONDS = 300.0
 
 FLOAT = "tensor(float)"
 
@@ -96,8 +100,25 @@ class _Session(ABC):
         """Fill ``into`` with the scores of images that can be sliced; only a batch of them is in memory at a time."""
         self._check(images)
         for rows in _batches(len(images)):
-            into[rows] = self._session.run([output], {INPUT: np.ascontiguousarray(images[rows])})[0]
+            into[rows] = self._scored(output, np.ascontiguousarray(images[rows]))
         return into
+
+    def _scored(self, output: str, batch: npt.NDArray[np.uint8]) -> Any:
+        """Return the scores of a batch, within ``BATCH_SECONDS``: onnxruntime looks at ``terminate`` at every node."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4  # the error says it
+        clock = threading.Timer(BATCH_SECONDS, setattr, (options, "terminate", True))
+        clock.daemon = True
+        clock.start()
+        try:
+            return self._session.run([output], {INPUT: batch}, options)[0]
+        except Exception as error:  # any error of onnxruntime for a graph that loads and does not run
+            why = f"{len(batch)} images took over {BATCH_SECONDS:g} s" if options.terminate else str(error)[:200]
+            raise ModelFileInvalid(f"the model does not run: {why}", "retrain, or roll back") from error
+        finally:
+            clock.cancel()
 
 
 class ModelFile(_Session):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
@@ -11,7 +12,7 @@ from pydantic_settings import NoDecode
 from infra.settings.secrets import SecretAddress
 from validation.patients import FOLDS
 from validation.records import CLASSES
-from validation.redaction import holds_password
+from validation.redaction import holds_login
 from validation.rules import Rules
 
 LOOPBACK = "127.0.0.1"
@@ -25,10 +26,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def without_password(value: str | None) -> str | None:
-    """Return an address, which must not contain a password, since it is shown wherever it is used."""
-    if value and holds_password(value):
-        raise ValueError("this address must not contain a password: it would be shown")
+def without_login(value: str | None) -> str | None:
+    """Return an address, which must not contain a password or token, since it is shown wherever it is used."""
+    if value and holds_login(value):
+        raise ValueError("this address must not contain a password or token: it would be shown")
+    urlsplit(value or "")  # a ValueError says what is wrong with it
+    return value
+
+
+def well_formed(value: SecretAddress) -> SecretAddress:
+    """Return an address that may contain a password."""
+    urlsplit(value.get_secret_value())
     return value
 
 
@@ -91,7 +99,7 @@ class UpSettings(Rules):
         for plain in ("postgresql://", "postgres://"):
             if value.get_secret_value().startswith(plain):
                 return SecretAddress("postgresql+asyncpg://" + value.get_secret_value().removeprefix(plain))
-        return value
+        return well_formed(value)
 
     @property
     def url(self) -> str:
@@ -118,10 +126,10 @@ class EventSettings(Rules):
     debounce_minutes: float = Field(
         10.0, gt=0, description="minutes from the first notification of new objects to the start of a night"
     )
-    queue: Annotated[str | None, AfterValidator(without_password)] = Field(
+    queue: Annotated[str | None, AfterValidator(without_login)] = Field(
         None, description="URL of an SQS queue with notifications of new objects; `retrain up` polls it"
     )
-    queue_endpoint: Annotated[str | None, AfterValidator(without_password)] = Field(
+    queue_endpoint: Annotated[str | None, AfterValidator(without_login)] = Field(
         None, description="endpoint of an SQS-compatible service"
     )
     queue_region: str | None = Field(None, description="region of the queue, where boto3 cannot know it")

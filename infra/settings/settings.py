@@ -34,7 +34,8 @@ from infra.settings.groups import (
     TrainingSettings,
     UpSettings,
     WireSettings,
-    without_password,
+    well_formed,
+    without_login,
 )
 from infra.settings.secrets import (
     BLOCK,
@@ -129,9 +130,14 @@ class Settings(BaseSettings):
 
     @field_validator("store", "store_endpoint", "registry_artifacts")
     @classmethod
-    def _holds_no_password(cls, value: str | None) -> str | None:
+    def _holds_no_login(cls, value: str | None) -> str | None:
         # Records, reports and messages show them; credentials have settings of their own.
-        return without_password(value)
+        return without_login(value)
+
+    @field_validator("registry")
+    @classmethod
+    def _is_an_address(cls, value: SecretAddress) -> SecretAddress:
+        return well_formed(value)
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from infra.local.files import sync, write_atomic, write_beside
+from infra.local.files import is_temporary, leads_out, sync, write_atomic, write_beside
 from infra.store.base import Fetched, ObjectInfo, Store, missing, refuse_odd
 from infra.store.keys import OURS, is_odd
 from validation.errors import ObjectMissing, StoreUnreachable
@@ -16,14 +16,21 @@ from validation.errors import ObjectMissing, StoreUnreachable
 _NO_SUCH_FILE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 # Reads of a file that changes while it is read.
 _READS = 5
+# Levels of folders that may be links.
+_LINKED = 2
 
 
 class FolderStore(Store):
-    """A folder on this machine: the embedded default."""
+    """A folder on this machine: the embedded default.
+
+    The root and its first two levels of folders may be links, so that a part of it can be on another disk. Below them
+    no link is followed out of the folder: whoever may add a file could otherwise have any file of this machine read.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.uri = self.root.as_uri()
+        self._real = os.path.realpath(self.root)
 
     def check(self) -> None:
         if not self.root.is_dir():
@@ -62,14 +69,15 @@ class FolderStore(Store):
                 ) from error
             return
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=folder_key.count("/") < _LINKED):
                 yield from self._walk(f"{folder_key}{entry.name}/")
-            elif not entry.name.startswith(".tmp-") and not _is_folder(entry):
+            elif not is_temporary(entry.name) and not _is_folder(entry):
                 yield f"{folder_key}{entry.name}", entry
 
     def fetch(self, key: str) -> Fetched:
         try:
-            with self._path(key).open("rb") as file:
+            with open(self._path(key), "rb", opener=_at_once) as file:
+                self._refuse_outside(key, file.fileno())
                 for _ in range(_READS):
                     before = os.fstat(file.fileno())
                     file.seek(0)
@@ -81,7 +89,8 @@ class FolderStore(Store):
             if error.errno in _NO_SUCH_FILE:
                 raise missing(self.uri, key) from error
             raise StoreUnreachable(
-                f"cannot read {key!r} in {self.uri}: {error.strerror}", "check the file's owner and mode, and the disk"
+                f"cannot read {key!r} in {self.uri}: {error.strerror or error}",
+                "check the file's owner and mode, and the disk",
             ) from error
         raise StoreUnreachable(f"{key!r} in {self.uri} changes while it is read", "write beside it and rename instead")
 
@@ -140,6 +149,14 @@ class FolderStore(Store):
         except (ObjectMissing, OSError):  # an odd key, or a name too long for the file system
             return None
 
+    def _refuse_outside(self, key: str, file: int) -> None:
+        try:
+            real = Path(f"/proc/self/fd/{file}").readlink()  # what was opened, whatever its name leads to by now
+        except OSError:  # not Linux
+            real = self.root / key
+        if str(real) != f"{self._real}/{key}" and leads_out(real, self.root.joinpath(*key.split("/")[:-1][:_LINKED])):
+            raise StoreUnreachable(f"{key!r} in {self.uri} is a link out of its folder", "put a copy in its place")
+
     def _path(self, key: str) -> Path:
         if is_odd(key):
             raise missing(self.uri, key)
@@ -148,6 +165,11 @@ class FolderStore(Store):
 
 def _etag(stat: os.stat_result) -> str:
     return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe without a writer would otherwise be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

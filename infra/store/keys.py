@@ -25,6 +25,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from infra.local.files import is_temporary
+
 LABELED = "labeled/"
 OURS = "retraining/"
 ORIGINS = f"{OURS}splits/origins/"
@@ -98,9 +100,14 @@ def latest_key(name: str) -> str:
 
 
 def is_odd(key: str) -> bool:
-    """Return whether ``key`` has parts that obstore refuses: ``..``, ``.``, empty, control characters, final ``/``."""
+    """Return whether no store may get ``key``.
+
+    Its parts are such as obstore refuses (``..``, ``.``, empty, control characters, a final ``/``), or a folder store
+    would take it for a file that is being written.
+    """
     parts = key.split("/")
-    return any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(key) is not None
+    unsafe = any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(key)
+    return bool(unsafe or is_temporary(parts[-1]))
 
 
 class LabeledKey(NamedTuple):

@@ -26,7 +26,10 @@ def open_store(
         SettingsError: for any other URI.
         StoreUnreachable: without any credentials. ``check`` finds out whether the store answers.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise SettingsError(f"store {uri!r} is not an address: {error}", "correct it") from None
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise SettingsError(f"store {uri!r} is not an absolute folder", "expected file:///absolute/folder")

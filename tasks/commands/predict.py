@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from tasks.cells.reference import reference_of
 from tasks.champion.history import current_champion
 from tasks.champion.in_force import verified_file
 from tasks.context import Context
-from validation.errors import UsageError
+from tasks.intake.sources import SourceFile, folder_files, plain_file
+from validation.errors import DataInvalid, UsageError
 from validation.findings import with_severities
 from validation.images.decode import BadImage, read, to_square
 from validation.images.facts import judge_image, learn_bounds
@@ -87,38 +88,41 @@ def predict(settings: Settings, paths: Sequence[Path]) -> Predictions:
     return Predictions(champion, synthetic, compared, predictions, _by_patient(predictions))
 
 
-def _images(path: Path) -> list[Path]:
+def _images(path: Path) -> list[SourceFile]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = [file for file in folder_files(path) if PurePosixPath(file.path).suffix.lower() in SUFFIXES]
         if not files:
             raise UsageError(f"no images ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
-        return files
+        return [replace(file, path=str(path / file.path)) for file in files]
     if not path.exists():
         raise UsageError(f"no file or folder at {path}")
-    return [path]
+    return [plain_file(path, str(path))]
 
 
 def _predict(
-    path: Path, model: ModelFile, threshold: float, rules: DataRules, bounds: Mapping[str, tuple[float, float]]
+    file: SourceFile, model: ModelFile, threshold: float, rules: DataRules, bounds: Mapping[str, tuple[float, float]]
 ) -> Prediction:
-    patient = patient_of(path.name, rules.patient_pattern)
+    path = file.path
+    patient = patient_of(PurePosixPath(path).name, rules.patient_pattern)
+    if file.problem:
+        return Prediction(path, patient, None, None, (), f"cannot be read: {file.problem}")
     try:
-        data = path.read_bytes()
+        data = file.read()
         image = read(data, rules)
     except BadImage as bad:
-        return Prediction(str(path), patient, None, None, (), f"{bad.reason}: {bad.detail}")
-    except OSError as error:
-        return Prediction(str(path), patient, None, None, (), f"cannot be read: {error.strerror}")
+        return Prediction(path, patient, None, None, (), f"{bad.reason}: {bad.detail}")
+    except DataInvalid as error:
+        return Prediction(path, patient, None, None, (), error.message)
     problems = judge_image(measure(image, size=len(data)), rules, bounds)
-    findings = [Finding(reason=reason, key=str(path), detail=detail) for reason, detail in problems]
+    findings = [Finding(reason=reason, key=path, detail=detail) for reason, detail in problems]
     for finding in with_severities(findings, rules.severities):
         if finding.severity != "warn":
-            return Prediction(str(path), patient, None, None, (), f"{finding.reason}: {finding.detail}")
+            return Prediction(path, patient, None, None, (), f"{finding.reason}: {finding.detail}")
     doubts = tuple(f"{reason}: {detail}" for reason, detail in problems)
     # One at a time: the last bit may depend on the batch size, and an image's score must not depend on other images.
     probability = float(model.score(to_square(image.rgb, model.side)[np.newaxis])[0])
     call = POSITIVE if probability >= threshold else NEGATIVE
-    return Prediction(str(path), patient, probability, call, doubts, None)
+    return Prediction(path, patient, probability, call, doubts, None)
 
 
 def _by_patient(predictions: Sequence[Prediction]) -> list[PatientSummary]:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _FAILURES = 5  # in a row without a new byte
 _REQUESTS = 100  # in all: a server that drops every connection after a few bytes must not block the import for ever
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
+# Of a file whose length the server does not say: thirty times the public archive.
+MOST_BYTES = 10_000_000_000
 _TIMEOUT = httpx.Timeout(30, connect=10)
 _TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -239,6 +241,12 @@ class _Fetch:
             file.truncate()
             # In pieces as they arrive: larger ones are buffered, and lost when the connection breaks.
             for chunk in answer.iter_raw():
+                if total is None and file.tell() + len(chunk) > MOST_BYTES:
+                    self.part.unlink()
+                    raise self._unreachable(
+                        f"gave up {self.shown}: the server does not say how long it is, and it is over "
+                        f"{MOST_BYTES / 1e9:g} GB"
+                    )
                 file.write(chunk)
                 self.progress(ImportProgress("download", file.tell(), total, "bytes"))
 

@@ -21,10 +21,11 @@ from infra.store.keys import LABELED, is_junk, is_odd
 from infra.store.opening import open_store
 from tasks.intake.download import ImportProgress, Report, download, shown_url, throttled
 from tasks.intake.labels import by_label
-from tasks.intake.sources import SourceFile, bucket_files, folder_files, zip_files
+from tasks.intake.sources import OUTSIDE, SourceFile, bucket_files, folder_files, zip_files
 from validation.errors import DataInvalid, UsageError
 from validation.images.decode import placeholder
 from validation.records import CLASSES
+from validation.redaction import printable
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,8 @@ def _files(
         yield bucket_files(bucket(source))
         return
     path = Path(source).expanduser()
+    if not source.strip():  # Path("") is the current folder
+        raise UsageError("no source is named", f"{_LAYOUT}; or a zip of that, its URL, a bucket, or `nlm`")
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:
@@ -173,8 +176,7 @@ class OpenedCells:
 
     def _choose(self, files: Sequence[SourceFile], *, by_folder: bool) -> dict[str, SourceFile]:
         """Return the good files by their keys; count the others as skipped."""
-        paths = [file.path for file in files if not is_odd(file.path)]
-        around = _enclosing(self.source, paths, self.classes) if by_folder else ()
+        around = _enclosing(self.source, files, self.classes) if by_folder else ()
         chosen: dict[str, SourceFile] = {}
         unknown: Counter[str] = Counter()
         for file in files:
@@ -197,7 +199,7 @@ class OpenedCells:
         """Refuse a source in which a class is missing while images are under a name that is no class's."""
         lacking = [name for name in CLASSES if not any(key.startswith(f"{LABELED}{name}/") for key in chosen)]
         if lacking and unknown:
-            found = ", ".join(f"{_printable(name)} ({count:,} images)" for name, count in unknown.most_common(_NAMED))
+            found = ", ".join(f"{printable(name)} ({count:,} images)" for name, count in unknown.most_common(_NAMED))
             raise UsageError(
                 f"no {' and no '.join(lacking)} cells in {self.source}; there are images under other names: {found}",
                 _rename(unknown.most_common(1)[0][0], lacking[0]),
@@ -211,7 +213,7 @@ class OpenedCells:
         if not label:
             return "outside the class folders"
         if label.casefold() not in self.classes:
-            reason = f"{_UNKNOWN}{_printable(label)}"
+            reason = f"{_UNKNOWN}{printable(label)}"
             known = sum(name.startswith(_UNKNOWN) for name in self.skipped)
             return reason if reason in self.skipped or known < _UNKNOWN_FOLDERS else f"{_UNKNOWN}(others)"
         if is_odd(key):
@@ -245,7 +247,7 @@ class OpenedCells:
         """Return the counts, and log what was left out."""
         for reason, paths in sorted(self.skipped.items()):
             level = logging.INFO if reason == _JUNK else logging.WARNING
-            named = ", ".join(_printable(path) for path in paths[:_NAMED])
+            named = ", ".join(printable(path) for path in paths[:_NAMED])
             more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
             log.log(level, "skipped %d of %s, %s: %s%s", len(paths), self.source, reason, named, more)
         skipped = {reason: len(paths) for reason, paths in sorted(self.skipped.items())}
@@ -273,28 +275,33 @@ def _put(store: Store, key: str, file: SourceFile, stored: ObjectInfo | None) ->
     return (_UNCHANGED if store.get(key) == data else _CONFLICT), 0
 
 
-def _enclosing(source: str, paths: Sequence[str], classes: Collection[str]) -> tuple[str, ...]:
+def _enclosing(source: str, files: Sequence[SourceFile], classes: Collection[str]) -> tuple[str, ...]:
     """Return the folders that enclose the class folders, possibly none; refuse several sets of class folders."""
-    folders = [PurePosixPath(path).parent.parts for path in paths if not is_junk(path)]
+    named = [file for file in files if not is_odd(file.path) and not is_junk(file.path)]
+    folders = [PurePosixPath(file.path).parent.parts for file in named]
     for depth in range(_DEEPEST + 1):
         around = {parts[:depth] for parts in folders if len(parts) > depth and parts[depth].casefold() in classes}
         if len(around) > 1:
-            names = ", ".join(sorted(_printable("/".join(parts)) for parts in around)[:_NAMED])
+            names = ", ".join(sorted(printable("/".join(parts)) for parts in around)[:_NAMED])
             raise UsageError(f"several folders of {source} hold class folders: {names}", "import them one by one")
         if around:
             return around.pop()
     top = sorted({parts[0] for parts in folders if parts})
-    loose = sum(not parts for parts in folders)
-    content = ", ".join([f"{_printable(name)}/" for name in top[:_NAMED]] + [f"{loose} loose files"] * bool(loose))
+    links = sum(file.problem == OUTSIDE for file in named)
+    loose = sum(not parts for parts in folders) - links
+    counts = [f"{count} {what}" for count, what in ((loose, "loose files"), (links, "links out of it")) if count > 0]
+    content = ", ".join([f"{printable(name)}/" for name in top[:_NAMED]] + counts)
     inside = Path(source).name.casefold() in classes
-    hint = (
-        "name the folder that holds it, so that the class is known" if inside else _rename(top[0] if top else "FOLDER")
-    )
+    hint = _rename(top[0] if top else "FOLDER")
+    if inside or links:
+        hint = (
+            "name the folder that holds it, so that the class is known" if inside else "import what the links lead to"
+        )
     raise UsageError(f"no class folder in {source}: {_LAYOUT}; found {content or 'nothing'}", hint)
 
 
 def _rename(name: str, label: str = CLASSES[0]) -> str:
-    name = _printable(name)
+    name = printable(name)
     return f"name the class of each: --class '{name}={label}', or the setting RETRAIN_CLASSES='{name}={label},...'"
 
 
@@ -303,8 +310,3 @@ def _split(path: str, around: tuple[str, ...]) -> tuple[str, str]:
     parts = tuple(path.split("/"))
     label, slash, name = "/".join(parts[len(around) :]).partition("/")
     return (label, name) if slash and parts[: len(around)] == around else ("", path)
-
-
-def _printable(text: str) -> str:
-    """Return untrusted text so that it is safe to show in one line of a terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)[:120]

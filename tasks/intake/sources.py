@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
+from infra.local.files import leads_out
 from infra.store.base import Store
 from infra.store.keys import SYNTHETIC_MARK, is_odd
 from validation.errors import DataInvalid, ObjectMissing, UsageError
@@ -28,6 +29,7 @@ from validation.errors import DataInvalid, ObjectMissing, UsageError
 MAX_FILE_BYTES = 20_000_000  # the largest cell of the NLM set has 50 kB
 _MAX_RATIO = 100  # of unpacked to packed size; images hardly compress at all
 _SMALL = 1_000_000  # below this a high ratio is harmless
+OUTSIDE = "a link out of the folder"
 _TOO_LARGE = f"larger than {MAX_FILE_BYTES // 1_000_000} MB"
 
 
@@ -49,15 +51,15 @@ class SourceFile:
 
 
 def folder_files(root: Path) -> list[SourceFile]:
-    """List all files below ``root``, sorted by path, links followed.
+    """List all files below ``root``, sorted by path; links are followed, except those that lead out of ``root``.
 
     Raises:
         UsageError: when a folder cannot be listed.
     """
-    return sorted(_walk(root, "", frozenset()), key=lambda file: file.path)
+    return sorted(_walk(root, root, "", frozenset()), key=lambda file: file.path)
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[SourceFile]:
+def _walk(root: Path, folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[SourceFile]:
     try:
         here = folder.stat()
         entries = list(os.scandir(folder))
@@ -67,14 +69,23 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
         return  # a link to a parent folder: following it would never end
     for entry in entries:
         path = f"{prefix}{entry.name}"
+        # An unpacked archive may link to any file of whoever imports it.
+        if entry.is_symlink() and leads_out(Path(entry.path), root):
+            yield SourceFile(path, 0, partial(_refuse, entry.path), OUTSIDE)
         # False for whatever cannot be examined, for example a link to itself.
-        if os.path.isdir(entry.path):  # noqa: PTH112
-            yield from _walk(Path(entry.path), f"{path}/", above | {(here.st_dev, here.st_ino)})
+        elif os.path.isdir(entry.path):  # noqa: PTH112
+            yield from _walk(root, Path(entry.path), f"{path}/", above | {(here.st_dev, here.st_ino)})
         else:
-            yield _file(Path(entry.path), path)
+            yield plain_file(Path(entry.path), path)
 
 
-def _file(file: Path, path: str) -> SourceFile:
+def _refuse(path: str) -> bytes:
+    raise DataInvalid(f"cannot read {path}: {OUTSIDE}")
+
+
+def plain_file(file: Path, path: str) -> SourceFile:
+    """Return a file of this machine, called ``path``; a pipe, a device or a huge one has a problem."""
+
     def read() -> bytes:
         try:
             return file.read_bytes()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import stat
 from contextlib import closing
 from pathlib import Path
 
@@ -61,7 +63,12 @@ def test_what_was_lost_is_put_back(filled: Path, tmp_path: Path, empty_registry:
     assert set(manifest["saved"]) == {"settings", "store", "registry", "artifacts", "prefect"}  # type: ignore[call-overload]
     assert not list(saved.rglob("large"))
     shutil.rmtree(filled)
-    command("restore", str(saved))
+    umask = os.umask(0o002)
+    try:
+        command("restore", str(saved))
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(filled.stat().st_mode) == 0o700
     registry = registry_in(filled, empty_registry)
     assert registry.champion() == before
     assert registry.model_bytes(before) == channel_model()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -62,6 +65,27 @@ def test_head_has_no_body(client: httpx.Client) -> None:
 )  # fmt: skip
 def test_nothing_but_pages_is_given_out(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("target", ["http://[/", "http://[::1"])
+def test_what_is_no_address_gets_an_answer(client: httpx.Client, target: str) -> None:
+    with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=60) as raw:
+        raw.sendall(f"GET {target} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        assert raw.makefile().readline() == "HTTP/1.0 400 Bad Request\r\n".replace("\r\n", "\n")
+
+
+def test_a_client_that_leaves_is_one_line(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    PAGES["retraining/reports/long.html"] = b"x" * 50_000_000
+    with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=60) as raw:
+        raw.sendall(b"GET /reports/long.html HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        raw.recv(1)
+        # Closed with unread data: a reset.
+    while "a request for a page ended" not in caplog.text:
+        time.sleep(0.01)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_another_sites_page_cannot_read_here(client: httpx.Client) -> None:

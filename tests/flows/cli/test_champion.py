@@ -155,6 +155,18 @@ def context_entry(context: Context, number: int) -> str:
     return str(json.loads(context.store.get(f"retraining/history/{number:06d}.json"))["at"])
 
 
+def test_a_reason_can_neither_act_on_the_terminal_nor_forge_a_line(shown: Shown, champions: list[ChampionRef]) -> None:
+    del champions
+    why = "seen\x1b[1A\x1b[2K\n2026-01-01 00:00:00 UTC  promoted: version 1 -> 2"
+    shown.text("rollback", "1", "--why", why)
+    printed = shown.text("history")
+    assert printed.isascii()
+    assert "\x1b" not in printed
+    assert r"why       seen\x1b[1A\x1b[2K\n2026-01-01" in printed
+    assert [row["why"] for row in shown.json("history")][-1] == why
+    assert r"\x1b[1A" in shown.text("champion")
+
+
 def test_promote_approve_and_reject(
     shown: Shown, context: Context, champions: list[ChampionRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
+import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
+from flows import console
 from flows.cli import main as cli
 from infra.processes.parent import make_tag, tagged_processes
 from tests import ROOT
+from validation.errors import RetrainError
 
 pytestmark = pytest.mark.thorough
 
@@ -198,6 +206,67 @@ def test_real_cells_never_join_synthetic_ones(
     (tmp_path / "cells" / "Parasitized").mkdir(parents=True)
     assert retrain(monkeypatch, "import", str(tmp_path / "cells")) == 2
     assert "synthetic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", sorted(cli._EXAMPLES))
+def test_whatever_the_first_command_is_the_home_folder_is_for_its_owner_alone(
+    command: str, monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path
+) -> None:
+    """Each as its help shows it; what would start servers ends before it does."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise RetrainError("stopped by the test")
+
+    monkeypatch.setattr("flows.unattended.up.LocalDeployment", stop)
+    monkeypatch.setattr("infra.prefect_server.prefect_server", stop)
+    monkeypatch.setattr("tasks.intake.demo.deliver", lambda *_, **__: (1, 0))
+    for name in ("cells", "images"):
+        for folder in ("infected", "Parasitized", "Uninfected"):
+            (tmp_path / name / folder).mkdir(parents=True)
+            (tmp_path / name / folder / "a.png").write_bytes(b"cell")
+    monkeypatch.chdir(tmp_path)
+    umask = os.umask(0o002)
+    try:
+        example = cli._EXAMPLES[command].partition(">")[0].replace("/backups", str(tmp_path / "backups"))
+        retrain(monkeypatch, command, *shlex.split(example))
+    finally:
+        os.umask(umask)
+    made = stat.S_IMODE(home.stat().st_mode) if home.exists() else None
+    assert made == (None if command in ("settings", "backup", "restore") else 0o700)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("import", ""), ("predict", ""), ("backup", ""), ("restore", " "), ("import", "x", "--labels", "")]
+)
+def test_an_empty_name_is_not_the_current_folder(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "Parasitized").mkdir()
+    (tmp_path / "Parasitized" / "a.png").write_bytes(b"cell")
+    monkeypatch.chdir(tmp_path)
+    assert retrain(monkeypatch, *arguments) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert "name" in shown
+    assert not list(tmp_path.rglob("a.png"))[1:]
+
+
+def test_nothing_from_outside_reaches_the_terminal_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b[2Jb\x9b31mc\u202ed\re\x07f\x7fg"
+    table = Table("key")
+    table.add_row(hostile)
+    for show in (console.out.print, console.err.print):
+        show(Text(hostile), hostile, table)
+    console.error(RetrainError(hostile, hostile))
+    console.prepare_logging()
+    logging.getLogger("tasks").warning("%s", hostile)
+    console.json_line({"why": hostile})
+    shown = "".join(capsys.readouterr())
+    assert set(re.findall(r"[^\n]", shown)) <= {letter for letter in shown if letter.isprintable()}
+    assert shown.count(r"\x1b[2J") == 9
+    assert json.loads(
+        shown.splitlines()[shown.splitlines().index(next(x for x in shown.splitlines() if "why" in x))]
+    ) == {"why": hostile}
 
 
 def test_a_second_machine_on_one_home_is_refused(

@@ -13,10 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.cli.report import reader
+from infra.settings.settings import Settings
 from infra.store.folder import FolderStore
+from tasks.context import Context
 from tests.builders import folder_context
 from tests.flows.cli.test_main import retrain
 from tests.tasks.reporting.test_index import a_night
+from validation.errors import StoreUnreachable
 
 pytestmark = pytest.mark.thorough
 
@@ -49,6 +53,20 @@ def test_a_taken_port_is_a_usage_error(
     shown = capsys.readouterr().err
     assert "cannot serve on port" in shown
     assert "Traceback" not in shown
+
+
+def test_a_link_in_the_folder_of_reports_is_no_page(store: FolderStore, home: Path, tmp_path: Path) -> None:
+    context = Context.open(Settings(home=home))
+    (tmp_path / "secret.html").write_text("secret")
+    (home / "reports").mkdir(exist_ok=True)
+    (home / "reports" / "link.html").symlink_to(tmp_path / "secret.html")
+    (home / "reports" / "copy.html").write_text("a copy")
+    read = reader(context)
+    assert read("retraining/reports/copy.html") == b"a copy"
+    assert read("retraining/reports/link.html") is None
+    (store.root / "retraining" / "reports" / "x.html").symlink_to(tmp_path / "secret.html")
+    with pytest.raises(StoreUnreachable, match="a link out of its folder"):
+        read("retraining/reports/x.html")
 
 
 @pytest.mark.server

@@ -16,7 +16,7 @@ from infra.scoring.isolated import rescore
 from infra.scoring.model_file import BATCH, FOLDS, LOGIT, MEMBERS, OUTPUT, MemberFile, ModelFile
 from tasks.models.onnx_file import combine
 from tests.conv_model import conv_model
-from tests.model_files import GREEN, SIDE, single_network
+from tests.model_files import GREEN, SIDE, endless_network, single_network
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid
 
@@ -102,6 +102,15 @@ def test_a_model_that_breaks_the_contract_is_refused(contract: dict[str, Any]) -
 def test_a_model_file_is_opened_from_a_path(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(single_network(side=32))
     assert ModelFile.open(tmp_path / "model.onnx").side == 32
+
+
+def test_a_loop_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("infra.scoring.model_file.BATCH_SECONDS", 0.3)
+    model = ModelFile(endless_network())
+    with pytest.raises(ModelFileInvalid, match=r"does not run: 2 images took over 0\.3 s") as caught:
+        model.score(images(2))
+    assert "roll back" in caught.value.hint
+    assert capfd.readouterr().err == ""
 
 
 def test_scoring_loads_neither_framework(tmp_path: Path) -> None:

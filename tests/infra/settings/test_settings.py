@@ -176,7 +176,14 @@ def test_passwords_are_masked(home: Path) -> None:
     assert shown["gate.looks"] == "24"
     assert shown["training.models"] == "fastai, keras"
     assert shown["store_endpoint"] == ""
-    assert mask("redis://:s3cret@host and http://a:b@c") == "redis://:***@host and http://a:***@c"
+    assert mask("redis://:s3cret@host and http://a:b@c") == "redis://:***@host and http://***@c"
+    # A user name may be a token; that of a database is none.
+    assert mask("http://TOKEN@host http://TOKEN:@host s3://TOKEN:x@b https://TOKEN:p/w@h") == (
+        "http://***@host http://***@host s3://***@b https://***@h"
+    )
+    assert mask("postgresql+psycopg2://me@db/x, file:///a@b, https://host/a@b") == (
+        "postgresql+psycopg2://me@db/x, file:///a@b, https://host/a@b"
+    )
     assert mask("http://host:80/path") == "http://host:80/path"
     # A password with signs that should have been escaped, and one that is not before the @.
     assert mask("postgresql://me:p@ss/w@rd@db/x refused") == "postgresql://me:***@db/x refused"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -199,9 +200,36 @@ def test_folder_lists_past_what_cannot_be_named_or_read(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.put("labeled/A/good.png", b"x")
     (tmp_path / "labeled/A/dangling").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "labeled/A/.tmp-1-abcd").write_bytes(b"half a file")
+    (tmp_path / "labeled/A/.tmp-1-0123abcd").write_bytes(b"half a file")
     Path(bytes(tmp_path / "labeled/A").decode() + "/bad\udcff.png").write_bytes(b"x")
     assert keys(store) == ["labeled/A/bad\\xff.png", "labeled/A/good.png"]
+
+
+def test_folder_follows_no_link_out_of_a_folder_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    root, secret = tmp_path / "store", tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.html").write_bytes(b"secret")
+    (root / "labeled" / "A").mkdir(parents=True)
+    # A part of the store on another disk.
+    (tmp_path / "large").mkdir()
+    (root / "retraining").mkdir()
+    (root / "retraining" / "reports").symlink_to(tmp_path / "large")
+    (root / "labeled" / "B").symlink_to(tmp_path / "large")
+    store = FolderStore(root)
+    store.put("retraining/reports/x.html", b"report")
+    assert store.get("retraining/reports/x.html") == (tmp_path / "large" / "x.html").read_bytes() == b"report"
+    assert keys(store) == ["labeled/B/x.html", "retraining/reports/x.html"]
+    (tmp_path / "large" / "same.html").symlink_to("x.html")
+    assert store.get("retraining/reports/same.html") == b"report"
+    (root / "labeled" / "A" / "a.png").symlink_to(secret / "key.html")
+    (tmp_path / "large" / "b.html").symlink_to("../secret/key.html")
+    (tmp_path / "large" / "c").symlink_to(secret)
+    for key in ("labeled/A/a.png", "retraining/reports/b.html", "retraining/reports/c/key.html"):
+        with pytest.raises(StoreUnreachable, match="a link out of its folder"):
+            store.get(key)
+    os.mkfifo(root / "labeled" / "A" / "pipe.png")
+    with pytest.raises(StoreUnreachable, match="cannot read"):
+        store.get("labeled/A/pipe.png")
 
 
 def test_folder_prefixes_stay_inside(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import subprocess
 import sys
@@ -100,6 +101,20 @@ def test_a_bad_image_does_not_stop_the_others(registry: Registry, settings: Sett
     assert bad["notes.txt"].problem.startswith("not an image: ")  # type: ignore[union-attr]
     assert all((answer.probability, answer.call) == (None, None) for answer in bad.values())
     assert len(answers) == len(CELLS) + 3
+
+
+def test_a_link_out_of_the_folder_and_a_pipe_are_named_and_not_read(
+    registry: Registry, settings: Settings, folder: Path, tmp_path: Path
+) -> None:
+    del registry
+    (tmp_path / "private.png").write_bytes(next(iter(CELLS.values()))[1])
+    (folder / "link.png").symlink_to(tmp_path / "private.png")
+    os.mkfifo(folder / "pipe.png")
+    bad = {Path(row.path).name: row.problem for row in predict(settings, [folder]).predictions if row.problem}
+    assert bad == {
+        "link.png": "cannot be read: a link out of the folder",
+        "pipe.png": "cannot be read: not a plain file",
+    }
 
 
 def test_a_cell_is_judged_by_the_champions_training_cells(home: Path, empty_registry: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import random
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -358,6 +359,25 @@ def test_too_little_space_is_reported_before_the_download(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(RetrainError, match=r"not enough space .* 3 MB more"):
         fetch()
+
+
+def test_without_a_length_there_is_a_limit(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.close_connection = True
+        with suppress(OSError):  # until the client leaves
+            while True:
+                handler.wfile.write(b"x" * 65_536)
+
+    monkeypatch.setattr(module, "MOST_BYTES", 1_000_000)
+    remote.steps = [endless]
+    with pytest.raises(Unreachable, match="does not say how long it is") as caught:
+        download(remote.url, tmp_path)
+    assert "by hand" in caught.value.hint
+    assert len(remote.gets) == 1
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_folder_that_cannot_be_written(remote: Remote, tmp_path: Path) -> None:

@@ -293,27 +293,54 @@ def test_several_sets_of_class_folders(run: Import, tmp_path: Path) -> None:
         run(folder(tmp_path / "cells", {"night 1/Parasitized/a.png": b"", "night 2/Parasitized/a.png": b""}))
 
 
-@pytest.mark.parametrize("source", ["nothing/here", "", "a\x00b", "x" * 5000])
+@pytest.mark.parametrize("source", ["nothing/here", "", " ", "a\x00b", "x" * 5000])
 def test_no_such_source(source: str, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder(tmp_path, CELLS))
     with pytest.raises(UsageError):
         import_cells(source, store, Workspace(tmp_path / "home"))
+    assert store.objects == {}
 
 
 def test_links_are_followed_but_not_for_ever(run: Import, store: MemoryStore, tmp_path: Path) -> None:
-    real = folder(tmp_path / "real", CELLS)
-    source = tmp_path / "cells"
-    source.mkdir()
+    source = folder(tmp_path / "cells", {f"real/{name}": data for name, data in CELLS.items()})
+    real = source / "real"
     for name in ("Parasitized", "Uninfected"):
         (source / name).symlink_to(real / name)
     (real / "Parasitized" / "up").symlink_to(source)
     (real / "Parasitized" / "self").symlink_to("self")
-    (real / "Parasitized" / "dangling.png").symlink_to(tmp_path / "nowhere")
+    (real / "Parasitized" / "dangling.png").symlink_to(source / "nowhere")
     os.mkfifo(real / "Uninfected" / "pipe")
-    result = run(source)
+    (tmp_path / "link").symlink_to(source)
+    result = run(tmp_path / "link")
     assert store.objects.items() >= STORED.items()
     assert result.skipped["not a plain file"] >= 1
     assert result.skipped["unreadable"] >= 2
+
+
+def test_no_link_leads_out_of_the_folder(run: Import, store: MemoryStore, tmp_path: Path) -> None:
+    source = folder(tmp_path / "cells", CELLS)
+    secret = folder(tmp_path / "secret", {"shadow": b"root:x:", "more/key.png": b"key"})
+    (source / "Uninfected" / "link.png").symlink_to(secret / "shadow")
+    (source / "Uninfected" / "relative.png").symlink_to("../../secret/shadow")
+    (source / "Uninfected" / "folder").symlink_to(secret / "more")
+    result = run(source)
+    assert store.objects == STORED
+    assert result.skipped == {"a link out of the folder": 3}
+    (tmp_path / "links").mkdir()
+    for name in ("Parasitized", "Uninfected"):
+        (tmp_path / "links" / name).symlink_to(source / name)
+    with pytest.raises(UsageError, match="found 2 links out of it") as caught:
+        run(tmp_path / "links")
+    assert "what the links lead to" in caught.value.hint
+
+
+def test_a_cell_named_like_an_unfinished_file_is_seen_or_refused_by_name(tmp_path: Path) -> None:
+    """A folder store never lists the files that it is writing."""
+    source = folder(tmp_path / "cells", {**CELLS, "Uninfected/.tmp-1-aa.png": b"a", "Uninfected/.tmp-1-0123abcd": b"b"})
+    store = FolderStore(tmp_path / "store")
+    result = import_cells(str(source), store, Workspace(tmp_path / "home"))
+    assert result.skipped == {"impossible name": 1}
+    assert result.written == len(list(store.list("labeled/"))) == len(CELLS) + 1
 
 
 def test_files_that_cannot_be_read_do_not_stop_the_others(
