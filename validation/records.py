@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 POSITIVE = "Parasitized"
 NEGATIVE = "Uninfected"
@@ -21,6 +21,19 @@ METRIC_NAMES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specific
 
 # The cost of a finding: the image, a line in the report, or the whole night.
 Severity = Literal["reject", "warn", "stop"]
+
+
+# Words of stored sentences that claim more than was tested, and what they are read as.
+_CLAIMS = {"and worse in nothing that matters": "and not worse by more than the margins allow"}
+
+
+def _without_claims(sentence: str) -> str:
+    for claim, meaning in _CLAIMS.items():
+        sentence = sentence.replace(claim, meaning)
+    return sentence
+
+
+Sentence = Annotated[str, AfterValidator(_without_claims)]
 
 
 class Record(BaseModel):
@@ -453,7 +466,7 @@ class Decision(Record):
 
     id: str
     verdict: Verdict
-    sentence: str
+    sentence: Sentence
     snapshot: str
     validation: str
     split: str | None
@@ -495,7 +508,7 @@ class Promotion(Record):
     decision: str
     version_before: str | None
     version_after: str
-    why: str
+    why: Sentence
     checked: str = Field("", description="how the model file was reproduced before it became champion")
     candidate: str | None = None
     model_sha256: str | None = None
@@ -513,7 +526,7 @@ class ApprovalRequest(Record):
     decision: str
     challenger: str
     champion: ChampionRef | None
-    sentence: str
+    sentence: Sentence
     requested_at: datetime
     expires_at: datetime
 
@@ -547,7 +560,7 @@ class Night(Record):
 
     id: str
     verdict: Verdict
-    sentence: str
+    sentence: Sentence
     decision: str | None
     champion_before: str | None
     champion_after: str | None

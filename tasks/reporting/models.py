@@ -12,7 +12,13 @@ from tasks.reporting.figures.svg import TITLES, Role
 from tasks.reporting.inputs import ReportInputs
 from validation.records import NEGATIVE, POSITIVE, Candidate, Interval, Metrics
 from validation.statistics.metrics import Scored
-from validation.statistics.report_metrics import CalibrationBin, calibration_curve, classification_text, extra_metrics
+from validation.statistics.report_metrics import (
+    CalibrationBin,
+    calibration_curve,
+    classification_text,
+    extra_metrics,
+    sensitivity_at,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Model:
     def calibration(self) -> list[CalibrationBin]:
         """Bins of the calibration curve."""
         return calibration_curve(self.scored) if self.scored else []
+
+    def sensitivity_at(self, specificity: float) -> float | None:
+        """Return the share of infected cells found at the lowest threshold with so high a specificity."""
+        return sensitivity_at(self.scored, specificity) if self.scored else None
 
     @property
     def classification(self) -> str | None:

@@ -15,19 +15,20 @@ from markupsafe import Markup
 from rich.filesize import decimal
 
 from tasks.reporting import format as form
+from tasks.reporting.effects import calls_by_prevalence, effects, limits, model_in_use
 from tasks.reporting.figures import curves
-from tasks.reporting.figures.svg import TITLES, comparison_strip, interval_strip
+from tasks.reporting.figures.patients import called_plot, called_words, difference_plot
+from tasks.reporting.figures.svg import TITLES, interval_strip
 from tasks.reporting.figures.trends import champion_plot, learning_plot
 from tasks.reporting.inputs import ReportInputs, past_night
 from tasks.reporting.models import Model, judged_models
 from tasks.reporting.pictures.gallery import galleries
-from tasks.reporting.subgroups import stain_groups, worst_patients
+from tasks.reporting.subgroups import stain_groups, tallies_by_patient, worst_patients
 from tasks.reporting.words.conditions import condition
 from tasks.reporting.words.confidence import confidence
-from tasks.reporting.words.headline import SYNTHETIC, headline
+from tasks.reporting.words.headline import SYNTHETIC, headline, verdict_name
 from tasks.reporting.words.next_steps import next_steps
-from tasks.reporting.words.reasons import changes, outlook, why
-from validation.records import Interval, Metrics
+from tasks.reporting.words.reasons import why
 
 TEXT_LENGTH = 2_000  # of any text: no message from outside can make the page megabytes long
 WORST_PATIENTS = 15
@@ -49,10 +50,9 @@ def render_report(inputs: ReportInputs) -> str:
         lead=headline(inputs),
         why=why(inputs),
         confidence=confidence(inputs),
-        outlook=outlook(inputs),
-        changes=changes(inputs),
+        verdict=verdict_name(inputs.night.model_copy(update={"verdict": decision.verdict})),
         next_steps=next_steps(inputs),
-        headline=_headline(inputs),
+        evidence=_evidence(inputs, models),
         models=models,
         figures=_figures(inputs, models),
         patients=worst_patients(inputs),
@@ -88,39 +88,22 @@ def _safe(svg: str | None) -> Markup | None:
     return Markup(svg) if svg else None  # noqa: S704 - drawn by figures/svg from numbers, labels escaped there
 
 
-def _headline(r: ReportInputs) -> dict[str, Any]:
-    """Return the best evidence there is for the first screen, what it was measured on, and both models' intervals.
-
-    ``strips`` draws the intervals of every headline metric on one common scale, which begins at ``start``.
-    """
-    challenger = champion = None
-    where = "There are no figures tonight"
-    if r.evaluation is not None:
-        challenger, champion = r.evaluation.challenger_metrics, r.evaluation.champion_metrics
-        where = f"On {form.count(challenger.cells, 'cell')} of {form.count(challenger.patients, 'judging patient')}"
-    elif r.challenger is not None:
-        challenger, champion = r.challenger_on_tuning, r.decision.tuning.get("champion")
-        where = "On the tuning patients, on whom the model was chosen: no proof. No look was taken"
-    elif r.champion_candidate is not None:
-        champion = r.champion_candidate.tuning
-        where = "The champion on its tuning patients, when it was trained"
-    new, old = _intervals(challenger), _intervals(champion)
-    intervals = [*new.values(), *old.values()]
-    start = min(0.95, max(0.0, int(20 * min(interval.low for interval in intervals)) / 20)) if intervals else 0.0
+def _evidence(r: ReportInputs, models: list[Model]) -> dict[str, Any]:
+    """Return what the first screen shows beside the verdict: figures in cells, and a dot for each patient."""
+    patients, used = tallies_by_patient(r), model_in_use(r, models)
+    model, name = used if used is not None else (None, "")
+    metrics = model.metrics if model is not None else None
+    called = "champion_called" if model is not None and model.role == "champion" else "called"
+    compared = patients if r.evaluation is not None and r.evaluation.champion_metrics is not None else []
     return {
-        "where": where,
-        "challenger": challenger,
-        "champion": champion,
-        "level": next(map(form.level, intervals), ""),
-        "strips": {name: _safe(comparison_strip(new.get(name), old.get(name), start)) for name in form.HEADLINES},
-        "start": start,
+        "effects": effects(r, models),
+        "in_use": name,
+        "calls": calls_by_prevalence(metrics) if metrics is not None else [],
+        "limits": limits(metrics),
+        "differences": _safe(difference_plot(compared)),
+        "called": _safe(called_plot(patients, called)),
+        "called_words": called_words(patients, called) if patients else "",
     }
-
-
-def _intervals(metrics: Metrics | None) -> dict[str, Interval]:
-    """Return the headline metrics that are defined."""
-    known = {name: form.measured(metrics, name) for name in form.HEADLINES} if metrics else {}
-    return {name: value for name, value in known.items() if isinstance(value, Interval)}
 
 
 def _figures(r: ReportInputs, models: list[Model]) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from tasks.reporting.inputs import ReportInputs
 GROUPS = ("Darkest third", "Middle third", "Palest third")
 
 
+def tallies_by_patient(r: ReportInputs) -> list[dict[str, Any]]:
+    """Return cells, calls and mistakes of each judging patient, by name; empty where nothing was judged."""
+    return [] if r.predictions is None else _tallies(r, r.predictions["patient"].astype(str))
+
+
 def worst_patients(r: ReportInputs) -> list[dict[str, Any]]:
     """Return the judging patients, lowest accuracy first; ties by number of mistakes, then by name."""
-    if r.predictions is None:
-        return []
-    rows = _tallies(r, r.predictions["patient"].astype(str))
-    return sorted(rows, key=lambda row: (row["accuracy"], -row["mistakes"], row["group"]))
+    return sorted(tallies_by_patient(r), key=lambda row: (row["accuracy"], -row["mistakes"], row["group"]))
 
 
 def stain_groups(r: ReportInputs) -> list[dict[str, Any]]:
@@ -48,19 +50,22 @@ def _tallies(r: ReportInputs, group: pd.Series) -> list[dict[str, Any]]:
         return []
     table, challenger, champion = r.predictions, r.evaluation.challenger_metrics, r.evaluation.champion_metrics
     infected, called = table["label"] == 1, table["challenger"] >= challenger.threshold
+    by_champion = table["champion"] >= champion.threshold if champion is not None else False
     counted = pd.DataFrame({
         "group": group,
         "cells": 1,
         "infected": infected,
         "missed": infected & ~called,
         "false_alarms": ~infected & called,
-        "champion": (table["champion"] >= champion.threshold) != infected if champion is not None else False,
+        "champion": by_champion != infected if champion is not None else False,
+        "champion_called": by_champion,
     })  # fmt: skip
     sums = counted.groupby("group", sort=True).sum().astype(int).reset_index()
     rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in sums.to_dict("records")]
     for row in rows:
         clear = row["cells"] - row["infected"]
         row["mistakes"] = row["missed"] + row["false_alarms"]
+        row["called"] = row["infected"] - row["missed"] + row["false_alarms"]
         row["accuracy"] = 1 - row["mistakes"] / row["cells"]
         row["sensitivity"] = 1 - row["missed"] / row["infected"] if row["infected"] else None
         row["specificity"] = 1 - row["false_alarms"] / clear if clear else None

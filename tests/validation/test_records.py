@@ -191,6 +191,15 @@ def test_a_night_that_was_stored_before_it_held_its_settings_is_read() -> None:
     assert Night.model_validate(night.model_dump(exclude={"settings"})).settings == {}
 
 
+@pytest.mark.parametrize(("kind", "field"), [(Decision, "sentence"), (Night, "sentence"), (Promotion, "why")])
+def test_a_stored_sentence_claims_no_more_than_was_tested(kind: type[Record], field: str) -> None:
+    stored = next(record for record in SAMPLES if isinstance(record, kind)).model_dump()
+    stored[field] = "The challenger is better than the champion, and worse in nothing that matters"
+    read = getattr(kind.model_validate(stored), field)
+    assert "nothing that matters" not in read
+    assert "not worse by more than the margins" in read
+
+
 def test_verdicts_are_the_words_that_people_read() -> None:
     assert [verdict.value for verdict in Verdict] == [
         "promoted", "kept", "undecided", "awaiting approval", "champion unusable",

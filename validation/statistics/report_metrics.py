@@ -58,6 +58,18 @@ def _extra(scored: Scored, weights: Floats) -> dict[str, Floats]:
         }
 
 
+def sensitivity_at(scored: Scored, specificity: float) -> float | None:
+    """Return the sensitivity at the lowest threshold that reaches ``specificity``; None where a class has no cells.
+
+    It has no interval: the threshold is chosen on these very cells, and rests on the few highest uninfected ones.
+    """
+    infected, clear = scored.probabilities[scored.labels], np.sort(scored.probabilities[~scored.labels])[::-1]
+    if not len(infected) or not len(clear):
+        return None
+    # Rounded, since 1 - 0.99 is a little more or less than a hundredth.
+    return float((infected > clear[int(len(clear) * (1 - specificity) + 1e-9)]).mean())
+
+
 def calibration_error(scored: Scored) -> float | None:
     """Return the expected calibration error over bins of equal mass (Nixon et al. 2019, arXiv:1904.01685, section 3.2).
 

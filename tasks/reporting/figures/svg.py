@@ -141,26 +141,6 @@ def interval_strip(value: float | None, low: float | None, high: float | None, b
     )
 
 
-def comparison_strip(challenger: Interval | None, champion: Interval | None, start: float) -> str:
-    """Draw both models' intervals one above the other, on the scale from ``start`` to 1; the table has the numbers."""
-
-    def at(number: float) -> float:
-        return round(4 + 192 * (min(1.0, max(start, number)) - start) / (1 - start), 1)
-
-    ticks = "".join(f"M{4 + 48 * step} 20V26" for step in range(5))
-    parts = [
-        '<svg class="strip wide" viewBox="0 0 200 26" aria-hidden="true"><path class="axis" d="M4 23H196"/>'
-        f'<path class="axis" d="{ticks}"/>'
-    ]
-    if challenger is not None:
-        parts.append(f'<path class="whisker" d="M{at(challenger.low)} 6H{at(challenger.high)}"/>')
-        parts.append(f'<circle cx="{at(challenger.value)}" cy="6" r="4"/>')
-    if champion is not None:
-        parts.append(f'<path class="whisker champion" d="M{at(champion.low)} 15H{at(champion.high)}"/>')
-        parts.append(f'<rect class="champion" x="{round(at(champion.value) - 3.5, 1)}" y="11.5" width="7" height="7"/>')
-    return "".join(parts) + "</svg>"
-
-
 def sparkline(values: Sequence[float | None], marked: Sequence[bool]) -> str:
     """Draw a small line of ``values`` (0 to 1) over time, a dot where ``marked``; empty for fewer than two numbers."""
     known = [(place, value) for place, value in enumerate(values) if value is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tasks.reporting.format import NOT_DEFINED, capital, count, points
 from validation.records import Check, Gate
 
@@ -13,9 +15,10 @@ def condition(gate: Gate) -> str:
     if gate.name.startswith(("judging ", "patients ", EFFECTIVE)):
         return _amount(gate)
     if gate.name.endswith(" floor"):
-        measured = NOT_DEFINED if gate.value is None else f"{gate.value:.4f}"
-        worst = f", at worst {gate.low:.4f}" if gate.low is not None else ""
-        return f"{gate.name.removesuffix(' floor')} is {measured}{worst}; at least {gate.bound:.4f} needed"
+        metric, measured = gate.name.removesuffix(" floor"), NOT_DEFINED if gate.value is None else f"{gate.value:.4f}"
+        if gate.low is None:
+            return f"{metric} is {measured}; at least {gate.bound:.4f} needed"
+        return f"{metric} is {measured}; its lower bound {gate.low:.4f} must be at least {gate.bound:.4f}"
     metric = compared(gate.name)
     if metric == gate.name:
         return gate.sentence.strip() or f"condition: {gate.name}"
@@ -46,6 +49,20 @@ def compared(name: str) -> str:
         if metric.endswith(ending):
             return metric.removesuffix(ending) + against
     return metric
+
+
+def tolerated(gates: Iterable[Gate]) -> str:
+    """Return what a challenger that passed was shown to lose at most; nothing where no such gate was tested."""
+    by_margin: dict[str, list[str]] = {}
+    for gate in gates:
+        if gate.name.endswith(" not worse"):
+            by_margin.setdefault(f"{abs(100 * gate.bound):g}", []).append(compared(gate.name))
+    parts = [
+        f"{' and '.join(metrics)} {'is' if len(metrics) == 1 else 'are'} not worse"
+        + (f" by more than {margin} {'point' if margin == '1' else 'points'}" if margin != "0" else "")
+        for margin, metrics in by_margin.items()
+    ]
+    return ", ".join(parts)
 
 
 def recorded_condition(gate: Gate) -> str:

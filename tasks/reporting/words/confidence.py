@@ -26,7 +26,7 @@ def confidence(r: ReportInputs) -> str:
         return f"{_alone(r.evaluation.challenger_metrics)} {_optimism(r)}"
     if any(not gate.passed for gate in r.decision.gates if gate.name.startswith("judging ")):
         return "On so few patients or cells no interval can be trusted, whatever it says: nothing is decided."
-    return " ".join(filter(None, [_risk(r, r.evaluation.look.spent), _difference(r), _power(r), _optimism(r)]))
+    return " ".join(filter(None, [_difference(r), _risk(r, r.evaluation.look.spent), _power(r), _optimism(r)]))
 
 
 def _alone(metrics: Metrics) -> str:
@@ -34,36 +34,38 @@ def _alone(metrics: Metrics) -> str:
     ranges = " and ".join(f"{name} between {share(m.low)} and {share(m.high)}" for name, m in sides.items())
     confident = next(map(level, sides.values()), "95%")
     patients = count(metrics.patients, "judging patient")
-    figures = f"On patients like these {patients}, with {confident} confidence: {ranges}. " if sides else ""
-    return (
-        f"{figures}Nothing was compared. Whether the floors are high enough for your patients is for a person to judge."
-    )
-
-
-def _risk(r: ReportInputs, spent: float) -> str:
-    """Return how likely a false promotion was, by the design of the tests."""
-    if spent <= 0:
-        return ""
-    chance = f"the chance of promoting it tonight would be {100 * spent:.2g}%, by the design of the tests"
-    budget = ""
-    if r.exhibits is not None:
-        number = sum(look.spent > 0 for look in r.exhibits.ledger)
-        risk = f"{100 * r.exhibits.error_budget:.2g}%"
-        budget = f": this is look {number} of the {r.exhibits.looks} that share a risk of {risk} in any 365 days"
-    return f"If the challenger were truly no better, {chance}{budget}."
+    figures = f" On patients like these {patients}, with {confident} confidence: {ranges}." if sides else ""
+    return f"Nothing was compared. Whether the floors are high enough is for a person to judge.{figures}"
 
 
 def _difference(r: ReportInputs) -> str:
+    """Return what the patients can show, and the interval behind it."""
     gate = next((g for g in r.decision.gates if g.name == "superior balanced accuracy"), None)
     if gate is None or gate.low is None or gate.high is None:
         return ""
-    reading = "it may be better or worse"
+    reading = "These patients cannot show whether the challenger makes fewer mistakes or more"
     if gate.low > 0:
-        reading = "clearly better, though how much is open within these bounds"
+        reading = "The challenger makes fewer mistakes, and chance alone does not explain it; how many is less certain"
     elif gate.high < 0:
-        reading = "clearly worse"
+        reading = "The challenger makes more mistakes, and chance alone does not explain it"
     ends = f"between {signed(100 * gate.low)} and {signed(100 * gate.high)} points"
-    return f"At that level the change in balanced accuracy is {ends}: {reading}."
+    return f"{reading}: balanced accuracy changes by {ends}{_of_level(gate.level)}."
+
+
+def _of_level(alpha: float | None) -> str:
+    return f" ({100 * (1 - 2 * alpha):.4g}% interval)" if alpha is not None else ""
+
+
+def _risk(r: ReportInputs, spent: float) -> str:
+    """Return how often a model that is no better would be promoted."""
+    if spent <= 0:
+        return ""
+    text = f"A challenger that is no better would be promoted in 1 of {round(1 / spent):,} looks"
+    if r.exhibits is None:
+        return f"{text}."
+    number = sum(look.spent > 0 for look in r.exhibits.ledger)
+    risk = f"{100 * r.exhibits.error_budget:.2g}%"
+    return f"{text}; this is look {number} of the {r.exhibits.looks} that share a risk of {risk} in any 365 days."
 
 
 def _power(r: ReportInputs) -> str:

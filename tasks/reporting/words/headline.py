@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from tasks.reporting.format import capital, shorten, when
 from tasks.reporting.inputs import ReportInputs
-from tasks.reporting.words.conditions import compared
-from validation.records import Promotion, Verdict
+from tasks.reporting.words.conditions import compared, tolerated
+from validation.records import Night, Promotion, Verdict
 
 SYNTHETIC = "No figure here says anything about real blood films."
 _DONE = {"approved": "Approved", "override": "Promoted by hand", "rollback": "Rolled back"}
+
+
+def verdict_name(night: Night) -> str:
+    """Return a night's verdict as pages show it: a first champion was not tested against another model."""
+    first = night.verdict is Verdict.PROMOTED and night.champion_before is None
+    return "first champion" if first else night.verdict.value
 
 
 def headline(r: ReportInputs) -> str:
@@ -17,9 +23,13 @@ def headline(r: ReportInputs) -> str:
     challenger = f"the {model} challenger"
     before = f"version {r.night.champion_before}" if r.night.champion_before else "the champion"
     stays = f"{capital(before)} stays champion" if r.has_champion else "There is still no champion"
-    promoted = f"Version {version} ({model}) is champion now: better than {before}, and worse in nothing that matters."
+    margins = tolerated(r.decision.gates)
+    promoted = f"Version {version} ({model}) replaces {before}. It makes fewer mistakes{'; ' * bool(margins)}{margins}."
+    awaiting = f"{capital(challenger)} passed every test. It becomes champion once approved."
     if not r.has_champion:
-        promoted = f"The first champion: a {model} model that meets every floor. There was none to compare it with."
+        floors = "its lower bounds reach the floors. It was compared with no other model."
+        promoted = f"Version {version} ({model}) is the first champion: {floors}"
+        awaiting = f"{capital(challenger)} becomes the first champion once approved: {floors}"
     undecided = f"{challenger} could not be put to the test"
     if r.evaluation is not None:
         undecided = f"nothing speaks against {challenger}, but the evidence is too thin"
@@ -28,7 +38,7 @@ def headline(r: ReportInputs) -> str:
         Verdict.PROMOTED: promoted,
         Verdict.KEPT: f"{stays}: {failure}.",
         Verdict.UNDECIDED: f"{stays} for now: {undecided}.",
-        Verdict.AWAITING_APPROVAL: f"{capital(challenger)} passed every test. It becomes champion once approved.",
+        Verdict.AWAITING_APPROVAL: awaiting,
         Verdict.CHAMPION_UNUSABLE: f"{capital(before)} cannot be used. Nothing was promoted; a person must act.",
         Verdict.NOTHING_NEW: f"The same data and settings have been judged already. {stays}.",
         Verdict.INVALID_DATA: f"Tonight's data must not be trained on. {stays}.",

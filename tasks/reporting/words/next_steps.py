@@ -28,21 +28,21 @@ def next_steps(r: ReportInputs) -> NextSteps:
     """Return what a reader who disagrees, or must act, can do now."""
     decision, good = r.decision.id, r.exhibits.last_good if r.exhibits else None
     promoted = NextSteps(
-        "If you disagree",
-        "One command puts the champion before this one back, and keeps your reason.",
+        "What to do",
+        "Nothing. To undo it, put the champion before this one back; your reason is kept.",
         ((f"Put version {r.night.champion_before or 'the one before'} back", f"retrain rollback {_WHY}"), _HISTORY),
     )
     if not r.has_champion:
         sentence = (
-            "There is no earlier version to go back to. Raise a floor (settings gate.min_auc, gate.min_sensitivity, "
-            "gate.min_specificity) for the nights to come, and use no champion until one meets it."
+            "Decide whether it is good enough for your patients: nothing else did. There is no earlier version to go "
+            "back to; to refuse it, raise a floor (settings gate.min_auc, gate.min_sensitivity, gate.min_specificity)."
         )
         promoted = promoted._replace(
             sentence=sentence, commands=(("See what is champion, and why", "retrain champion"), _RUN)
         )
     kept = NextSteps(
-        "If you disagree",
-        "A person may overrule the gate. The history then says who did, and why.",
+        "What to do",
+        "Nothing. A person may overrule the gate; the history then says who did, and why.",
         (("Promote the challenger by hand", f"retrain promote {decision} {_WHY}"),),
     )
     if r.challenger is None:

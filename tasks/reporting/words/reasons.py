@@ -1,13 +1,8 @@
-"""Why a night ended as it did, what that means for patients, and what changes; from the records alone."""
+"""Why a night ended as it did, from the records alone."""
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
-from markupsafe import Markup
-
-from tasks.reporting.format import NOT_DEFINED, capital, count, level, measured, share
+from tasks.reporting.format import NOT_DEFINED, capital, count, measured, share
 from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.words.conditions import check_outcome, condition_sentence
 from tasks.reporting.words.recorded import NOTHING_NEW
@@ -115,71 +110,3 @@ def _outcome(r: ReportInputs) -> str:
             return f"A person must now approve or reject it; until then {stays}."
         case _:
             return f"So {stays}."
-
-
-def outlook(r: ReportInputs) -> str:
-    """Return what the verdict means for patients, before any number."""
-    today = f"{r.champion_name} continues as before" if r.has_champion else "there is no champion to use"
-    patients = count(r.evaluation.challenger_metrics.patients, "patient") if r.evaluation else ""
-    match r.decision.verdict:
-        case Verdict.PROMOTED:
-            return f"From now on, as judged by {patients}:"
-        case Verdict.CHAMPION_UNUSABLE:
-            return "Until a person acts, predictions by the champion cannot be relied on."
-        case _ if r.evaluation is None:
-            return f"Nothing changes: {today}."
-        case Verdict.AWAITING_APPROVAL:
-            return f"Nothing changes until a person approves: {today}. If approved, as judged by {patients}:"
-        case _:
-            return f"Nothing changes: {today}. The challenger, as judged by {patients}:"
-
-
-class ErrorRateChange(NamedTuple):
-    """What a verdict means for cells of one class: errors in 1,000 cells, with their intervals."""
-
-    sentence: Markup
-    details: tuple[str, ...]
-
-
-def changes(r: ReportInputs) -> list[ErrorRateChange]:
-    """Return the errors in 1,000 cells of each class, challenger and champion, as judged by the patients."""
-    if r.evaluation is None:
-        return []
-    now = r.decision.verdict is Verdict.PROMOTED
-    misses, alarms = ("misses", "raises a false alarm on") if now else ("would miss", "would raise a false alarm on")
-    return [
-        _change(r.evaluation, "sensitivity", f"Of 1,000 infected cells it {misses}"),
-        _change(r.evaluation, "specificity", f"Of 1,000 uninfected cells it {alarms}"),
-    ]
-
-
-def _change(e: Evaluation, name: str, start: str) -> ErrorRateChange:
-    challenger = measured(e.challenger_metrics, name)
-    champion = measured(e.champion_metrics, name) if e.champion_metrics else None
-    if isinstance(challenger, str):
-        return ErrorRateChange(Markup(f"{start} a number that is not known"), (f"{name}: {challenger}",))  # noqa: S704
-    new = _per_thousand(challenger.value)
-    sentence = f"{start} <strong>{new}</strong>"
-    details = [f"{level(challenger)} interval: {_errors(challenger)}"]
-    if isinstance(champion, Interval):
-        old = _per_thousand(champion.value)
-        sentence += ", as many as the champion" if new == old else f" instead of <strong>{old}</strong>"
-        details.append(f"the champion's: {_errors(champion)}")
-    difference = e.differences.get(name)
-    if difference is not None and math.isfinite(difference.low) and math.isfinite(difference.high):
-        fewest, most = _more(-difference.high), _more(-difference.low)
-        details.append(f"the difference, paired by patient ({level(difference)}): {fewest} to {most}")
-    return ErrorRateChange(Markup(sentence), tuple(details))  # noqa: S704 - our own words and whole numbers
-
-
-def _per_thousand(rate_right: float) -> int:
-    return round(1000 * (1 - rate_right))
-
-
-def _errors(interval: Interval) -> str:
-    return f"{_per_thousand(interval.high)} to {_per_thousand(interval.low)}"
-
-
-def _more(errors: float) -> str:
-    amount = round(1000 * errors)
-    return "no change" if amount == 0 else f"{abs(amount)} {'more' if amount > 0 else 'fewer'}"

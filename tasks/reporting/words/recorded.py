@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.reporting.format import count
-from tasks.reporting.words.conditions import check_outcome, recorded_condition
+from tasks.reporting.words.conditions import check_outcome, recorded_condition, tolerated
 from validation.gate import GateResult
 from validation.records import ChampionRef, Decision, Metrics, Night, ValidationResult, Verdict
 
@@ -54,9 +54,9 @@ def judged(result: GateResult, *, has_champion: bool, approval_hours: float) -> 
     if result.verdict is Verdict.KEPT:
         kept = "The champion stays" if has_champion else "No champion yet, and the challenger fails a floor"
         return f"{kept}: {decisive}"
-    passed = "First champion: it meets every floor; there was none to compare it with"
+    passed = "First champion, compared with none: each lower bound reaches its floor"
     if has_champion:
-        passed = "The challenger is better than the champion, and worse in nothing that matters"
+        passed = f"The challenger is better than the champion: it makes fewer mistakes; {tolerated(result.gates)}"
     if result.verdict is Verdict.AWAITING_APPROVAL:
         return f"{passed}; a person has to approve it within {approval_hours:g} hours (`retrain approve`)"
     return passed

@@ -92,7 +92,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(name: str, tab: Any, pages:
 
 def test_the_first_screen_holds_the_verdict_the_reason_and_the_command(tab: Any, pages: dict[str, str]) -> None:
     tab.goto(pages["promoted"])
-    for name in ("h1", "#why", "#sure", "#changes", "#commands"):
+    for name in ("h1", "#changes", "#patient", "#limits", "#patients", "#commands"):
         assert tab.locator(name).bounding_box()["y"] < 900, name
 
 

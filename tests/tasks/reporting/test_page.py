@@ -15,7 +15,7 @@ from tasks.reporting.format import shorten
 from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.page import render_report
 from tasks.reporting.subgroups import stain_groups, worst_patients
-from tasks.reporting.words.reasons import changes
+from tasks.reporting.words.headline import verdict_name
 from tests.tasks.reporting.samples import (
     CHAMPION,
     NO_LOOK,
@@ -51,29 +51,30 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
         [
             ("All 6 conditions passed", "Balanced accuracy", "2.30 points higher", "0.14 points higher"),
             ("Sensitivity", "4.00 points higher", "0.60 points lower", "1.00 points lower", "tolerated"),
-            ("Version 8 (fastai)", "champion now", "version 7"),
-            ("no better", "0.21%", "look 2 of the 24", "5%"),
-            ("balanced accuracy", "between +0.1 and +4.1 points", "better"),
+            ("Version 8 (fastai)", "replaces version 7", "fewer mistakes", "not worse by more than 1 point"),
+            ("no better", "1 of 476 looks", "look 2 of the 24", "5%"),
+            ("chance alone does not explain", "balanced accuracy", "between +0.1 and +4.1 points", "99.58%"),
             ("version 7 back", 'retrain rollback --why "REASON"'),
             "replaced the champion",
-            "From now on",
-            "it misses",
+            "version 8, the model in use from now on",
             ("1,000 cells", "20 judging patients"),
             ("chosen by these figures", "a little", "too modest"),
+            "20 patients whom neither had seen",
+            "Not a medical device",
         ],
-        ["Nothing changes", "conditions failed"],
+        ["Nothing changes", "conditions failed", "worse in nothing", "0.21%", "not used"],
     ),
     "first champion": (
         first_champion(),
-        ["no champion to compare", "only the floors", "the first champion", "it misses", "sensitivity between",
-         "Nothing was compared", "no earlier version"],
-        ["instead of", "replaced", "the champion stays", "rollback"],
+        ["no champion to compare", "only the floors", ("the first champion", "compared with no other model"),
+         "sensitivity between", ("lower bounds", "floors"), "Nothing was compared", "no earlier version"],
+        ["Promoted", "replaced", "the champion stays", "rollback", "certain", "neither had seen", "fewer mistakes"],
     ),
     "first champion refused": (
         first_champion(Verdict.KEPT, ("AUC floor",)),
-        ["1 of 3 conditions", ("AUC is 0.8500", "at worst 0.8400", "at least 0.9000"), "still no champion",
-         "no champion to use"],
-        ["the champion stays", "From now on"],
+        ["1 of 3 conditions", ("AUC is 0.8500", "lower bound 0.8400", "at least 0.9000"), "still no champion",
+         "the challenger, which is not used"],
+        ["the champion stays", "from now on"],
     ),
     "kept on tuning patients": (
         not_looked(Verdict.KEPT, tuning={"challenger": some_metrics(0.947), "champion": some_metrics(0.951)}),
@@ -81,11 +82,10 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             ("tuning patients", "94.70%", "95.10%", "did not beat the champion"),
             ("No look was taken", "nothing of the error budget"),
             "the champion stays",
-            "Nothing changes",
             ("tuning patients", "flatter", "prove nothing"),
             'retrain promote 94c7d03b1f6e28a5d9410c3e --why "REASON"',
         ],
-        ["conditions passed", "it misses", "chance of promoting"],
+        ["conditions passed", "Infected cells missed", "no better"],
     ),
     "kept by gates": (
         full_inputs(Verdict.KEPT, gates=gates("superior balanced accuracy", "sensitivity not worse")),
@@ -94,10 +94,10 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             ("Sensitivity", "2.00 points lower", "up to 1.00 points lower is tolerated"),
             ("fastai challenger", "not shown to be better", "may lose too much sensitivity"),
             ("other 4 conditions passed", "the champion stays"),
-            "it would miss",
             "Nothing changes",
+            "version 7, the model in use",
         ],
-        ["No look", "From now on", "chosen by these figures"],
+        ["No look", "from now on", "chosen by these figures"],
     ),
     "undecided": (
         full_inputs(
@@ -106,9 +106,9 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             further_patients=40,
             detectable_difference=0.021,
         ),
-        ["the champion stays for now", "40 further patients", "would miss", "better or worse",
+        ["the champion stays for now", "40 further patients", ("cannot show", "fewer mistakes or more"),
          ("truly better by 2.1 points", "probably have passed all conditions"), "retrain import FOLDER"],
-        ["From now on"],
+        ["from now on"],
     ),
     "undecided, no estimate": (
         full_inputs(Verdict.UNDECIDED, gates=gates("superior balanced accuracy")),
@@ -142,11 +142,12 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
         [
             "All 6 conditions passed",
             ("approve or reject", "the champion stays"),
-            "Nothing changes until a person approves",
+            ("What would change", "per 1,000 cells"),
+            "the challenger, if it is approved",
             'retrain approve 94c7d03b1f6e28a5d9410c3e --why "REASON"',
             'retrain reject 94c7d03b1f6e28a5d9410c3e --why "REASON"',
         ],
-        ["From now on", "replaced"],
+        ["from now on", "replaced"],
     ),
     "champion unusable": (
         unusable(),
@@ -158,7 +159,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             'retrain rollback --why "REASON"',
             "retrain run",
         ],
-        ["From now on", "replaced", "continues as before"],
+        ["from now on", "replaced", "Infected cells missed"],
     ),
     "nothing new": (
         nothing_new(),
@@ -168,7 +169,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             "decision 94c7d03b1f6e28a5d9410c3e",
             "Nothing was measured tonight",
         ],
-        ["conditions passed", "failed its", "misses"],
+        ["conditions passed", "failed its", "cells missed"],
     ),
     "invalid data": (
         invalid(),
@@ -189,13 +190,13 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             "No training ended with a model",
             "the champion stays",
         ],
-        ["misses"],
+        ["cells missed"],
     ),
     "no cells of a class": (
         one_class(),
         [
             "not defined (no cells of the class)",
-            ("Of 1,000 infected cells it would miss", "not known"),
+            ("Infected cells missed", "no cells"),
             "ROC: not defined",
             ("so few patients or cells", "no interval can be trusted"),
             ("3 patients to judge by", "at least 8"),
@@ -214,7 +215,7 @@ def pages() -> dict[str, str]:
 def test_each_night_states_its_facts(name: str, pages: dict[str, str]) -> None:
     inputs, facts, wrong = NIGHTS[name]
     text = text_of(pages[name])
-    assert inputs.decision.verdict.value.capitalize() in text
+    assert verdict_name(inputs.night).capitalize() in text
     assert inputs.decision.sentence in text
     paragraphs = [text_of(f"<body>{part}") for part in re.split(r"<(?=p\b|section|li\b|tr\b|figure)", pages[name])]
     for fact in facts:
@@ -280,34 +281,6 @@ def test_a_page_is_sound_and_asks_nothing_of_the_network(name: str, pages: dict[
 
 def test_the_same_inputs_give_the_same_bytes(pages: dict[str, str]) -> None:
     assert render_report(full_inputs()) == pages["promoted"]
-
-
-def test_errors_in_a_thousand_cells_agree_with_the_metrics(pages: dict[str, str]) -> None:
-    e = NIGHTS["promoted"][0].evaluation
-    assert e is not None
-    assert e.champion_metrics is not None
-    challenger, champion = e.challenger_metrics, e.champion_metrics
-    missed, before = (round(1000 * m.fn / (m.fn + m.tp)) for m in (challenger, champion))
-    alarms, alarms_before = (round(1000 * m.fp / (m.fp + m.tn)) for m in (challenger, champion))
-    text = text_of(pages["promoted"])
-    assert missed != before
-    assert f"Of 1,000 infected cells it misses {missed} instead of {before}" in text
-    assert f"Of 1,000 uninfected cells it raises a false alarm on {alarms} instead of {alarms_before}" in text
-    assert challenger.sensitivity is not None
-    low, high = round(1000 * (1 - challenger.sensitivity.high)), round(1000 * (1 - challenger.sensitivity.low))
-    assert f"95% interval: {low} to {high}" in text
-    gain = e.differences["sensitivity"]
-    most, least = round(1000 * gain.high), round(1000 * gain.low)
-    assert f"(99.58%): {most} fewer to {abs(least)} {'fewer' if least > 0 else 'more'}" in text
-
-
-def test_equal_error_counts_are_not_called_a_change() -> None:
-    made = full_inputs()
-    assert made.evaluation is not None
-    same = made.evaluation.model_copy(update={"champion_metrics": made.evaluation.challenger_metrics})
-    text = text_of(render_report(replace(made, evaluation=same)))
-    assert "as many as the champion" in text
-    assert "instead of" not in text.split("Evidence")[0]
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>\u202egnp.\x00\x1b[31m\ud800"
@@ -382,7 +355,7 @@ def test_records_of_an_older_program_make_a_page_too() -> None:
     text = text_of(render_report(replace(made, night=older, exhibits=None, cells=None, facts=None)))
     assert "Git revision not recorded" in text
     assert "Challenger right, champion wrong" not in text
-    assert "0.21%" in text
+    assert "1 of 476 looks" in text
     assert "look 2 of" not in text
 
 
@@ -486,10 +459,6 @@ def test_patients_are_grouped_by_stain_not_cells() -> None:
     assert sum(g["cells"] for g in groups) == 1_000
     assert groups[0]["to"] <= groups[1]["from"]
     assert stain_groups(replace(made, facts=None)) == []
-
-
-def test_nothing_is_promised_without_a_look() -> None:
-    assert changes(not_looked(Verdict.KEPT)) == []
 
 
 def test_a_training_without_a_single_number_is_reported() -> None:

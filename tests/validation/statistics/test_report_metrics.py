@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef, precision_score
+from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef, precision_score, roc_curve
 
 from validation.statistics.metrics import Scored
 from validation.statistics.report_metrics import (
@@ -13,6 +13,7 @@ from validation.statistics.report_metrics import (
     calibration_error,
     classification_text,
     extra_metrics,
+    sensitivity_at,
 )
 
 
@@ -39,6 +40,22 @@ def test_the_values_are_scikit_learns() -> None:
         assert interval is not None
         assert interval.value == pytest.approx(value)
         assert interval.low <= interval.value <= interval.high
+
+
+def test_the_sensitivity_at_a_specificity_is_that_of_the_roc_curve() -> None:
+    made = scored(2_000)
+    false_alarms, found, _ = roc_curve(made.labels, made.probabilities, drop_intermediate=False)
+    for specificity in (0.99, 0.999):
+        assert sensitivity_at(made, specificity) == found[false_alarms <= 1 - specificity].max()
+    one_class = Scored(np.ones(5, bool), np.linspace(0, 1, 5), np.zeros(5, np.int64), 0.5)
+    assert sensitivity_at(one_class, 0.99) is None
+
+
+def test_a_hundredth_of_a_hundred_cells_is_one() -> None:
+    labels = np.arange(110) >= 100
+    probabilities = np.concatenate([np.zeros(99), [0.9], np.full(10, 0.5)])
+    assert sensitivity_at(Scored(labels, probabilities, np.zeros(110, np.int64), 0.5), 0.99) == 1
+    assert sensitivity_at(Scored(labels, probabilities, np.zeros(110, np.int64), 0.5), 0.999) == 0
 
 
 def test_the_calibration_error_is_the_mean_gap_over_bins_of_equal_mass() -> None:
