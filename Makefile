@@ -2,6 +2,8 @@
 # make run CELLS=FOLDER    the same on real cells, <Class>/<name>.png (or a zip, s3://...; or nlm, the public archive);
 #                          LABELS=FILE if a CSV or Parquet table labels them
 # make test                install, then the tests
+#                          WITH="fastai keras", "fastai keras-cpu", one of them, or none: what else to install than make
+#                          chooses for this machine; TORCH_INDEX=URL: torch from there, for instance without CUDA
 # make quick               the tests of rules, words and stages: no server, no browser, no framework
 # make test-all            make test, then what takes longest: real CNNs killed, the soak, trainings on several devices
 # make check               linter and types
@@ -10,28 +12,31 @@
 # make sbom                write sbom.json, the bill of materials (CycloneDX; needs uv)
 # make lock                resolve all versions again (needs uv)
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# The environment's own Python if there is one, else the first with which one can be made.
+ifndef PYTHON
+PYTHON := $(shell for python in $(BIN)/python python3.11 python3.12 python3.13 python3; do \
+  "$$python" -c '$(USABLE)' 2>/dev/null && { command -v "$$python"; break; }; done)
+endif
 
-.PHONY: run test quick test-all test-longest check install deploy audit sbom lock
+.PHONY: help run test quick test-all test-longest check install install-dev deploy audit sbom lock
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^# //p' Makefile
 
-install: $(INSTALLED)
-
 # Every package is pinned with its hashes, so the same command gives the same system a year from now.
-$(INSTALLED): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo "Python 3.11 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@echo "installing into $(VENV) (about 9 GB with the CUDA libraries; minutes, depending on the network)"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+INSTALL = @"$(PYTHON)" -c '$(USABLE)' 2>/dev/null || { echo "Python 3.11, 3.12 or 3.13 with venv is needed" \
+  "(Debian, Ubuntu: python3-venv); PYTHON=/path/to/python3 names another" >&2; exit 2; }; \
+  "$(PYTHON)" -m infra.deploy.install --venv $(VENV) $${WITH:+--with "$$WITH"} $${TORCH_INDEX:+--torch-index "$$TORCH_INDEX"}
+
+install:
+	$(INSTALL)
+
+install-dev:
+	$(INSTALL) --dev
 
 run: install
 	@$(BIN)/retrain demo $${CELLS:+--cells "$$CELLS"} $${LABELS:+--labels "$$LABELS"}
@@ -39,18 +44,18 @@ run: install
 # Two at a time: half of what tests do is to wait for servers. A module's tests stay together, they share what they start.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: install
+test: install-dev
 	$(PYTEST) -m "not longest" $(ARGS)
 
-quick: install
+quick: install-dev
 	$(PYTEST) -m "not longest and not slow and not server and not thorough" $(ARGS)
 
 test-all: test test-longest
 
-test-longest: install
+test-longest: install-dev
 	$(PYTEST) -m longest $(ARGS)
 
-check: install
+check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -67,5 +72,6 @@ sbom:
 	  --pyproject pyproject.toml --output-file sbom.json requirements.txt
 
 lock:
-	uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
-	  --no-emit-index-url --annotation-style line --custom-compile-command "make lock" --quiet -o requirements.txt
+	uv pip compile pyproject.toml --extra fastai --extra keras --extra keras-cpu --extra dev --generate-hashes \
+	  --universal --python-version 3.11 --fork-strategy fewest --no-emit-index-url \
+	  --annotation-style line --custom-compile-command "make lock" --quiet -o requirements.txt

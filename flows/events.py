@@ -11,6 +11,7 @@ log = logging.getLogger(__name__)
 NIGHT = "malaria.night"
 TRAINING = "malaria.training"
 TRAINING_FAILED = f"{TRAINING}.failed"
+GPU_UNUSED = f"{TRAINING}.gpu-unused"
 FIELD = "malaria.field"
 FIELD_WORSE = f"{FIELD}.worse-than-promised"
 
@@ -21,7 +22,7 @@ def night_event(verdict: Verdict) -> str:
 
 
 def emit_night_events(night: Night) -> None:
-    """Emit the night's verdict, and an event for each failed training and for a champion that is worse than promised.
+    """Emit the night's verdict, and an event for each failed training, each unused GPU, and a worse champion.
 
     A failure here costs no night.
     """
@@ -38,13 +39,17 @@ def emit_night_events(night: Night) -> None:
             resource={"prefect.resource.id": NIGHT, "prefect.resource.name": night.verdict.value},
             payload={**payload, "champion_before": night.champion_before, "champion_after": night.champion_after},
         )
-        for model, why in night.failed_trainings.items():
-            sentence = f"{model} could not be trained, and the night continued without it: {why}"
-            emit_event(
-                event=TRAINING_FAILED,
-                resource={"prefect.resource.id": TRAINING, "prefect.resource.name": model},
-                payload={**payload, "sentence": sentence},
-            )
+        failed = "{} could not be trained, and the night continued without it: {}"
+        for event, sentence, models in (
+            (TRAINING_FAILED, failed, night.failed_trainings),
+            (GPU_UNUSED, "{} was trained on the CPU: {}", night.unused_gpus),
+        ):
+            for model, why in models.items():
+                emit_event(
+                    event=event,
+                    resource={"prefect.resource.id": TRAINING, "prefect.resource.name": model},
+                    payload={**payload, "sentence": sentence.format(model, why)},
+                )
         if night.field and night.field.worse:
             emit_event(
                 event=FIELD_WORSE,

@@ -116,6 +116,7 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
             "champion_after": version,
             "images": {**before.images, "new": 0, "gone": 0},
             "failed_trainings": {},
+            "unused_gpus": {},
             "field": None,
             "seconds": clock.seconds,
             "started_at": now,
@@ -140,6 +141,7 @@ def build_night_record(
     challenger = records.load(Candidate, decision.challenger) if decision.challenger else None
     evaluation = records.load(Evaluation, decision.evaluation) if decision.evaluation else None
     before = decision.champion_before if decision.challenger else start.champion
+    trained = [records.load(Candidate, one) for one in decision.candidates]
     return Night(
         id=start.id,
         verdict=decision.verdict,
@@ -161,6 +163,7 @@ def build_night_record(
         seconds=clock.seconds,
         report=str(report_path(context, decision.id)),
         failed_trainings=decision.failed_trainings,
+        unused_gpus={one.model: member.unused_gpu for one in trained for member in one.members if member.unused_gpu},
         field=field,
         synthetic=context.store.exists(SYNTHETIC_MARK),
         settings=context.settings.printable(),

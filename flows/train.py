@@ -46,7 +46,8 @@ def train_flow(spec: TrainSpec) -> str:
         settings = context.settings
         split = context.records.load(Split, spec.split)
         with own_gpus(settings.home / "gpus") as own:
-            log.info("%s is trained on %s", describe(spec), f"GPU {', '.join(own)}" if own else "the CPU")
+            if own:
+                log.info("GPU %s is reserved for %s", ", ".join(own), describe(spec))
             member = train_task(context, spec, split, pack_task(context, split))
         tidy_here(context)
     return member.id

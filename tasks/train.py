@@ -89,6 +89,7 @@ def _write_request(
         # Members differ by their patients and by chance.
         "seed": spec.seed + spec.member,
         "pack": str(context.workspace.pack_path(pack.id)),
+        "unusable_gpu": context.settings.training.unusable_gpu,
     }
     (folder / "request.json").write_text(json.dumps(request))
 
@@ -116,32 +117,35 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
         started, timer = time.monotonic(), threading.Timer(limit, child.kill)
         timer.start()
         try:
-            problem = _relay(child.stdout or (), spec)
+            told = _relay(child.stdout or (), spec)
             code = child.wait()
         finally:
             timer.cancel()
             child.kill()
         if code and time.monotonic() - started >= limit:
-            problem = f"it did not end within {limit:g} s and was killed by signal {-code}"
+            told = {"error": f"it did not end within {limit:g} s and was killed by signal {-code}"}
     if code:
+        hint = f"{told['hint']}; " if told.get("hint") else ""
         raise TrainingFailed(
-            f"the training of {describe(spec)} ended without a model: {problem or _cause(folder, code)}",
-            f"its output is in {folder / 'stderr.log'}; the night can be run again",
+            f"the training of {describe(spec)} ended without a model: {told.get('error') or _cause(folder, code)}",
+            f"{hint}its output is in {folder / 'stderr.log'}; the night can be run again",
         )
 
 
-def _relay(lines: Iterable[bytes], spec: TrainSpec) -> str:
-    """Log what a training reports, epoch by epoch; return the error that it reports, if any."""
-    problem = ""
+def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
+    """Log what a training reports, epoch by epoch; return the ``error`` and ``hint`` that it reports, if any."""
+    problem: dict[str, str] = {}
     for line in lines:
         try:
             message = json.loads(line)
         except ValueError:
             continue  # a line torn by a kill
         if "error" in message:
-            problem = message["error"]
+            problem = message
         elif "warning" in message:
             log.warning("%s: %s", describe(spec), message["warning"])
+        elif "device" in message:
+            log.info("%s, trains on %s, as its framework reports", describe(spec), message["device"])
         else:
             epoch = EpochRecord.model_validate(message["epoch"])
             accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
@@ -192,6 +196,7 @@ def _keep(
         train_patients=fitted.patients_count,
         tuning_patients=tuning.patients_count,
         batch_size=result.get("batch_size"),
+        unused_gpu=result.get("unused_gpu"),
         batch_key=batch_key,
         created_at=datetime.now(UTC),
         **{name: result[name] for name in COPIED},

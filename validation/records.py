@@ -271,6 +271,7 @@ class Member(Record):
     peak_memory_mb: float
     batch_key: str | None = Field(None, description="image of the first training batch as the CNN's input")
     batch_size: int | None = Field(None, description="as fitted; smaller than configured when memory ran out")
+    unused_gpu: str | None = Field(None, description="that the machine had a GPU, and why the framework did not use it")
     created_at: datetime
 
 
@@ -571,6 +572,9 @@ class Night(Record):
     seconds: dict[str, float]
     report: str | None
     failed_trainings: dict[str, str] = Field(default_factory=dict, description="model name -> why it ended so tonight")
+    unused_gpus: dict[str, str] = Field(
+        default_factory=dict, description="model name -> why its framework did not use the GPU that it had"
+    )
     field: FieldReport | None = Field(None, description="the champion before this night on patients new to it")
     synthetic: bool
     settings: dict[str, str] = Field(default_factory=dict, description="all settings, passwords masked")

@@ -41,6 +41,8 @@ def verdict(night: Night) -> None:
         console.out.print(Text(f"{night.challenger_model} on judging patients: {'; '.join(numbers)}"))
     for model, why in night.failed_trainings.items():
         console.out.print(Text(f"{model} could not be trained, and the night continued without it: {why}", "bold red"))
+    for model, why in night.unused_gpus.items():
+        console.out.print(Text(f"{model} was trained on the CPU: {why}", "yellow"))
     if night.field:
         console.out.print(Text(night.field.sentence, "bold red" if night.field.worse else ""))
     if night.synthetic:
@@ -48,6 +50,17 @@ def verdict(night: Night) -> None:
     console.out.print(Text.assemble((night.verdict.value.upper(), COLOURS[night.verdict]), f"  {night.sentence}"))
     if night.report:
         console.out.print(Text(f"report: {night.report}"))
+
+
+def devices(found: Mapping[str, Mapping[str, str]]) -> None:
+    """Print what each CNN trains on here, and why not on a GPU."""
+    for model, said in found.items():
+        if "error" in said:
+            console.out.print(Text(f"{model}: {said['error']} ({said['hint']})", "bold red"))
+            continue
+        # A GPU that is not used is worse than none.
+        why, colour = (said["unused_gpu"], "yellow") if said["unused_gpu"] else (said["why_no_gpu"], "")
+        console.out.print(Text(f"{model}: {said['device']}{f' ({why})' if why else ''}", colour))
 
 
 def predictions(result: Predictions) -> None:

@@ -177,7 +177,7 @@ def settings(as_json: AsJson = False) -> None:
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(champion.champion, champion.history, champion.rollback, champion.promote, champion.approve, champion.reject),
     *(report, site, looks.looks, data.validate, data.quarantine),
-    *(operate.up, operate.notify, operate.backup, operate.restore, prune),
+    *(operate.up, operate.devices, operate.notify, operate.backup, operate.restore, prune),
 )
 _EXAMPLES = {
     "run": "",
@@ -197,6 +197,7 @@ _EXAMPLES = {
     "validate": "",
     "quarantine": '--reason "out of focus" --all',
     "up": "",
+    "devices": "--json",
     "notify": "--listen",
     "backup": "/backups/2026-11-23",
     "restore": "/backups/2026-11-23",

@@ -1,4 +1,4 @@
-"""The commands for unattended operation: ``retrain up``, ``notify``, ``backup``, ``restore``."""
+"""The commands for unattended operation: ``retrain up``, ``devices``, ``notify``, ``backup``, ``restore``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from flows import console
 from flows.cli import display
 from flows.cli.common import AsJson, named_path, prepared_settings
 from infra.settings.settings import load_settings
+from validation.errors import TrainingFailed
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,22 @@ def up(as_json: AsJson = False) -> None:
             log.info("stopping")
             machine.stop()
     log.info("stopped")
+
+
+def devices(as_json: AsJson = False) -> None:
+    """Say what each CNN trains on here, by its framework's own word, and why not on a GPU.
+
+    With RETRAIN_TRAINING__UNUSABLE_GPU=fail it ends with exit 1 where a GPU is here and a framework does not use it.
+    """
+    from tasks.training.device import UNUSED_HINT, device_here
+
+    training = load_settings().training
+    found = {model: device_here(model) for model in training.models}
+    console.emit(found, as_json, display.devices)
+    wrong = {model: said.get("error") or said["unused_gpu"] for model, said in found.items()}
+    if training.unusable_gpu == "fail" and any(wrong.values()):
+        what = "; ".join(f"{model}: {why}" for model, why in wrong.items() if why)
+        raise TrainingFailed(f"RETRAIN_TRAINING__UNUSABLE_GPU is fail, and {what}", UNUSED_HINT)
 
 
 def notify(

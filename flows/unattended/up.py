@@ -85,7 +85,7 @@ class LocalDeployment:
             "logs": str(settings.home / "logs"),
             "next_night": self.next_night(),
             "gpu_slots": str(self.slots),
-            "gpus": ", ".join(gpus()) or "none: trainings run on the CPU",
+            "gpus": f"{', '.join(gpus()) or 'none'} (`retrain devices` says what each CNN trains on)",
         }
 
     def next_night(self) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,22 +10,18 @@ from pathlib import Path
 
 from infra.environment import environment_kept, visible_gpus
 from infra.local.files import acquire_lock
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+from infra.processes.driver import VISIBLE, listed_gpus
 
 
 def gpus() -> list[str]:
-    """Return CUDA's names of the GPUs that this process may use; none on a machine without."""
+    """Return CUDA's names of the GPUs that this process may use; none on a machine without.
+
+    Whether a framework can use them only the framework knows: ``retrain devices``.
+    """
     visible = visible_gpus()
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        output = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []  # a driver without a GPU, or the reverse: train on the CPU
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in output.splitlines()))]
+    return [str(number) for number in range(listed_gpus())]
 
 
 @contextmanager

@@ -165,6 +165,10 @@ class TrainingSettings(Rules):
         "here", description="`here`: a child process; `deployment`: the Prefect deployment `train/<model>`"
     )
     deployment_timeout_seconds: float = Field(14_400, gt=0, description="how long to wait for a deployed training")
+    unusable_gpu: Literal["warn", "fail"] = Field(
+        "warn",
+        description="a GPU that a CNN's framework cannot use: `warn` trains on the CPU and says so, `fail` is an error",
+    )
 
     @field_validator("models", mode="before")
     @classmethod

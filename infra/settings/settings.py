@@ -160,7 +160,9 @@ class Settings(BaseSettings):
 
     def fingerprint(self) -> str:
         """Return a digest of all settings that can change a night's outcome, which locations cannot."""
-        training = self.training.model_dump(mode="json", exclude={"where", "deployment_timeout_seconds"})
+        training = self.training.model_dump(
+            mode="json", exclude={"where", "deployment_timeout_seconds", "unusable_gpu"}
+        )
         sections = (self.data, self.gate)
         # Only when it is not the default, so that nights from before this setting existed keep their ids.
         approval = ["person"] if self.promotion.approval == "person" else []

@@ -125,6 +125,14 @@ class Deadline:
 
 
 @dataclass(frozen=True)
+class Device:
+    """What a framework trains on in this process, by its own word: ``cpu``, or ``cuda: `` and the GPU's name."""
+
+    name: str
+    why_no_gpu: str = ""
+
+
+@dataclass(frozen=True)
 class FitResult:
     """The result of a fit: two files, an image of its first batch, and how it went."""
 
@@ -146,7 +154,8 @@ class CNN(Protocol):
     of the kept epoch (``tasks.models.selection``), and writes a member's file: ONNX, input ``images`` uint8
     [n, side, side, 3], output ``logit`` float32 [n], calibrated. It calls ``on_epoch`` after every epoch. The same
     data, recipe, seed, machine and versions give the same file. ``predict_native`` returns the probabilities that the
-    framework computes from the weights file, to verify that both agree.
+    framework computes from the weights file, to verify that both agree. ``device`` loads the framework and asks it what
+    ``fit`` would train on here.
     """
 
     RECIPE_VERSION: int
@@ -163,6 +172,8 @@ class CNN(Protocol):
     ) -> FitResult: ...
 
     def predict_native(self, weights: Path, recipe: Any, images: Images) -> npt.NDArray[np.float32]: ...
+
+    def device(self) -> Device: ...
 
 
 def model_names() -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 FOLDER contains request.json (model, recipe, seed, and pack, the path of a .npy) and rows.npz: ``train`` int64 [n] and
 ``tuning`` int64 [m], rows of the pack; ``train_labels`` float32 [n], ``tuning_labels`` float32 [m] and
 ``tuning_patients`` int64 [m]. The process adds model.onnx, the native weights and, last and atomically, result.json.
-Standard output has one JSON object per line: ``{"epoch": ...}``, ``{"warning": ...}``, or, before exit 1,
-``{"error": ..., "hint": ...}``.
+Standard output has one JSON object per line: ``{"device": ...}``, ``{"epoch": ...}``, ``{"warning": ...}``, or, before
+exit 1, ``{"error": ..., "hint": ...}``. ``unusable_gpu`` of the request is the setting of that name.
 A separate process, so that none ever loads both frameworks and all of its memory is released.
 """
 
@@ -25,8 +25,9 @@ from infra.processes.parent import die_with_parent
 from tasks.models import FitResult, Recipe, TrainingData, get_model
 from tasks.models.memory import fit_in_memory
 from tasks.models.rows import Rows
+from tasks.training.device import UNUSED_HINT, ask_device, unused_gpu
 from validation.digest import sha256
-from validation.errors import RetrainError
+from validation.errors import RetrainError, TrainingFailed
 from validation.records import EpochRecord
 
 
@@ -53,22 +54,29 @@ def main(folder: Path) -> None:
         )
 
     try:
+        device = ask_device(request["model"])
+        send({"device": device.name})
+        if unused := unused_gpu(device):
+            if request["unusable_gpu"] == "fail":
+                raise TrainingFailed(unused, UNUSED_HINT)
+            send({"warning": unused})
         fitted, recipe = fit_in_memory(
             fit, model.DefaultRecipe(**request["recipe"]), lambda warning: send({"warning": warning})
         )
     except RetrainError as error:
         send({"error": error.message, "hint": error.hint})
         raise SystemExit(1) from None
-    _save_result(folder, fitted, recipe, time.monotonic() - started)
+    _save_result(folder, fitted, recipe, unused, time.monotonic() - started)
 
 
-def _save_result(folder: Path, fit: FitResult, recipe: Recipe, seconds: float) -> None:
+def _save_result(folder: Path, fit: FitResult, recipe: Recipe, unused: str, seconds: float) -> None:
     """Write result.json, after all other files."""
     result = {
         **asdict(fit),
         "onnx": fit.onnx.name,
         "weights": fit.weights.name,
         "batch_size": recipe.batch_size,
+        "unused_gpu": unused or None,
         "batch": fit.batch.name if fit.batch else None,
         "history": [EpochRecord.model_dump(epoch) for epoch in fit.history],
         "sha256": {path.name: sha256(path.read_bytes()) for path in (fit.onnx, fit.weights)},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.cli import display
-from flows.events import emit_night_events
+from flows.events import GPU_UNUSED, emit_night_events
 from flows.unattended.alerts import definitions
 from infra.settings.groups import AlertSettings
 from tests.builders import NOON
@@ -40,6 +40,20 @@ def test_an_alert_waits_for_the_event(night: Night, monkeypatch: pytest.MonkeyPa
     # It is not a verdict: the watchdog for missing nights must not count it as one.
     [watchdog] = [one for one in definitions(AlertSettings(), None) if one["name"] == "malaria: no night"]
     assert not failed["event"].startswith(watchdog["trigger"]["expect"][0].removesuffix("*"))
+
+
+def test_a_gpu_that_was_not_used_is_an_event_and_a_line(
+    night: Night, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr("prefect.events.emit_event", lambda **event: events.append(event))
+    told = night.model_copy(update={"failed_trainings": {}, "unused_gpus": {"keras": "GPU 0 is not used: why"}})
+    emit_night_events(told)
+    _, unused = events
+    assert (unused["event"], unused["resource"]["prefect.resource.name"]) == (GPU_UNUSED, "keras")
+    assert unused["payload"]["sentence"] == "keras was trained on the CPU: GPU 0 is not used: why"
+    display.verdict(told)
+    assert "keras was trained on the CPU: GPU 0 is not used: why" in capsys.readouterr().out
 
 
 def test_the_terminal_shows_it_beside_the_verdict(night: Night, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,26 @@ def test_a_training_becomes_a_member(
     assert member.seconds >= 0
     assert member.peak_memory_mb > 1
     assert "fake, member 3, epoch 2" in caplog.text
+    assert "fake, member 3, trains on cpu, as its framework reports" in caplog.text
     assert scratch(context) == []
+
+
+def test_a_gpu_that_is_not_used_is_warned_of_and_kept_or_an_error_with_what_to_do(
+    context: Context,
+    prepared: Prepared,
+    red_model: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    why = "GPU 0 is not used: this CNN knows no GPU"
+    assert run(context, prepared, spec_of(prepared, red_model)).unused_gpu == why
+    assert f"fake, member 3: {why}" in caplog.text
+    training = context.settings.training.model_copy(update={"unusable_gpu": "fail"})
+    strict = replace(context, settings=context.settings.model_copy(update={"training": training}))
+    with pytest.raises(TrainingFailed, match=why) as caught:
+        run(strict, prepared, spec_of(prepared, red_model, epochs=3))
+    assert "RETRAIN_TRAINING__UNUSABLE_GPU=warn" in caught.value.hint
 
 
 def test_it_never_sees_the_patients_of_its_fold(context: Context, prepared: Prepared, red_model: Path) -> None:

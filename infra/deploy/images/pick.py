@@ -1,8 +1,7 @@
 """Prints the part of the lock that an image needs: ``python pick.py IMAGE`` beside pyproject.toml and the lock.
 
-The lock names below each package the packages that require it (``# via``): an image gets the project's direct
-dependencies except those in ``LEFT_OUT``, and everything they require. Standard library only: it runs before anything
-is installed.
+The lock names below each package the packages that require it (``# via``): picked are some requirements, and everything
+they require. Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ import re
 import sys
 import tomllib
 from collections import defaultdict
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
-FASTAI = ("torch", "torchvision", "fastai", "onnxscript")
-KERAS = ("tensorflow", "keras", "tf2onnx")
-# Image -> the project's direct dependencies that it leaves out. No image gets what only tests and checks need.
-LEFT_OUT = {
-    "orchestration": (*FASTAI, *KERAS),
-    "fastai": (*KERAS, "great-expectations"),
-    "keras": (*FASTAI, "great-expectations"),
-}
+# Image -> the extras of pyproject.toml that it gets. What tests and checks need is in none.
+IMAGES: dict[str, tuple[str, ...]] = {"orchestration": (), "fastai": ("fastai",), "keras": ("keras",)}
+# Only the night's own process looks at a whole batch of cells.
+LEFT_OUT = {"fastai": {"great-expectations"}, "keras": {"great-expectations"}}
 _ENTRY = re.compile(r"^(?=[A-Za-z0-9])", re.MULTILINE)
 _VIA = re.compile(r"^ +# via (.*)$", re.MULTILINE)
 
@@ -30,19 +27,33 @@ def package_name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
 
 
-def pick(image: str, lock: str, dependencies: list[str]) -> str:
-    """Return the entries of ``lock`` that an image needs: each a line ``name==version ...``, hashes, and ``# via``."""
+def required(project: dict[str, Any], extras: Iterable[str]) -> set[str]:
+    """Return the names that the table ``project`` of pyproject.toml requires itself and for some of its extras."""
+    lines = [*project["dependencies"], *(line for one in extras for line in project["optional-dependencies"][one])]
+    return set(map(package_name, lines))
+
+
+def pick(lock: str, names: Iterable[str], without: Collection[str] = ()) -> str:
+    """Return the entries of ``lock`` that ``names`` need: each a line ``name==version ...``, hashes, and ``# via``.
+
+    What only packages of ``without`` need is left out with them.
+    """
     # A package may have an entry for each platform, with versions of their own.
     entries = [(package_name(entry), entry) for entry in _ENTRY.split(lock)[1:]]
     parents: dict[str, set[str]] = defaultdict(set)
     for name, entry in entries:
         parents[name].update(package_name(parent) for line in _VIA.findall(entry) for parent in line.split(", "))
-    needed = set(map(package_name, dependencies)) - set(LEFT_OUT[image])
-    while more := {name for name in parents if name not in needed and parents[name] & needed}:
+    needed = set(names) - set(without)
+    while more := {name for name in parents.keys() - needed - set(without) if parents[name] & needed}:
         needed |= more
     return "".join(entry for name, entry in entries if name in needed)
 
 
+def pick_image(image: str, lock: str, project: dict[str, Any]) -> str:
+    """Return the entries of ``lock`` that an image needs."""
+    return pick(lock, required(project, IMAGES[image]) - LEFT_OUT.get(image, set()))
+
+
 if __name__ == "__main__":
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    sys.stdout.write(pick(sys.argv[1], Path("requirements.txt").read_text(), project["dependencies"]))
+    table = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    sys.stdout.write(pick_image(sys.argv[1], Path("requirements.txt").read_text(), table))

@@ -21,7 +21,8 @@ from pydantic import Field
 from scipy.special import expit
 
 from infra.scoring.model_file import INPUT, LOGIT
-from tasks.models import Cells, Deadline, FitResult, Images, Recipe, TrainingData
+from tasks.models import Cells, Deadline, Device, FitResult, Images, Recipe, TrainingData
+from tasks.models.device import why_no_gpu
 from tasks.models.fastai.batches import Batches, Shuffled, chunks
 from tasks.models.fastai.callbacks import journal, printing_to_log, state_of
 from tasks.models.memory import releasing
@@ -146,6 +147,22 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     logits = _scores(_scorer(model, recipe.views, temperature), images)
     probabilities: npt.NDArray[np.float32] = expit(logits)
     return probabilities
+
+
+def device() -> Device:
+    """Return what ``fit`` trains on here, by torch's word.
+
+    Importing torch opens all of CUDA's libraries, or fails.
+    """
+    torch = _frameworks()
+    if torch.cuda.is_available():
+        return Device(_describe(torch.device("cuda")))
+    try:
+        torch.cuda.init()
+        own_words = ""
+    except (RuntimeError, AssertionError) as error:
+        own_words = str(error).partition("\n")[0]
+    return Device("cpu", why_no_gpu("torch", torch.version.cuda or "", list, own_words))
 
 
 def _network(architecture: str) -> Any:

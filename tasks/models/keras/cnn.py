@@ -22,9 +22,11 @@ from pydantic import Field
 from scipy.special import expit
 
 from infra.scoring.model_file import INPUT, LOGIT
-from tasks.models import Deadline, FitResult, Images, Recipe, TrainingData
+from tasks.models import Deadline, Device, FitResult, Images, Recipe, TrainingData
+from tasks.models.device import why_no_gpu
 from tasks.models.keras.batches import FIRST_EPOCH, batches, fits_on_device, scores, shown_on_device
 from tasks.models.keras.callbacks import SCORING_BATCH, DeadlinePassed, accuracy, journal
+from tasks.models.keras.cuda import built_for, missing_libraries, open_where_useful
 from tasks.models.onnx_file import finish_onnx
 from tasks.models.preparation import (
     BLACK,
@@ -148,6 +150,13 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     return probabilities
 
 
+def device() -> Device:
+    """Return what ``fit`` trains on here, by TensorFlow's word."""
+    _framework()
+    name = _describe()
+    return Device(name, why_no_gpu("TensorFlow", built_for(), missing_libraries) if name == "cpu" else "")
+
+
 def _network(side: int, recipe: DefaultRecipe) -> Any:
     """Return uint8 [n, side, side, 3] -> logit [n, 1].
 
@@ -239,6 +248,7 @@ def _framework() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with warnings.catch_warnings(), _stderr_to_log():
         warnings.simplefilter("ignore")
+        open_where_useful()
         import keras
         import tensorflow as tf  # noqa: F401  (writes to stderr when imported: silenced here)
     for name in ("tensorflow", "tf2onnx"):  # a worker's log needs no hints about retracing and optimisers
@@ -251,16 +261,21 @@ def _seeded_device(seed: int) -> str:
     import keras
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
     with contextlib.suppress(RuntimeError):  # an earlier fit in this process has initialised the devices already
-        for gpu in gpus:
+        for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    if not gpus:
-        return "cpu"
-    return f"cuda: {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
+    return _describe()
+
+
+def _describe() -> str:
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        return f"cuda: {tf.config.experimental.get_device_details(gpu).get('device_name', gpu.name)}"
+    return "cpu"
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from rich.table import Table
@@ -48,7 +49,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "command",
     [
         *("run", "demo", "import", "predict", "champion", "report", "settings", "validate", "quarantine"),
-        *("up", "notify", "backup", "restore", "history", "rollback", "promote", "approve", "reject", "site"),
+        *(
+            "up",
+            "devices",
+            "notify",
+            "backup",
+            "restore",
+            "history",
+            "rollback",
+            "promote",
+            "approve",
+            "reject",
+            "site",
+        ),
     ],
 )
 def test_every_command_explains_itself(
@@ -218,6 +231,7 @@ def test_whatever_the_first_command_is_the_home_folder_is_for_its_owner_alone(
         raise RetrainError("stopped by the test")
 
     monkeypatch.setattr("flows.unattended.up.LocalDeployment", stop)
+    monkeypatch.setattr("tasks.training.device.device_here", stop)
     monkeypatch.setattr("infra.prefect_server.prefect_server", stop)
     monkeypatch.setattr("tasks.intake.demo.deliver", lambda *_, **__: (1, 0))
     for name in ("cells", "images"):
@@ -232,7 +246,7 @@ def test_whatever_the_first_command_is_the_home_folder_is_for_its_owner_alone(
     finally:
         os.umask(umask)
     made = stat.S_IMODE(home.stat().st_mode) if home.exists() else None
-    assert made == (None if command in ("settings", "backup", "restore") else 0o700)
+    assert made == (None if command in ("settings", "devices", "backup", "restore") else 0o700)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +323,34 @@ def test_a_notice_without_a_server_says_what_to_do(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     assert retrain(monkeypatch, "notify") == 4
     assert "retrain up" in capsys.readouterr().err
+
+
+class TestDevices:
+    SAID: ClassVar[dict[str, dict[str, str]]] = {
+        "fastai": {"device": "cuda: NVIDIA H100", "why_no_gpu": "", "unused_gpu": ""},
+        "keras": {"device": "cpu", "why_no_gpu": "x", "unused_gpu": "GPU 0 is not used: x"},
+    }
+
+    @pytest.fixture(autouse=True)
+    def said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tasks.training.device.device_here", self.SAID.__getitem__)
+
+    def test_it_says_what_each_cnn_trains_on(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert retrain(monkeypatch, "devices") == 0
+        assert capsys.readouterr().out == "fastai: cuda: NVIDIA H100\nkeras: cpu (GPU 0 is not used: x)\n"
+        assert retrain(monkeypatch, "devices", "--json") == 0
+        assert json.loads(capsys.readouterr().out) == self.SAID
+
+    def test_a_gpu_that_must_be_usable_ends_it_with_an_error(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("RETRAIN_TRAINING__UNUSABLE_GPU", "fail")
+        assert retrain(monkeypatch, "devices") == 1
+        assert "UNUSABLE_GPU is fail, and keras: GPU 0 is not used: x\n" in capsys.readouterr().err
+        monkeypatch.setenv("RETRAIN_TRAINING__MODELS", "fastai")
+        assert retrain(monkeypatch, "devices") == 0
 
 
 def test_a_webhook_is_never_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from infra.deploy.images.pick import LEFT_OUT, package_name, pick
+from infra.deploy.images.pick import IMAGES, LEFT_OUT, package_name, pick, pick_image, required
 from infra.deploy.kubernetes.make import default, template
 from tests import ROOT
 
@@ -46,7 +46,7 @@ def picked(image: str) -> str:
     return subprocess.run([sys.executable, program, image], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def required(requirements: list[str]) -> set[str]:
+def needed_by(requirements: list[str]) -> set[str]:
     """All packages that some requirements need, by the metadata of what is installed."""
     found: set[str] = set()
     waiting = [(Requirement(line), "") for line in requirements]
@@ -80,31 +80,35 @@ def test_the_dockerfile_is_pinned_and_not_roots() -> None:
             assert f"!{part.split('/')[0]}" in ignored
 
 
-@pytest.mark.parametrize("image", LEFT_OUT)
+@pytest.mark.parametrize("image", IMAGES)
 def test_an_image_gets_what_it_needs_from_the_lock_and_no_more(image: str) -> None:
     lock = picked(image)
-    assert lock == pick(image, LOCK, PROJECT["dependencies"])
+    assert lock == pick_image(image, LOCK, PROJECT)
     kept = names(lock)
-    direct = [line for line in PROJECT["dependencies"] if package_name(line) not in LEFT_OUT[image]]
-    assert required(direct) & names(LOCK) <= kept
+    left_out = LEFT_OUT.get(image, set())
+    direct = [*PROJECT["dependencies"]]
+    for extra in IMAGES[image]:
+        direct += PROJECT["optional-dependencies"][extra]
+    assert needed_by([line for line in direct if package_name(line) not in left_out]) & names(LOCK) <= kept
     assert {"prefect", "onnxruntime", "mlflow", "boto3", "psycopg2-binary", "pandas", "filelock", "psutil"} <= kept
     assert not {"pytest", "moto", "ruff", "mypy", "playwright", "hypothesis", "prefect-dask"} & kept
-    assert not set(LEFT_OUT[image]) & kept
+    assert not left_out & kept
     frameworks = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}.get(image, set())
-    assert kept & {"torch", "fastai", "tensorflow", "keras"} == frameworks
-    assert any(name.startswith("nvidia-") for name in kept) == (image == "fastai")
+    assert kept & {"torch", "fastai", "tensorflow", "tensorflow-cpu", "keras"} == frameworks
+    assert any(name.startswith("nvidia-") for name in kept) == (image != "orchestration")
     # Each package with the very lines of the lock, its hashes among them.
     assert set(lock.splitlines()) <= set(LOCK.splitlines())
     assert lock.count("--hash=sha256:") > len(kept)
 
 
 def test_the_lock_names_for_each_package_what_requires_it() -> None:
+    assert required(PROJECT, PROJECT["optional-dependencies"]) - names(LOCK) == set()
     assert len(re.findall(r"^    # via \S", LOCK, re.M)) == len(re.findall(r"^[^ #\n]+==", LOCK, re.M))
 
 
 def test_an_image_gets_every_platforms_version_of_a_package() -> None:
     lock = "a==1 ; sys_platform == 'linux'\n    # via c\na==2\n    # via prefect\nb==1\n    # via c\n"
-    assert pick("keras", lock, ["prefect"]) == lock.partition("b==")[0]
+    assert pick(lock, ["prefect"]) == lock.partition("b==")[0]
 
 
 @pytest.mark.parametrize(("image", "module"), [("orchestration", "flows.retrain"), ("fastai", "flows.train")])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.processes.gpus import VISIBLE, gpus, own_gpus
+from infra.processes.driver import VISIBLE
+from infra.processes.gpus import gpus, own_gpus
 
 pytestmark = pytest.mark.thorough
 

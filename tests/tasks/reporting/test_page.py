@@ -435,6 +435,13 @@ def test_a_failed_training_is_named_before_the_reasons() -> None:
     assert "The fastai member 3 training ended without a model too slow" in text
 
 
+def test_a_gpu_that_was_not_used_is_named_before_the_reasons() -> None:
+    made = full_inputs()
+    night = made.night.model_copy(update={"unused_gpus": {"keras": "GPU 0 is not used: <why>"}})
+    text = text_of(render_report(replace(made, night=night)))
+    assert text.index("keras was trained on the CPU GPU 0 is not used: <why>") < text.index("Why")
+
+
 def test_patients_are_worst_first_and_counted_from_the_predictions() -> None:
     table = pd.DataFrame(
         {

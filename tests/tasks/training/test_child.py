@@ -14,9 +14,11 @@ import pytest
 from tasks import models
 from tasks.models.rows import Rows
 from tasks.training.child import main
-from tests import ROOT
+from tasks.training.device import ask_device, device_here
+from tests import ROOT, fake_cnn
 from tests.conv_model import conv_model
 from validation.digest import sha256
+from validation.errors import TrainingFailed
 
 pytestmark = pytest.mark.thorough
 
@@ -43,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "model": "fake",
         "seed": 3,
         "pack": str(tmp_path / "pack.npy"),
+        "unusable_gpu": "warn",
         "recipe": {"model": str(tmp_path / "member.onnx")},
     }
     (tmp_path / "request.json").write_text(json.dumps(request))
@@ -56,8 +59,9 @@ def test_a_member_gets_its_rows_and_the_result_says_how_it_went(
     main(folder)
     result = json.loads((folder / "result.json").read_text())
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert told == [{"epoch": epoch} for epoch in result["history"]]
-    assert len(told) == 2
+    assert told == [{"device": "cpu"}, *({"epoch": epoch} for epoch in result["history"])]
+    assert len(told) == 3
+    assert result["unused_gpu"] is None
     assert result["sha256"]["model.onnx"] == sha256((folder / "member.onnx").read_bytes())
     pixels = SIDE * SIDE * 3
     assert json.loads((folder / result["weights"]).read_text()) == {
@@ -66,6 +70,58 @@ def test_a_member_gets_its_rows_and_the_result_says_how_it_went(
         "tuning": [[2, SIDE, SIDE, 3], 6 * pixels, [0, 1]],
         "patients": [7, 3],
     }
+
+
+class TestUnusedGpu:
+    WHY = "GPU 0 is not used: this CNN knows no GPU"
+
+    @pytest.fixture(autouse=True)
+    def a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "stdout", sys.stdout)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+
+    def told(self, capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    def test_it_is_told_and_kept(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        main(folder)
+        assert self.told(capsys)[:2] == [{"device": "cpu"}, {"warning": self.WHY}]
+        assert json.loads((folder / "result.json").read_text())["unused_gpu"] == self.WHY
+
+    def test_it_is_an_error_where_the_setting_says_so(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        request = json.loads((folder / "request.json").read_text()) | {"unusable_gpu": "fail"}
+        (folder / "request.json").write_text(json.dumps(request))
+        with pytest.raises(SystemExit):
+            main(folder)
+        device, error = self.told(capsys)
+        assert (device["device"], error["error"]) == ("cpu", self.WHY)
+        assert "UNUSABLE_GPU" in error["hint"]
+        assert not (folder / "result.json").exists()
+
+    def test_a_gpu_that_is_hidden_is_nobodys_fault(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        main(folder)
+        assert [message for message in self.told(capsys) if "warning" in message] == []
+
+
+def test_a_framework_that_is_not_installed_is_named_with_what_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def device() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setitem(models._MODULES, "fake", "tests.fake_cnn")
+    monkeypatch.setattr(fake_cnn, "device", device)
+    with pytest.raises(TrainingFailed, match="fake cannot be trained here: torch is not installed") as caught:
+        ask_device("fake")
+    assert caught.value.hint.startswith('`make install WITH="fastai keras"`')
+
+
+def test_a_process_of_its_own_says_what_a_cnn_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device_here("caffe")["error"].startswith("unknown model 'caffe'")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert device_here("keras")["error"] == "exit code 1"
 
 
 def test_rows_are_an_array_that_reads_what_is_indexed(tmp_path: Path) -> None:
