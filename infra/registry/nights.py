@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from validation.records import Night
+from validation.records import FieldReport, Night
 
 REPORT = "report.html"
 
@@ -41,13 +41,34 @@ def _tags(night: Night) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def field_tags(field: FieldReport) -> dict[str, str]:
+    """Return promised beside found as tags of a champion's version: by rate, and by month."""
+    tags = {
+        "field": field.sentence,
+        "field.patients": str(field.patients),
+        "field.worse": ", ".join(field.worse) or "none",
+    }
+    for name, found in field.found.items():
+        promised = field.promised.get(name)
+        beside = f"{promised.value:.4f} promised, " if promised else ""
+        tags[f"field.{name}"] = f"{beside}{found.value:.4f} found ({found.low:.4f} to {found.high:.4f})"
+    for month in field.months:
+        rates = {"sensitivity": month.sensitivity, "specificity": month.specificity}
+        known = [f"{name} {value:.4f}" for name, value in rates.items() if value is not None]
+        tags[f"field.{month.month}"] = ", ".join([f"{month.patients} patients", *known])
+    return tags
+
+
 def _metrics(night: Night) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1_000)
+    found = night.field.found if night.field is not None else {}
+    measured = {f"judged.{name}": interval for name, interval in night.metrics.items()}
+    measured |= {f"field.{name}": interval for name, interval in found.items()}
     return [
-        Metric(f"judged.{name}{end}", number, now, 0)
-        for name, interval in night.metrics.items()
+        Metric(f"{name}{end}", number, now, 0)
+        for name, interval in measured.items()
         if interval is not None
         for end, number in (("", interval.value), (".low", interval.low), (".high", interval.high))
     ]

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from infra.registry.mlflow_client import (
     none_if_missing,
     silence_mlflow,
 )
-from infra.registry.nights import log_night
+from infra.registry.nights import field_tags, log_night
 from infra.registry.versions import log_version, tags_of
 from infra.settings.settings import Settings
 from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME
@@ -146,8 +147,17 @@ class Registry:
         self._call(lambda: self._client.set_registered_model_alias(MODEL_NAME, CHAMPION_ALIAS, version))
 
     def note_night(self, night: Night, page: bytes) -> None:
-        """Log a night in MLflow, once: its verdict as tags, its metrics, its report ``page`` (HTML)."""
+        """Log a night in MLflow, once: its verdict as tags, its metrics, its report ``page`` (HTML).
+
+        What was promised of the champion and found since is in the tags of its version, and in the night's metrics.
+        """
         self._call(lambda: log_night(self._client, self._experiment(VERDICTS), night, page))
+        if night.field is not None:
+            version, tags = night.field.version, field_tags(night.field)
+            known = self._call(lambda: self._client.get_model_version(MODEL_NAME, version).tags)
+            for name, value in tags.items():
+                if known.get(name) != value:
+                    self._call(partial(self._client.set_model_version_tag, MODEL_NAME, version, name, value))
 
     def version_sources(self) -> list[tuple[str, str]]:
         """Return candidate and decision of every registered version."""

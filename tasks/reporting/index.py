@@ -21,7 +21,7 @@ from tasks.nights import nights
 from tasks.reporting.figures.svg import sparkline
 from tasks.reporting.format import HEADLINES
 from tasks.reporting.page import page_environment
-from tasks.reporting.words.headline import change_afterwards, index_headline
+from tasks.reporting.words.headline import change_afterwards, index_headline, verdict_name
 from validation.errors import RetrainError
 from validation.records import Night, Promotion, Verdict
 
@@ -83,7 +83,8 @@ def render_index(rows: list[IndexRow]) -> str:
         change_afterwards=change_afterwards,
         sparklines={name: Markup(sparkline(line, promoted)) for name, line in values.items()},  # noqa: S704 - numbers
         latest={name: next((v for night in nights if (v := night.metrics.get(name))), None) for name in HEADLINES},
-        verdicts=sorted({night.verdict.value for night in nights}),
+        verdicts=sorted({verdict_name(night) for night in nights}),
+        field=next((night.field for night in nights if night.field and night.field.version == champion), None),
         models=sorted({night.challenger_model for night in nights if night.challenger_model}),
         script=Markup(script),  # noqa: S704 - our own
         digest=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),  # noqa: S704 - base64

@@ -26,7 +26,7 @@ from tasks.reporting.pictures.gallery import galleries
 from tasks.reporting.subgroups import stain_groups, tallies_by_patient, worst_patients
 from tasks.reporting.words.conditions import condition
 from tasks.reporting.words.confidence import confidence
-from tasks.reporting.words.headline import SYNTHETIC, headline, verdict_name
+from tasks.reporting.words.headline import SYNTHETIC, field_sentence, headline, verdict_name
 from tasks.reporting.words.next_steps import next_steps
 from tasks.reporting.words.reasons import why
 
@@ -81,6 +81,7 @@ def page_environment() -> Environment:
         fixed=form.fixed,
     )  # fmt: skip
     environment.globals.update(METRICS=form.METRICS, HEADLINES=form.HEADLINES, SYNTHETIC=SYNTHETIC)
+    environment.globals.update(field_sentence=field_sentence, verdict_name=verdict_name)
     return environment
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tasks.reporting.format import capital, shorten, when
+from tasks.reporting.format import capital, count, shorten, when
 from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.words.conditions import compared, tolerated
-from validation.records import Night, Promotion, Verdict
+from validation.records import FieldReport, Night, Promotion, Verdict
 
 SYNTHETIC = "No figure here says anything about real blood films."
 _DONE = {"approved": "Approved", "override": "Promoted by hand", "rollback": "Rolled back"}
@@ -55,6 +55,15 @@ def _failure(r: ReportInputs) -> str:
     failures += [f"may lose too much {worse}"] if worse else []
     failures += [f"may be below the floor for {floors}"] if floors else []
     return ", and ".join(failures) or "did not pass every test"
+
+
+def field_sentence(field: FieldReport) -> str:
+    """Return whether a champion keeps on new patients what was promised."""
+    patients = f"{count(field.patients, 'patient')} who came after its training"
+    if not field.worse:
+        return f"Nothing on {patients} contradicts what was promised of version {field.version}."
+    worse = " and ".join(name.replace("_", " ") for name in field.worse)
+    return f"On {patients}, the {worse} of version {field.version} cannot be what was promised."
 
 
 def index_headline(decisions: int, champion: str | None) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from infra.store.keys import MODEL_NAME
 from tests.builders import NOON, RED, SIDE, channel_model, made_up_candidate, made_up_decision, registry_in
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, RegistryUnreachable, RetrainError, UsageError
-from validation.records import ChampionRef, Decision, Interval, Night, Verdict
+from validation.records import ChampionRef, Decision, FieldMonth, FieldReport, Interval, Night, Verdict
 
 pytestmark = pytest.mark.thorough
 
@@ -249,9 +250,7 @@ def test_a_database_without_its_driver_is_named(home: Path) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(registry: Registry) -> None:
-    import mlflow
-
+def a_night(**changed: Any) -> Night:
     night = Night(
         id="n" * 24,
         verdict=Verdict.KEPT,
@@ -269,6 +268,13 @@ def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(regist
         started_at=NOON,
         finished_at=NOON,
     )
+    return night.model_copy(update=changed)
+
+
+def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(registry: Registry) -> None:
+    import mlflow
+
+    night = a_night()
     for _ in range(2):
         registry.note_night(night, b"<p>the report</p>")
     client = mlflow.MlflowClient(tracking_uri=registry.uri)
@@ -284,6 +290,28 @@ def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(regist
     assert Night.model_validate_json((Path(folder) / "night.json").read_text()) == night
     # It is no version of the model, and no run that one comes from.
     assert registry.champion() is None
+
+
+def test_what_the_champion_promised_and_what_was_found_are_on_its_version(registry: Registry) -> None:
+    import mlflow
+
+    register(registry)
+    found = Interval(value=0.91, low=0.88, high=0.93)
+    month = FieldMonth(month="2026-03", patients=14, sensitivity=0.91, specificity=None)
+    field = FieldReport(
+        version="1", patients=14, cells=500, promised={"sensitivity": found.model_copy(update={"value": 0.95})},
+        found={"sensitivity": found}, worse=("sensitivity",), months=(month,),
+    )  # fmt: skip
+    later = field.model_copy(update={"patients": 20, "worse": ()})
+    for number, report in enumerate((field, later)):
+        registry.note_night(a_night(id=f"{number}" * 24, field=report), b"")
+    client = mlflow.MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
+    tags = client.get_model_version(MODEL_NAME, "1").tags
+    assert tags["field.sensitivity"] == "0.9500 promised, 0.9100 found (0.8800 to 0.9300)"
+    assert tags["field.2026-03"] == "14 patients, sensitivity 0.9100"
+    assert (tags["field.patients"], tags["field.worse"]) == ("20", "none")
+    experiment = client.get_experiment_by_name("verdicts").experiment_id
+    assert {run.data.metrics["field.sensitivity"] for run in client.search_runs([experiment])} == {0.91}
 
 
 @pytest.mark.parametrize(

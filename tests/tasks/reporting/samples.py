@@ -23,6 +23,8 @@ from validation.records import (
     EpochRecord,
     Evaluation,
     Exhibits,
+    FieldMonth,
+    FieldReport,
     Finding,
     Gate,
     Interval,
@@ -408,6 +410,28 @@ def full_inputs(verdict: Verdict = Verdict.PROMOTED, **changed: Any) -> ReportIn
         cells=cells(table),
         champion_candidate=candidate("keras", "c0" * 32, 0.94),
     )
+
+
+def field_report(*worse: str) -> FieldReport:
+    """Version 7 on patients of two months since its promotion."""
+    return FieldReport(
+        version="7",
+        patients=45,
+        cells=2_310,
+        promised={name: interval(0.93, 0.015) for name in ("sensitivity", "specificity", "balanced_accuracy")},
+        found={name: interval(0.881, 0.02) for name in ("sensitivity", "specificity", "balanced_accuracy")},
+        worse=worse,
+        months=(
+            FieldMonth(month="2026-02", patients=31, sensitivity=0.912, specificity=0.951),
+            FieldMonth(month="2026-03", patients=14, sensitivity=None, specificity=0.944),
+        ),
+    )
+
+
+def in_the_field(*worse: str) -> ReportInputs:
+    """A night whose new patients were scored by the champion."""
+    made = full_inputs(Verdict.KEPT, gates=gates("superior balanced accuracy"))
+    return replace(made, night=made.night.model_copy(update={"field": field_report(*worse)}))
 
 
 def not_looked(verdict: Verdict, **changed: Any) -> ReportInputs:

@@ -15,6 +15,7 @@ from infra.store.memory import MemoryStore
 from tasks.context import Context
 from tasks.reporting.index import build_site, entries, render_index
 from tests.builders import NOON, CountingStore, context_over, made_up_decision
+from tests.tasks.reporting.samples import field_report
 from tests.tasks.reporting.test_page import HOSTILE, text_of
 from tests.tasks.test_report import night_of
 from validation.records import Interval, Night, Promotion, Verdict
@@ -47,6 +48,27 @@ def test_all_decisions_are_listed_newest_first_with_their_numbers(tmp_path: Path
     assert re.findall(r'href="(d\d[^"]*)"', page) == [f"{f'd{n}' * 6}.html" for n in (3, 2, 1)]
     assert "96.1% 95.1–97.1" in text_of(page)
     assert page.count('class="spark"') == 4
+
+
+def test_the_champion_in_use_is_shown_with_what_was_promised_and_found(tmp_path: Path) -> None:
+    nights = (
+        a_night(1, champion_after="7", field=field_report("specificity")),
+        a_night(2, champion_after="7", field=field_report()),
+        a_night(3, champion_after="7"),
+    )
+    text = text_of(build_site(remembered(tmp_path / "same", *nights)).read_text())
+    assert "version 7 since its promotion" in text
+    assert "2026-02 31 91.2% 95.1%" in text
+    assert "worse than promised" not in text  # the newest night's findings
+    replaced = (*nights, a_night(4, Verdict.PROMOTED, champion_before="7", champion_after="8"))
+    assert "since its promotion" not in text_of(build_site(remembered(tmp_path / "next", *replaced)).read_text())
+
+
+def test_a_first_champion_is_no_tested_promotion(tmp_path: Path) -> None:
+    first, tested = a_night(1, Verdict.PROMOTED), a_night(2, Verdict.PROMOTED, champion_before="1")
+    text = text_of(build_site(remembered(tmp_path, first, tested)).read_text())
+    assert text.count("✓ Promoted") == 1
+    assert text.count("1 First champion") == 1
 
 
 def test_later_changes_are_shown_with_the_decision(tmp_path: Path) -> None:

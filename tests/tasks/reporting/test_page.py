@@ -25,6 +25,7 @@ from tests.tasks.reporting.samples import (
     first_champion,
     full_inputs,
     gates,
+    in_the_field,
     invalid,
     not_looked,
     nothing_new,
@@ -421,7 +422,7 @@ def test_nothing_secret_reaches_a_page() -> None:
     page = render_report(replace(made, night=made.night.model_copy(update={"settings": settings})))
     for secret in ("hunter2", "0123abcd", "AKIAABCDEFGHIJKLMNOP", "verysecret"):
         assert secret not in page
-    assert "http://user:***@host/x" in page
+    assert "http://***@host/x" in page
 
 
 def test_a_failed_training_is_named_before_the_reasons() -> None:
@@ -514,6 +515,22 @@ def test_the_reference_is_named_where_there_is_one(pages: dict[str, str]) -> Non
         render_report(replace(made, evaluation=shown))
     )
     assert "small losses" not in text_of(pages["promoted"])
+
+
+def test_what_was_promised_is_beside_what_was_found_by_month(pages: dict[str, str]) -> None:
+    text = text_of(render_report(in_the_field()))
+    for fact in ("Sensitivity 93.0% 91.5–94.5 88.1% 86.1–90.1", "2026-02 31 91.2% 95.1%", "2026-03 14 no cells 94.4%"):
+        assert fact in text
+    assert "worse than promised" not in text
+    assert "Promised and found" not in text_of(pages["kept by gates"])
+
+
+def test_a_champion_that_is_worse_than_promised_is_named_before_all_else() -> None:
+    page = render_report(in_the_field("sensitivity"))
+    text = text_of(page)
+    assert text.index("worse than promised") < text.index("per 1,000 cells")
+    assert "the sensitivity of version 7 cannot be what was promised" in text
+    assert page.count("✕ worse than promised") == 1
 
 
 def test_a_loss_against_the_reference_is_told_apart_from_one_against_the_champion() -> None:

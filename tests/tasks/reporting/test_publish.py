@@ -14,8 +14,10 @@ import pytest
 from tasks.reporting.publish import KEY, LINK_KEY, markdown, publish_artifacts
 from tests import ROOT
 from tests.builders import CountingStore, context_over
+from tests.tasks.reporting.samples import field_report
 from tests.tasks.reporting.test_index import a_night
 from tests.tasks.reporting.test_page import HOSTILE
+from validation.records import Verdict
 
 pytestmark = pytest.mark.thorough
 
@@ -31,7 +33,7 @@ from validation.records import Verdict
 @flow(name="nights")
 def nights():
     for number, verdict in enumerate((Verdict.KEPT, Verdict.PROMOTED), start=1):
-        publish_task(context_over(CountingStore(), Path(sys.argv[1])), a_night(number, verdict))
+        publish_task(context_over(CountingStore(), Path(sys.argv[1])), a_night(number, verdict, champion_before="1"))
 
 nights()
 """
@@ -73,6 +75,12 @@ def test_a_hostile_sentence_is_text() -> None:
     assert "\\[click\\]\\(javascript:x\\)" in shown
     assert "\n# big" not in shown
     assert len(shown) < 3_000
+
+
+def test_a_first_champion_and_the_field_are_named() -> None:
+    shown = markdown(a_night(1, Verdict.PROMOTED, field=field_report("sensitivity")))
+    assert "## First champion" in shown
+    assert "sensitivity of version 7 cannot be what was promised" in shown
 
 
 def test_the_numbers_are_in_a_table() -> None:
