@@ -39,16 +39,16 @@ def emit_night_events(night: Night) -> None:
             resource={"prefect.resource.id": NIGHT, "prefect.resource.name": night.verdict.value},
             payload={**payload, "champion_before": night.champion_before, "champion_after": night.champion_after},
         )
-        failed = "{} could not be trained, and the night continued without it: {}"
-        for event, sentence, models in (
+        failed = "could not be trained, and the night continued without it"
+        for event, what, models in (
             (TRAINING_FAILED, failed, night.failed_trainings),
-            (GPU_UNUSED, "{} was trained on the CPU: {}", night.unused_gpus),
+            (GPU_UNUSED, "was trained on the CPU", night.unused_gpus),
         ):
             for model, why in models.items():
                 emit_event(
                     event=event,
                     resource={"prefect.resource.id": TRAINING, "prefect.resource.name": model},
-                    payload={**payload, "sentence": sentence.format(model, why)},
+                    payload={**payload, "sentence": f"{model} {what}: {why}"},
                 )
         if night.field and night.field.worse:
             emit_event(

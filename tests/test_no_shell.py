@@ -113,18 +113,21 @@ def test_no_value_reaches_a_shell_in_a_job_template(pool: str) -> None:
 
 
 def test_a_folder_with_a_nasty_name_is_only_a_name_to_make(tmp_path: Path) -> None:
-    """`make run CELLS=...` with everything in its name that a shell would act on."""
+    """`make run CELLS=... WITH=...` with everything in them that a shell would act on."""
     nasty = "$(touch hacked)`touch hacked`; touch hacked \"quoted\" 'too'"
     script = tmp_path / ".venv" / "bin" / "retrain"
     script.parent.mkdir(parents=True)
     script.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > told\n')
     script.chmod(0o755)
-    for name in ("requirements.txt", "pyproject.toml"):
-        (tmp_path / name).write_text("")
-    (tmp_path / ".venv" / ".installed").write_text("")
-    command = ["make", "-f", str(ROOT / "Makefile"), "run", f"CELLS={nasty.replace('$', '$$')}"]
+    # Stands for the Python that installs.
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > installed\n')
+    python.chmod(0o755)
+    words = {"CELLS": nasty.replace("$", "$$"), "WITH": nasty.replace("$", "$$"), "PYTHON": str(python)}
+    command = ["make", "-f", str(ROOT / "Makefile"), "run", *(f"{name}={word}" for name, word in words.items())]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "told").read_text().splitlines() == ["demo", "--cells", nasty]
+    assert (tmp_path / "installed").read_text().splitlines()[-2:] == ["--with", nasty]
     assert not (tmp_path / "hacked").exists()
