@@ -31,7 +31,7 @@ from tasks.reporting.words.next_steps import next_steps
 from tasks.reporting.words.reasons import why
 
 TEXT_LENGTH = 2_000  # of any text: no message from outside can make the page megabytes long
-WORST_PATIENTS = 15
+WORST_PATIENTS = 5
 
 
 def render_report(inputs: ReportInputs) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from validation.statistics.metrics import Scored
 from validation.statistics.report_metrics import CalibrationBin
 
 Floats = NDArray[np.float64]
+# The side of the square in which curves of good models differ.
+CORNER = 0.25
 
 
 def _called(scored: Scored) -> NDArray[np.bool_]:
@@ -46,7 +49,7 @@ def roc_plot(models: Mapping[Role, Scored]) -> str | None:
         return float(called[~scored.labels].mean()), float(called[scored.labels].mean())
 
     labels = ("False alarm rate (1 − specificity)", "Sensitivity")
-    return _curves("roc", models, curve, point, labels, corner=(0.0, 0.25))
+    return _curves("roc", models, curve, point, labels)
 
 
 def precision_recall_plot(models: Mapping[Role, Scored]) -> str | None:
@@ -61,7 +64,7 @@ def precision_recall_plot(models: Mapping[Role, Scored]) -> str | None:
         called = _called(scored)
         return float(called[scored.labels].mean()), float(scored.labels[called].mean()) if called.any() else 1.0
 
-    return _curves("pr", models, curve, point, ("Sensitivity (recall)", "Precision"), corner=(0.75, 1.0))
+    return _curves("pr", models, curve, point, ("Sensitivity (recall)", "Precision"))
 
 
 def _curves(
@@ -70,34 +73,25 @@ def _curves(
     curve: Callable[[Scored], tuple[Floats, Floats]],
     point: Callable[[Scored], tuple[float, float]],
     labels: tuple[str, str],
-    corner: tuple[float, float],
 ) -> str | None:
-    """Draw the curves of all models on the whole square, and the corner of good models again in an inset."""
+    """Draw the corner of good models, and as much more of the square as the marks need."""
     if not models or not all(0 < scored.labels.sum() < len(scored.labels) for scored in models.values()):
         return None
     where = {role: point(scored) for role, scored in models.items()}
 
-    def plot(axes: Any, *, named: bool) -> None:
+    def draw() -> Any:
+        drawing, axes = figure(top=0.97 - 0.055 * len(models))
         for role, scored in models.items():
             line, marker = STYLES[role]
             x, y = where[role]
             style = {"color": ROLE_COLOURS[role], "linestyle": line, "marker": marker}
             axes.plot(*curve(scored), **style | {"marker": ""})
-            axes.plot([x], [y], markersize=8, markeredgecolor="#ffffff", clip_on=not named, zorder=5, **style)
-            if named:
-                axes.plot([], [], markersize=7, label=f"{TITLES[role]}, threshold {scored.threshold:.3f}", **style)
+            axes.plot([x], [y], markersize=8, markeredgecolor="#ffffff", clip_on=False, zorder=5, **style)
+            axes.plot([], [], markersize=7, label=f"{TITLES[role]}, threshold {scored.threshold:.3f}", **style)
+        xs, ys = zip(*where.values(), strict=True)
+        across = (-0.002, max(CORNER, 1.1 * max(xs))) if name == "roc" else (min(1 - CORNER, 0.95 * min(xs)), 1.002)
+        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=across, ylim=(min(1 - CORNER, 0.95 * min(ys)), 1.005))
         axes.grid(True)
-
-    def draw() -> Any:
-        drawing, axes = figure(top=0.97 - 0.055 * len(models))
-        plot(axes, named=True)
-        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
-        left = corner[0] == 0
-        inset = axes.inset_axes((0.4 if left else 0.13, 0.12, 0.54, 0.54))
-        plot(inset, named=False)
-        inset.set(xlim=corner, ylim=(0.75, 1.003), xticks=[0.0, 0.1, 0.2] if left else [0.8, 0.9, 1.0])
-        inset.set_yticks([0.8, 0.9, 1.0])
-        inset.spines[:].set_visible(True)
         legend_above(axes)
         return drawing
 
@@ -118,7 +112,7 @@ def score_plot(role: Role, scored: Scored) -> str:
             title = f"{TITLES[role]} · {label}: {of_class.sum():,} cells, {(of_class & wrong).sum():,} {mistake}"
             axis.set_title(title, fontsize=11, loc="left")
         axes[1].set_xlabel(f"Probability of {POSITIVE}; dashed: threshold {scored.threshold:.3f}")
-        drawing.supylabel("Cells (logarithmic)", fontsize=11, x=0.01)
+        drawing.supylabel("Cells (square-root scale)", fontsize=11, x=0.01)
         return drawing
 
     counts = ", ".join(
@@ -137,15 +131,17 @@ def _edges(threshold: float) -> Floats:
 
 
 def _panel(axis: Any, scored: Scored, edges: Floats, of_class: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> None:
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    most = 1.0
     for cells, colour in ((of_class & ~wrong, LINE), (of_class & wrong, INK)):
         counts, _ = np.histogram(scored.probabilities[cells], edges)
-        kept = counts > 0  # a logarithm has no zero
-        left, width = edges[:-1][kept], np.diff(edges)[kept]
-        axis.bar(left, counts[kept] - 0.5, width, bottom=0.5, align="edge", color=colour, edgecolor=SOFT, linewidth=0.6)
-    axis.set_yscale("log")
-    axis.set(xlim=(0, 1), ylim=(0.5, max(10, 1.6 * of_class.sum())))
+        most = max(most, float(counts.max()))
+        axis.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colour, edgecolor=SOFT, linewidth=0.6)
+    # Its zero is on the axis, and a single cell can be seen.
+    axis.set_yscale("function", functions=(lambda count: np.sqrt(np.maximum(count, 0)), np.square))
+    axis.set(xlim=(0, 1), ylim=(0, 1.1 * most))
+    axis.yaxis.set_major_locator(FixedLocator([0, *(10**power for power in range(math.ceil(math.log10(most)) + 1))]))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.yaxis.set_minor_locator(NullLocator())
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ["gallery", "key", "sha256", "patient", "label", "challenger", "champion", "other", "note", "side", "image"]
 _TYPES = dict.fromkeys(COLUMNS, "object") | dict.fromkeys(ROLES, "float64") | {"label": "int64", "side": "int64"}
-THUMBNAIL, HEAT, QUALITY = 96, 112, 80
+THUMBNAIL, HEAT, QUALITY = 128, 112, 80
 QUARANTINED, QUARANTINED_EACH = 30, 6
 # Findings on images that have no defect, or on files that are not images.
 NOT_QUARANTINED = ("no patient", "junk file")

@@ -14,6 +14,7 @@ from sklearn.metrics import classification_report, f1_score, matthews_corrcoef, 
 from tasks.reporting.format import shorten
 from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.page import render_report
+from tasks.reporting.pictures.gallery import galleries
 from tasks.reporting.subgroups import stain_groups, worst_patients
 from tasks.reporting.words.headline import verdict_name
 from tests.tasks.reporting.samples import (
@@ -372,14 +373,38 @@ def test_the_side_by_side_figures_agree_with_scikit_learn(pages: dict[str, str])
     assert escape(printed) in pages["promoted"]
 
 
-def test_each_picture_is_in_the_page_once_and_described_in_words(pages: dict[str, str]) -> None:
+def test_each_cell_is_shown_once_and_described_in_words(pages: dict[str, str]) -> None:
     page, made = pages["promoted"], full_inputs()
     assert made.cells is not None
-    different = {data for data in made.cells["image"] if data}
-    assert page.count("data:image/webp") == len(different)
-    assert page.count("<use ") > len(different)
-    assert page.count('<svg class="cell"') == page.count('role="img" aria-label="Cell filed as') + 3
+    used = re.findall(r'<use href="#(i\d+)"', page)
+    drawn = made.cells[made.cells["image"] != b""]
+    heat = drawn[drawn["gallery"] == "heat"]
+    others = drawn[(drawn["gallery"] != "heat") & ~drawn["sha256"].isin(set(heat["sha256"]))]
+    # Pictures without a digest are the two batches and the one that was set aside.
+    assert len(used) == len(heat) + others["sha256"].nunique() - 1 + 3
+    assert page.count("data:image/webp") == len(set(used))
+    assert page.count('role="img" aria-label="Cell filed ') == len(used) - 3
     assert "No picture. Image; truncated: ends after 312 of 8,201 bytes" in page
+
+
+def test_a_cell_says_how_it_is_filed_and_called_and_why_else_it_is_there(pages: dict[str, str]) -> None:
+    made = full_inputs()
+    assert made.predictions is not None
+    assert made.cells is not None
+    shown = {gallery.name: gallery for gallery in galleries(made)[0]}
+    known = made.predictions.set_index("key")
+    mistakes = set(made.cells[made.cells["gallery"] == "mistakes"]["key"])
+    assert any(cell.key in mistakes for cell in shown["lost"].cells)
+    for cell in shown["lost"].cells:
+        row = known.loc[cell.key]
+        filed, called = ("infected" if yes else "uninfected" for yes in (row["label"] == 1, row["challenger"] >= 0.44))
+        assert cell.caption == f"filed {filed}, called {called}"
+        assert cell.is_wrong
+        assert ("confident mistake" in cell.badges) == (cell.key in mistakes)
+        assert cell.name in cell.key
+    assert not any(cell.is_wrong for cell in shown["gained"].cells)
+    assert shown["mistakes"].elsewhere > 0
+    assert f"{shown['mistakes'].elsewhere} of them under another heading" in text_of(pages["promoted"])
 
 
 def test_all_keys_of_the_label_disputes_are_listed_and_no_label_is_changed(pages: dict[str, str]) -> None:
