@@ -9,13 +9,15 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 
+from infra.processes.memory import release_memory
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid
 
@@ -31,9 +33,23 @@ TOLERANCE = 1e-3
 # A batch takes half a second; a network with a loop that does not end would take for ever.
 BATCH_SECONDS = 300.0
 
-FLOAT = "tensor(float)"
-
 Scores = npt.NDArray[np.float32]
+
+
+class Value(NamedTuple):
+    """An input or output of a graph: its ONNX type, and its sides; a text is a side of any length."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+
+
+class Interface(NamedTuple):
+    """What a graph says of itself."""
+
+    inputs: list[Value]
+    outputs: list[Value]
+    metadata: dict[str, str]
 
 
 def column_of(number: int) -> str:
@@ -47,21 +63,29 @@ class _Session(ABC):
     expected = ""
 
     def __init__(self, data: bytes, *, sha256_expected: str | None = None, threads: int = 0) -> None:
-        import onnxruntime
-
         if sha256_expected is not None and sha256(data) != sha256_expected:
             raise ModelFileInvalid(
                 f"the model file has SHA-256 {sha256(data)}, recorded is {sha256_expected}",
                 "it was damaged or tampered with: roll back to another version",
             )
+        self._data, self._threads = data, threads
+        self._interface = _interface(data)
+        self.side = self._checked_side()
+
+    @cached_property
+    def _session(self) -> Any:
+        """Opened when something is scored: that of five XResNet34 takes half a gigabyte."""
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = self._threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelFileInvalid(f"not a usable ONNX model: {str(error)[:200]}", "retrain, or roll back") from error
-        self.side = self._checked_side()
+        finally:
+            release_memory()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -69,17 +93,16 @@ class _Session(ABC):
         return cls(path.read_bytes())
 
     @abstractmethod
-    def _fits(self, outputs: list[tuple[str, str, int]]) -> bool: ...
+    def _fits(self, outputs: list[Value]) -> bool: ...
 
     def _checked_side(self) -> int:
-        inputs = [(i.name, i.type, list(i.shape)) for i in self._session.get_inputs()]
-        outputs = [(o.name, o.type, len(o.shape)) for o in self._session.get_outputs()]
-        shape = inputs[0][2] if len(inputs) == 1 else []
+        inputs, outputs, _ = self._interface
+        shape = inputs[0].shape if len(inputs) == 1 else ()
         fits = (
             len(shape) == 4
-            and inputs[0][:2] == (INPUT, "tensor(uint8)")
+            and inputs[0][:2] == (INPUT, "UINT8")
             and isinstance(shape[1], int)
-            and shape[1:] == [shape[1], shape[1], 3]
+            and shape[1:] == (shape[1], shape[1], 3)
             and self._fits(outputs)
         )
         if not fits:
@@ -107,13 +130,13 @@ class _Session(ABC):
         """Return the scores of a batch, within ``BATCH_SECONDS``: onnxruntime looks at ``terminate`` at every node."""
         import onnxruntime
 
-        options = onnxruntime.RunOptions()
+        session, options = self._session, onnxruntime.RunOptions()
         options.log_severity_level = 4  # the error says it
         clock = threading.Timer(BATCH_SECONDS, setattr, (options, "terminate", True))
         clock.daemon = True
         clock.start()
         try:
-            return self._session.run([output], {INPUT: batch}, options)[0]
+            return session.run([output], {INPUT: batch}, options)[0]
         except Exception as error:  # any error of onnxruntime for a graph that loads and does not run
             why = f"{len(batch)} images took over {BATCH_SECONDS:g} s" if options.terminate else str(error)[:200]
             raise ModelFileInvalid(f"the model does not run: {why}", "retrain, or roll back") from error
@@ -139,7 +162,6 @@ class ModelFile(_Session):
 
     def __init__(self, data: bytes, *, sha256_expected: str | None = None, threads: int = 0) -> None:
         super().__init__(data, sha256_expected=sha256_expected, threads=threads)
-        self._data, self._threads = data, threads
         self.folds = self._checked_folds()
 
     def score(self, images: Any) -> Scores:
@@ -166,14 +188,14 @@ class ModelFile(_Session):
             ModelFileInvalid: when a fold has no column.
         """
         self._check(images)
-        scores = np.empty(len(images), np.float32)
+        scores, graph = np.empty(len(images), np.float32), _parsed(self._data)
         if missing := sorted(set(np.unique(folds).tolist()) - set(self.folds)):
             raise ModelFileInvalid(f"the model file has no column for fold {missing}, it has {list(self.folds)}")
         for column, fold in enumerate(self.folds):
             rows = np.flatnonzero(folds == fold)
             if not len(rows):
                 continue
-            member = ModelFile(_column(self._data, column), threads=self._threads)
+            member = ModelFile(_column(graph, column), threads=self._threads)
             for batch in _batches(len(rows)):
                 scores[rows[batch]] = member.score(images[rows[batch]])
         return scores
@@ -200,13 +222,13 @@ class ModelFile(_Session):
                 "the file was not written by this project's trainings",
             )
 
-    def _fits(self, outputs: list[tuple[str, str, int]]) -> bool:
-        return outputs in ([(OUTPUT, FLOAT, 1)], [(OUTPUT, FLOAT, 1), (MEMBERS, FLOAT, 2)])
+    def _fits(self, outputs: list[Value]) -> bool:
+        return _ranks(outputs) in ([(OUTPUT, "FLOAT", 1)], [(OUTPUT, "FLOAT", 1), (MEMBERS, "FLOAT", 2)])
 
     def _checked_folds(self) -> tuple[int, ...]:
-        outputs = self._session.get_outputs()
+        _, outputs, metadata = self._interface
         columns = outputs[1].shape[1] if len(outputs) > 1 else 0
-        text = self._session.get_modelmeta().custom_metadata_map.get(FOLDS, "")
+        text = metadata.get(FOLDS, "")
         try:
             folds = tuple(int(fold) for fold in text.split(",")) if text else ()
         except ValueError:
@@ -232,20 +254,64 @@ class MemberFile(_Session):
         """Return the calibrated logit of Parasitized for uint8 images [n, side, side, 3], as float32 [n]."""
         return self._run(LOGIT, images, np.empty(len(images), np.float32))
 
-    def _fits(self, outputs: list[tuple[str, str, int]]) -> bool:
-        return outputs == [(LOGIT, FLOAT, 1)]
+    def _fits(self, outputs: list[Value]) -> bool:
+        return _ranks(outputs) == [(LOGIT, "FLOAT", 1)]
+
+
+def _parsed(data: bytes) -> Any:
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # of protobuf, which has no types
+        raise ModelFileInvalid(f"not a usable ONNX model: {str(error)[:200]}", "retrain, or roll back") from error
+    if not model.graph.node:  # no bytes are a message too
+        raise ModelFileInvalid("not a usable ONNX model: it has no graph", "retrain, or roll back")
+    return model
+
+
+def _interface(data: bytes) -> Interface:
+    """Read what a file says of its graph, without opening a session.
+
+    Raises:
+        ModelFileInvalid: when the bytes are no ONNX model.
+    """
+    import onnx
+
+    model = _parsed(data)
+    weights = {weight.name for weight in model.graph.initializer}
+
+    def described(values: Any) -> list[Value]:
+        return [
+            Value(
+                value.name,
+                onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+                tuple(
+                    dim.dim_value if dim.HasField("dim_value") else dim.dim_param
+                    for dim in value.type.tensor_type.shape.dim
+                ),
+            )
+            for value in values
+            if value.name not in weights
+        ]
+
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return Interface(described(model.graph.input), described(model.graph.output), metadata)
+
+
+def _ranks(values: list[Value]) -> list[tuple[str, str, int]]:
+    return [(value.name, value.type, len(value.shape)) for value in values]
 
 
 def _batches(count: int) -> Iterator[slice]:
     return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
-def _column(data: bytes, column: int) -> bytes:
+def _column(model: Any, column: int) -> bytes:
     """Return the network of one column of ``members`` as a file of its own, with the output ``probability``."""
     import onnx
     from onnx import TensorProto, helper
 
-    model = onnx.load_model_from_string(data)
     graph, prefix = model.graph, column_of(column)
     kept = onnx.GraphProto(name=graph.name, input=graph.input)
     kept.node.extend(node for node in graph.node if node.name.startswith(prefix))

@@ -74,7 +74,7 @@ def test_another_error_is_not_retried() -> None:
 def test_memory_freed_between_used_blocks_returns_to_the_system() -> None:
     code = """
 from pathlib import Path
-from tasks.models.memory import release_memory
+from infra.processes.memory import release_memory
 
 def held():
     lines = Path("/proc/self/status").read_text().splitlines()
