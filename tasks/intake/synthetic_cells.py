@@ -67,7 +67,7 @@ class SyntheticPlan:
         patients: new patients on night 1.
         cells_per_patient: mean number of cells of a new patient; each has 0.55 to 1.45 times as many.
         new_patients: new patients on each later night.
-        clinic_night: the night on which a second clinic joins, whose stain leaves drops on almost every cell.
+        clinic_night: the night on which a second clinic joins, whose stain leaves large drops on almost every cell.
         clinic_patients: patients of the second clinic, all of whom come on that night.
         label_noise: share of cells that are filed under the wrong class.
         scale: 1.0 gives cells of 80-190 px like the real ones; 0.3 is good for tests.
@@ -129,6 +129,7 @@ class _Look:
     stippling: float
     light: tuple[float, float]
     drops: float  # probability of drops of stain on a cell
+    drop: float  # their size, relative to a clean stain's
 
 
 def folder_of(cell: SyntheticCell) -> str:
@@ -207,6 +208,7 @@ def _look(index: int, plan: SyntheticPlan) -> _Look:
         stippling=max(0.0, rng.uniform(-0.5, 0.5)),
         light=(rng.normal(0, 0.02), rng.normal(0, 0.02)),
         drops=0.9 if second else 0.1 * dirt,
+        drop=1.8 if second else 1.0,
     )
 
 
@@ -338,7 +340,7 @@ def _distract(canvas: _Canvas, look: _Look, place: Callable[[float], tuple[float
             canvas.spot(near, 0.045, 0.035, rng.uniform(0.3, 0.75), violet)
     if rng.random() < look.drops:  # drops of stain: smaller, rounder and darker than chromatin
         for _ in range(rng.integers(1, 5)):
-            size = rng.uniform(0.025, 0.055)
+            size = look.drop * rng.uniform(0.025, 0.055)
             canvas.spot(place(0.3), size, size, rng.uniform(0.6, 0.95), dark)
     if rng.random() < 0.1 * look.dirt:  # dirt: brown or grey, long
         ink = np.array((120, 100, 85), np.float32) * np.float32(rng.uniform(0.7, 1.3))
