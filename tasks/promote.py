@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from infra.registry.registry import Registry
-from tasks.champion.approval import request_approval
+from tasks.champion.approval import request_approval, waits_for_person
 from tasks.champion.history import ChampionChange, append_change, reconcile_champion, refuse_changed, was_promoted
 from tasks.champion.reproduce import reproduce
 from tasks.context import Context
@@ -37,8 +37,11 @@ def promote(
     """
     with context.workspace.champion_lock():
         now = reconcile_champion(context, registry)
-        if decision.verdict is Verdict.AWAITING_APPROVAL:
+        by_person = decision.verdict is Verdict.PROMOTED and waits_for_person(context.settings)
+        if decision.verdict is Verdict.AWAITING_APPROVAL or by_person:
+            # Also where the record says `promoted`: it lies in the bucket, the setting does not.
             request_approval(context, decision)
+            return now
         if decision.verdict is not Verdict.PROMOTED or was_promoted(context, decision.id, decision.evaluation):
             return now
         before = decision.champion_before

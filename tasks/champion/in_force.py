@@ -6,6 +6,8 @@ that write access to one of them alone changes no champion unseen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from infra.registry.registry import Registry
 from tasks.champion.history import untouched_history
 from tasks.context import Context
@@ -62,6 +64,23 @@ def verified_file(context: Context, registry: Registry, champion: ChampionRef) -
     return data
 
 
+def refuse_changed_since(context: Context, version: ChampionRef, entries: Sequence[Promotion]) -> None:
+    """Compare an earlier champion in the registry with its candidate and with the entry that made it champion.
+
+    Raises:
+        ModelFileInvalid: when file or threshold differ.
+    """
+    problems = _of_candidate(context, version)
+    made = [entry for entry in entries if entry.version_after == version.version]
+    if made:
+        problems += _of_change(version, made[0])
+    if problems:
+        raise ModelFileInvalid(
+            f"version {version.version} is not what became champion: {'; '.join(problems)}",
+            "the registry was tampered with: find out who changed it, and choose another version",
+        )
+
+
 def registered_file(registry: Registry, version: ChampionRef) -> bytes:
     """Return a version's registered file.
 
@@ -86,7 +105,7 @@ def _of_candidate(context: Context, champion: ChampionRef) -> list[str]:
 
 
 def _of_entry(context: Context, registry: Registry, champion: ChampionRef, entry: Promotion) -> list[str]:
-    problems = _differences(champion, entry.model_sha256, entry.threshold, f"entry {entry.number} of the history")
+    problems = _of_change(champion, entry)
     if entry.evaluation is None:
         return problems
     evaluation = context.records.find(Evaluation, entry.evaluation)
@@ -100,6 +119,10 @@ def _of_entry(context: Context, registry: Registry, champion: ChampionRef, entry
         problems.append(error.message)
     where = f"evaluation {evaluation.id}"
     return [*problems, *_differences(champion, evaluation.challenger_sha256, evaluation.challenger_threshold, where)]
+
+
+def _of_change(version: ChampionRef, entry: Promotion) -> list[str]:
+    return _differences(version, entry.model_sha256, entry.threshold, f"entry {entry.number} of the history")
 
 
 def _differences(champion: ChampionRef, sha256: str | None, threshold: float | None, where: str) -> list[str]:

@@ -17,6 +17,7 @@ from tasks.champion.history import (
     history,
     reconcile_champion,
 )
+from tasks.champion.in_force import refuse_changed_since
 from tasks.champion.reproduce import reproduce
 from tasks.context import Context
 from tasks.promote import register_and_try
@@ -51,6 +52,7 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
         if now is not None and now.version == version:
             raise UsageError(f"version {version} is champion already", "`retrain history` shows the earlier champions")
         target = registry.version(version)
+        refuse_changed_since(context, target, entries)
         decision = registry.decision_of(version) or ""
         record = context.records.find(Decision, decision) if decision else None
         checked = reproduce(context, registry, target, record, strict=False)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from infra.registry.registry import Registry
+from infra.store.keys import record_key
 from tasks.champion.approval import leave_to_person, open_request, request_approval, waits_for_person
 from tasks.champion.history import history
 from tasks.choose import prepare_contest
@@ -226,6 +227,19 @@ def test_a_waiting_challenger_is_not_promoted_past_its_approval(
         override(context, registry, waiting, why="w", who=ANN)
     expire(context, waiting)
     assert override(context, registry, waiting, why="no answer in time", who=ANN) == registry.champion()
+
+
+def test_a_decision_edited_to_promoted_in_the_bucket_waits_all_the_same(context: Context, registry: Registry) -> None:
+    waiting = wait(context, registry, 1, None)
+    edited = waiting.model_copy(update={"verdict": Verdict.PROMOTED})
+    context.records.save(edited, edited.id)
+    context.store.delete(record_key(ApprovalRequest.kind, edited.id))
+    careful = with_settings(context, promotion={"approval": "person"})
+    candidate = context.records.load(Candidate, waiting.challenger or "")
+    assert promote(careful, edited, candidate, registry) is None
+    assert open_request(context, edited.id) is not None
+    _, champion = answer(careful, registry, edited.id, "approve", why="seen", who=ANN)
+    assert champion == registry.champion() is not None
 
 
 def test_a_tampered_challenger_is_not_approved_and_still_waits(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.registry.registry import Registry
-from infra.store.keys import MODEL_NAME
+from infra.store.keys import MODEL_NAME, record_key
 from tasks.champion.history import history
 from tasks.commands.describe_champion import describe_history
 from tasks.commands.rollback import override, rollback
@@ -17,7 +17,7 @@ from tasks.promote import promote
 from tests.builders import channel_model, made_up_candidate, made_up_decision
 from validation.digest import sha256
 from validation.errors import ModelFileInvalid, UsageError
-from validation.records import ChampionRef, Decision, Verdict
+from validation.records import Candidate, ChampionRef, Decision, Verdict
 
 ANN = "ann@lab"
 
@@ -93,12 +93,24 @@ def test_a_tampered_version_does_not_become_champion_again(
         rollback(context, registry, None, why="w", who=ANN)
     assert registry.champion() == champions[-1]
     assert len(history(context)) == 3
-    # Nor with a matching checksum: the store has the original one too.
+    # Nor with a matching checksum: the bucket has the original one too.
     registry._client.set_model_version_tag(MODEL_NAME, "2", "model_sha256", sha256(file.read_bytes()))
-    with pytest.raises(ModelFileInvalid, match="was trained to"):
+    with pytest.raises(ModelFileInvalid, match="not what became champion"):
         rollback(context, registry, None, why="w", who=ANN)
     # Past it, to an intact one.
     assert rollback(context, registry, "1", why="w", who=ANN) == champions[0]
+
+
+@pytest.mark.parametrize("without_candidate", [False, True])
+def test_a_version_whose_threshold_was_edited_in_the_registry_does_not_become_champion_again(
+    context: Context, registry: Registry, champions: list[ChampionRef], without_candidate: bool
+) -> None:
+    if without_candidate:  # its record was pruned: the entry of the history has the threshold too
+        context.store.delete(record_key(Candidate.kind, champions[1].candidate))
+    registry._client.set_model_version_tag(MODEL_NAME, "2", "threshold", "0.99")
+    with pytest.raises(ModelFileInvalid, match=r"the threshold 0\.99, "):
+        rollback(context, registry, None, why="w", who=ANN)
+    assert registry.champion() == champions[-1]
 
 
 def test_an_override_of_the_gate_is_recorded(
