@@ -93,6 +93,7 @@ class LogHandler(logging.StreamHandler[Any]):
         return lines(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr  # of now: whoever runs several commands in a process may have replaced it
         if not self.bar_is_drawn:
             super().emit(record)
         elif not getattr(record, "is_progress", False):

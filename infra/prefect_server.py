@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from infra.environment import environment_kept, prefect_api_url
+from infra.environment import CODE_ROOT, environment_kept, prefect_api_url
+from infra.inherited import of_a_server
 from infra.local.up_lock import machine_url
 from infra.settings.settings import Settings, secret_value
 from validation.errors import RetrainError
@@ -51,8 +52,9 @@ def prefect_server(settings: Settings) -> Iterator[str]:
     with log_path.open("wb") as output:
         # In its own session: Ctrl-C is for the night, which still has to report to the server how it ended.
         server = subprocess.Popen(
-            _server_command(port), stdout=output, stderr=output, env=_server_environment(), start_new_session=True
-        )
+            _server_command(port), cwd=CODE_ROOT, env=_server_environment(), stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
     try:
         with _prefect_pointed_to({"PREFECT_API_URL": url}):
             _wait_until_healthy(server, url, str(log_path))
@@ -102,7 +104,8 @@ def _server_command(port: int) -> list[str]:
 
 def _server_environment() -> dict[str, str]:
     # As Prefect's own temporary server: no pages, and no services of a permanent one.
-    return {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    ephemeral = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    return {**of_a_server(os.environ), **ephemeral}
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log_path: str) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from infra.environment import CODE_ROOT
+from infra.inherited import of_work
 from infra.scoring.model_file import MemberFile
 from infra.store.keys import member_key
 from tasks.cells.cell_data import CellData, load_cells
@@ -110,9 +112,10 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
     with (
         (folder / "stderr.log").open("wb") as errors,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            command, cwd=CODE_ROOT, env=of_work(os.environ),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
         ) as child,
-    ):
+    ):  # fmt: skip
         # The fit checks its own deadline between batches; this is for one that hangs.
         started, timer = time.monotonic(), threading.Timer(limit, child.kill)
         timer.start()
@@ -157,10 +160,15 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
 
 
 def _cause(folder: Path, code: int) -> str:
+    """Return why a training ended that did not say so itself."""
     if code < 0:
         return f"killed by signal {-code}" + (" (out of memory, or out of time?)" if code == -9 else "")
-    lines = (folder / "stderr.log").read_text(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else f"exit code {code}"
+    _, traced, text = (folder / "stderr.log").read_text(errors="replace").rpartition("Traceback (most recent")
+    # After a traceback's indented lines comes the error; its message may have more lines than that.
+    lines = [line for line in text.splitlines()[bool(traced) :] if line.strip() and not (traced and line[0].isspace())]
+    if not lines:
+        return f"exit code {code}"
+    return (lines[0] if traced else lines[-1]).strip()[:300]
 
 
 def _keep(

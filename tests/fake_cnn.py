@@ -32,7 +32,7 @@ class DefaultRecipe(Recipe):
     """``model`` is the path of the member's file that the training is to end with."""
 
     model: str = ""
-    behaviour: Literal["good", "chatty", "diverges", "crashes", "killed", "hangs", "silent", "large"] = "good"
+    behaviour: Literal["good", "chatty", "diverges", "crashes", "page", "killed", "hangs", "silent", "large"] = "good"
     epochs: int = 2
     min_steps: int = 0
     batch_size: int = 8
@@ -67,6 +67,8 @@ def fit(
         raise TrainingFailed("loss became nan in epoch 2", "lower the learning rate")
     elif recipe.behaviour == "crashes":
         raise ZeroDivisionError("in the middle of a batch")
+    elif recipe.behaviour == "page":
+        raise RuntimeError("CUDA error: an illegal memory access\n\nFor debugging set A=1.\n  Or not.\n")
     elif recipe.behaviour == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif recipe.behaviour == "hangs":

@@ -88,6 +88,7 @@ class Nights:
         surroundings |= {"PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
         # Its list of fonts takes a second to make.
         surroundings |= {"MPLCONFIGDIR": str(folder / "matplotlib")}
+        surroundings |= {"RETRAIN_INHERIT": "PREFECT_HOME,OMP_NUM_THREADS,MPLCONFIGDIR"}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.nights", str(empty_registry)],
             cwd=ROOT, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

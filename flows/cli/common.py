@@ -31,10 +31,11 @@ def named_path(text: str) -> Path:
 
 def prepared_settings() -> Settings:
     """Read the settings; prepare logging, and by the settings what libraries read when they are imported."""
-    from infra.runtime import prepare_environment
+    from infra.runtime import keep_prefect_from_files, prepare_environment
 
     settings = load_settings()
     prepare_environment(settings)
+    keep_prefect_from_files(settings)
     console.prepare_logging()
     return settings
 

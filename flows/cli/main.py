@@ -229,12 +229,13 @@ def main() -> None:
 
 def _night(settings: Settings, as_json: bool) -> None:
     from infra.prefect_server import prefect_server
-    from infra.runtime import prepare_environment
+    from infra.runtime import keep_prefect_from_files, prepare_environment
 
-    prepare_environment(settings)
     console.prepare_logging()
+    prepare_environment(settings)
     _check(settings)
     with prefect_server(settings), display.stages():
+        keep_prefect_from_files(settings)
         night = _run_flow()
     console.emit(night, as_json, display.verdict)
     if night.verdict is Verdict.INVALID_DATA:

@@ -15,6 +15,7 @@ import time
 
 from flows.unattended.deploy import TAG, deploy, ensure_pools
 from infra.environment import CODE_ROOT, prefect_api_auth, prefect_api_url
+from infra.inherited import of_a_server
 from infra.prefect_api import INTERRUPTED, PrefectServer
 from infra.processes.gpus import gpus
 from infra.processes.supervisor import Supervisor
@@ -137,7 +138,7 @@ class LocalDeployment:
         home = self.settings.home / "prefect"
         home.mkdir(parents=True, exist_ok=True)
         return {
-            **{name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+            **of_a_server(os.environ),
             **({"PREFECT_SERVER_API_AUTH_STRING": self.auth} if self.auth else {}),
             # The page calls the address that it was loaded from: another port, another host, a tunnel to either.
             "PREFECT_SERVER_UI_API_URL": "/api",

@@ -88,4 +88,6 @@ if __name__ == "__main__":
         sys.exit()
     die_with_parent(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
+    # Libraries look for settings where they run (.env, prefect.toml, matplotlibrc): not in a folder of anyone's.
+    os.chdir("/")
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from infra.environment import CODE_ROOT
+from infra.inherited import of_work
 from validation.errors import RetrainError
 
 # Importing OpenCV takes 0.1 s, and many times that on a loaded machine with a cold disk.
@@ -42,7 +43,7 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "infra.processes.parent", str(os.getpid()), module],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0,
-            cwd=CODE_ROOT, start_new_session=True,
+            cwd=CODE_ROOT, env=of_work(os.environ), start_new_session=True,
         )  # fmt: skip
         self._buffer = b""
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from infra.inherited import MLFLOW
 from infra.local.files import sync
 from validation.errors import RegistryUnreachable
 from validation.redaction import mask
@@ -119,17 +120,7 @@ def check_database(uri: str) -> None:
 
 def silence_mlflow() -> None:
     """Turn off MLflow's telemetry, migration logs and output, and retries that take minutes."""
-    defaults = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        # Standard output is for the command's own results.
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(MLFLOW)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # It also logs the traceback of every error that it raises.

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from infra.environment import CODE_ROOT
+from infra.inherited import of_work
 from infra.local.temporary import temporary_folder
 from infra.scoring.model_file import ModelFile
 from validation.errors import ModelFileInvalid
@@ -50,8 +52,9 @@ def rescore(
         command = ["infra.processes.parent", str(os.getpid()), "infra.scoring.isolated", str(folder), sha256_expected]
         try:
             done = subprocess.run(
-                [sys.executable, "-m", *command], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
-            )
+                [sys.executable, "-m", *command], cwd=CODE_ROOT, env=of_work(os.environ),
+                capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ModelFileInvalid(f"scoring {len(images):,} images took over {LIMIT_SECONDS:.0f} s") from None
         answer = _answer(done)

@@ -40,6 +40,14 @@ def well_formed(value: SecretAddress) -> SecretAddress:
     return value
 
 
+def names(value: Any) -> Any:
+    """Return a tuple of names, given with commas between them or as a list."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)]
+
+
 def class_names(value: Any) -> Any:
     """Return a dictionary of class names, given as ``infected=Parasitized,healthy=Uninfected`` or as one."""
     if not isinstance(value, str):
@@ -138,9 +146,7 @@ class EventSettings(Rules):
 class TrainingSettings(Rules):
     """What is trained, and where."""
 
-    models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("fastai", "keras"), min_length=1, description="the CNNs to train"
-    )
+    models: Names = Field(("fastai", "keras"), min_length=1, description="the CNNs to train")
     side: int = Field(64, ge=16, le=512, description="cells are resized to side x side pixels")
     seed: int = Field(1, ge=0, description="seed of every random choice of a training")
     target_sensitivity: float | None = Field(
@@ -169,11 +175,6 @@ class TrainingSettings(Rules):
         "warn",
         description="a GPU that a CNN's framework cannot use: `warn` trains on the CPU and says so, `fail` is an error",
     )
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _split_on_commas(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def recipe(self, model: str) -> dict[str, Any]:
         """Return the recipe settings of ``model``."""

@@ -30,6 +30,7 @@ from infra.settings.groups import (
     AlertSettings,
     ClassNames,
     EventSettings,
+    Names,
     PruneSettings,
     TrainingSettings,
     UpSettings,
@@ -99,6 +100,11 @@ class Settings(BaseSettings):
         pattern=r"^(local|dask|dask\+(tcp|tls)://[^/@\s]+:\d+)$",
         description="what measures and packs: `local`, processes; `dask`, a Dask cluster on this machine; "
         "`dask+tcp://HOST:PORT` (or `tls`), an existing one ([operations.md](operations.md))",
+    )
+    inherit: Names = Field(
+        (),
+        description="variables of the environment that are passed on besides those in infra/inherited.py, or instead "
+        "of what is set there: `OMP_NUM_THREADS,SLURM_*`",
     )
     wire: WireSettings = WireSettings()
     data: DataRules = DataRules()

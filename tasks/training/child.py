@@ -11,9 +11,11 @@ A separate process, so that none ever loads both frameworks and all of its memor
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ from tasks.training.device import UNUSED_HINT, ask_device, unused_gpu
 from validation.digest import sha256
 from validation.errors import RetrainError, TrainingFailed
 from validation.records import EpochRecord
+
+# Of an error's text, in characters.
+LONGEST = 400
 
 
 def main(folder: Path) -> None:
@@ -66,7 +71,17 @@ def main(folder: Path) -> None:
     except RetrainError as error:
         send({"error": error.message, "hint": error.hint})
         raise SystemExit(1) from None
+    except Exception as error:
+        traceback.print_exc()
+        send({"error": in_one_line(error)})
+        raise SystemExit(1) from None
     _save_result(folder, fitted, recipe, unused, time.monotonic() - started)
+
+
+def in_one_line(error: Exception) -> str:
+    """Return an error with its kind and message; of a long message, which may be a page, the beginning and the end."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 150]} ... {text[-140:]}"
 
 
 def _save_result(folder: Path, fit: FitResult, recipe: Recipe, unused: str, seconds: float) -> None:
@@ -101,4 +116,6 @@ def _data(folder: Path, pack: Path) -> TrainingData:
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
+    # Libraries look for settings where they run (matplotlibrc).
+    os.chdir(sys.argv[2])
     main(Path(sys.argv[2]))

@@ -6,10 +6,13 @@ Standard output has one JSON object: ``device``, ``why_no_gpu`` and ``unused_gpu
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
 
+from infra.environment import CODE_ROOT
+from infra.inherited import of_work
 from infra.processes.gpus import gpus
 from tasks.models import Device, get_model
 from validation.errors import RetrainError, TrainingFailed
@@ -48,7 +51,10 @@ def device_here(model: str) -> dict[str, Any]:
     """Return what a CNN trains on here, by its framework's word, from a process of its own."""
     command = [sys.executable, "-m", "tasks.training.device", model]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            command, cwd=CODE_ROOT, env=of_work(os.environ),
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"{model}'s framework did not answer within {SECONDS:g} s", "hint": "run it again"}
     try:

@@ -84,12 +84,26 @@ for _ in range(3):
     assert (home / "went-on").exists()
 
 
-def test_what_is_set_already_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_HOME", "/elsewhere")
+def test_what_a_person_passes_on_stays(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    prepare_environment(settings)
-    assert os.environ["PREFECT_HOME"] == "/elsewhere"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    prepare_environment(Settings(home=home, inherit=("TF_CPP_*",)))
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_warning_is_no_error_because_someone_wants_it_elsewhere(home: Path) -> None:
+    code = """
+import warnings
+from infra.runtime import prepare_environment
+from infra.settings.settings import Settings
+prepare_environment(Settings())
+warnings.warn("a library's", DeprecationWarning)
+print("went on")
+"""
+    environment = {**os.environ, "RETRAIN_HOME": str(home), "PYTHONWARNINGS": "error::DeprecationWarning"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("went on\n", 0), done.stderr
 
 
 def test_a_server_that_is_named_is_used(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from tasks import train as train_module
 from tasks.cells.cell_data import CellData, load_cells
 from tasks.context import Context
 from tasks.train import train
+from tasks.training.child import in_one_line
 from tasks.training.specs import member_specs
 from tests import ROOT
 from tests.builders import (
@@ -224,6 +225,7 @@ def test_a_framework_may_print_what_it_likes(context: Context, prepared: Prepare
     [
         ("diverges", "loss became nan in epoch 2"),
         ("crashes", "ZeroDivisionError: in the middle of a batch"),
+        ("page", r"RuntimeError: CUDA error: an illegal memory access For debugging set A=1\. Or not\.\n"),
         ("killed", r"killed by signal 9 \(out of memory, or out of time\?\)"),
         ("silent", "left no model"),
     ],
@@ -241,6 +243,55 @@ def test_a_training_that_fails_says_why_and_leaves_no_member(
     assert context.records.ids(Member) == []
     with pytest.raises(TrainingFailed, match=why):
         run(context, prepared, spec)
+
+
+def test_what_a_training_advises_reaches_its_reader(context: Context, prepared: Prepared, red_model: Path) -> None:
+    with pytest.raises(TrainingFailed) as caught:
+        run(context, prepared, spec_of(prepared, red_model, behaviour="diverges"))
+    assert caught.value.hint.startswith("lower the learning rate; its output is in ")
+
+
+TRACEBACK = """a framework's own words
+Traceback (most recent call last):
+  File "child.py", line 1, in <module>
+    import numpy
+    ^^^^^^^^^^^^
+ImportError: libfoo.so: cannot open shared object file
+
+The above was the direct cause of this:
+
+Traceback (most recent call last):
+  File "child.py", line 2, in <module>
+ImportError: NumPy cannot be imported.
+
+Things to try:
+  * read the page
+Good luck!
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "why"),
+    [
+        (TRACEBACK, 1, "ImportError: NumPy cannot be imported."),
+        ("terminate called\nwhat(): no threads\n", 1, "what(): no threads"),
+        ("", 3, "exit code 3"),
+    ],
+)
+def test_a_training_that_ends_before_it_can_say_why_is_read_from_its_log(
+    said: str, code: int, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "stderr.log").write_text(said)
+    assert train_module._cause(tmp_path, code) == why
+
+
+def test_of_a_page_of_an_error_the_beginning_and_the_end_are_told() -> None:
+    nodes = "at a node\n" * 99
+    told = in_one_line(RuntimeError(f"Graph execution error:\n\n{nodes}OOM when allocating"))
+    assert told.startswith("RuntimeError: Graph execution error: at a node ")
+    assert told.endswith("OOM when allocating")
+    assert len(told) < 420
+    assert in_one_line(ValueError()) == "ValueError"
 
 
 def test_a_training_that_hangs_is_killed_after_its_deadline(

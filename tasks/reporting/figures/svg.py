@@ -88,7 +88,9 @@ def render(draw: Any, name: str, label: str) -> str:
     """Run ``draw`` under the settings of this module alone and return its figure as tidy SVG text."""
     import matplotlib
 
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # not what a matplotlibrc of this machine says
+        matplotlib.rcParams.update(_RC)
         figure = draw()
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
