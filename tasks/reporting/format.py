@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import accumulate
 
+from markupsafe import Markup, escape
+
 from validation.records import Interval, Metrics
 from validation.redaction import mask
 
@@ -81,6 +83,35 @@ def shorten(text: str, length: int = KEY_LENGTH) -> str:
 def _fitting(parts: list[str], length: int) -> list[str]:
     """Return the first parts that together have at most ``length`` characters."""
     return [part for part, end in zip(parts, accumulate(map(len, parts)), strict=True) if end <= length]
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def cards(table: Markup, label: str) -> Markup:
+    """Return a table whose cells carry their column's heading, which a phone shows beside them; named ``label``.
+
+    The roles say what the elements are, since a table that is laid out as cards is no table to a browser. All text in
+    ``table`` is escaped, so every tag in it is one of the templates'.
+    """
+    head, body = re.split(r"(?<=</thead>)", table, maxsplit=1) if "</thead>" in table else ("", str(table))
+    headings = [re.sub(r"<small>.*?</small>|<[^>]+>", "", cell).strip() for cell in _CELL.findall(head)]
+
+    def row(match: re.Match[str]) -> str:
+        labels = iter(headings)
+        return _OPENING.sub(
+            lambda cell: f'<{cell[1]} role="{_ROLES[cell[1]]}" data-label="{next(labels, "")}"', match[0]
+        )
+
+    body = re.sub(r"<tr(?=[ >])", '<tr role="row"', re.sub(r"<tr.*?</tr>", row, body, flags=re.DOTALL))
+    named = f'<table role="table" aria-label="{escape(shorten(label, 120))}"'
+    text = (head + body).replace("<table", named, 1)
+    return Markup(text)  # noqa: S704 - the templates' own, with headings that they escaped
+
+
+_CELL = re.compile(r"<t[dh]\b[^>]*>(.*?)</t[dh]>", re.DOTALL)
+_OPENING = re.compile(r"<(td|th)(?=[ >])")
+_ROLES = {"td": "cell", "th": "rowheader"}
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------

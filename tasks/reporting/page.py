@@ -6,6 +6,7 @@ Sentences come from ``words/``, drawings from ``figures/``, cell images from ``p
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def render_report(inputs: ReportInputs) -> str:
     return page_environment().get_template("page.html.j2").render(
         r=inputs,
         d=decision,
+        decision=re.sub(r"[^\w-]", "", decision.id)[:64],
         e=evaluation,
         x=inputs.exhibits,
         difference_level=next(map(form.level, differences), ""),
@@ -78,7 +80,7 @@ def page_environment() -> Environment:
     environment.filters.update(
         short=form.shorten, capital=form.capital, share=form.share, number=form.number, signed=form.signed,
         when=form.when, measured=form.measured, bytes=decimal, spread=form.spread, duration=form.duration,
-        fixed=form.fixed,
+        fixed=form.fixed, cards=form.cards,
     )  # fmt: skip
     environment.globals.update(METRICS=form.METRICS, HEADLINES=form.HEADLINES, SYNTHETIC=SYNTHETIC)
     environment.globals.update(field_sentence=field_sentence, verdict_name=verdict_name)

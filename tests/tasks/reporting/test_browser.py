@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,19 +76,45 @@ def test_no_page_uses_the_network_or_bars_a_reader(name: str, tab: Any, pages: d
 
     tab.goto(pages[name])
     asked = list(tab.asked)
-    for scheme in ("light", "dark"):
+    for width, scheme in ((1280, "light"), (1280, "dark"), (820, "light"), (390, "light")):
+        tab.set_viewport_size({"width": width, "height": 900})
         tab.emulate_media(color_scheme=scheme)
         violations = Axe().run(tab).response["violations"]
-        assert [(v["id"], v["nodes"][0]["html"]) for v in violations] == [], scheme
+        assert [(v["id"], v["nodes"][0]["html"]) for v in violations] == [], (width, scheme)
     assert {url for url in asked if not url.startswith("data:")} == {pages[name]}
     assert tab.complaints == []
 
 
+@pytest.mark.parametrize("width", [360, 820])
 @pytest.mark.parametrize("name", ["promoted", "index"])
-def test_a_phone_shows_it_without_scrolling_sideways(name: str, tab: Any, pages: dict[str, str]) -> None:
-    tab.set_viewport_size({"width": 360, "height": 740})
+def test_nothing_is_wider_than_the_screen(name: str, width: int, tab: Any, pages: dict[str, str]) -> None:
+    tab.set_viewport_size({"width": width, "height": 740})
     tab.goto(pages[name])
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    tab.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    wide = (
+        "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML)"
+    )
+    assert [html[:200] for html in tab.evaluate(wide) if "<pre" not in html] == []
+
+
+def test_a_row_is_a_card_on_a_phone(tab: Any, pages: dict[str, str]) -> None:
+    tab.set_viewport_size({"width": 390, "height": 900})
+    tab.goto(pages["promoted"])
+    cell = tab.locator("table[aria-label='Metrics on judging patients'] tbody tr").first.locator("td").first
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content") == '"Challenger"'
+    assert cell.bounding_box()["width"] > 300
+    assert not tab.locator("table[aria-label='Metrics on judging patients'] thead").is_visible()
+    assert tab.locator("#commands").bounding_box()["y"] < tab.locator("#why").bounding_box()["y"]
+
+
+def test_the_tab_key_skips_to_the_content_and_stops_seldom(tab: Any, pages: dict[str, str]) -> None:
+    tab.goto(pages["promoted"])
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to the content"
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.id") == "main"
+    assert tab.locator("a[href], summary, input, [tabindex='0']").count() < 40
 
 
 def test_the_first_screen_holds_the_verdict_the_reason_and_the_command(tab: Any, pages: dict[str, str]) -> None:
@@ -129,7 +156,8 @@ def test_it_prints_on_few_pages_in_black_on_white(tab: Any, pages: dict[str, str
     # What a screen folds away is a line on paper: it is not cut without a sign.
     assert tab.locator("details > summary").first.bounding_box()["height"] > 0
     assert not tab.locator("details .keys").first.is_visible()
-    pdf = tab.pdf(path=str(tmp_path / "page.pdf"), format="A4")
+    pdf = tab.pdf(path=str(tmp_path / "page.pdf"), format="A4", outline=True, tagged=True)
+    assert b"/Outlines" in pdf
     assert 4 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 9
 
 
@@ -153,3 +181,20 @@ def test_the_index_is_whole_without_its_script(browser: Any, pages: dict[str, st
     assert page.locator("tbody tr:visible").count() == len(Verdict)
     assert not page.locator("#filters").is_visible()
     context.close()
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="no poppler on this machine")
+def test_every_printed_page_has_its_number_and_the_decision_and_the_last_a_place_to_sign(
+    tab: Any, pages: dict[str, str], tmp_path: Path
+) -> None:
+    tab.goto(pages["promoted"])
+    path = tmp_path / "page.pdf"
+    tab.pdf(path=str(path), format="A4")
+    printed = subprocess.run(
+        ["pdftotext", "-layout", str(path), "-"], capture_output=True, text=True, check=True
+    ).stdout
+    sheets = printed.split("\f")[:-1]
+    for number, sheet in enumerate(sheets, start=1):
+        assert f"Page {number} of {len(sheets)}" in sheet
+        assert "Decision 94c7d03b1f6e28a5d9410c3e" in sheet
+    assert "Signature" in sheets[-1]
