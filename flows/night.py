@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from infra.provenance import forget_peak_memory, hardware, peak_memory_mb, revision, versions
@@ -13,6 +14,7 @@ from infra.registry.registry import Registry
 from infra.store.keys import SYNTHETIC_MARK
 from tasks.champion.in_force import check_in_force
 from tasks.context import Context
+from tasks.nights import undamaged
 from tasks.pruning.retire import find_retired
 from tasks.report import report, report_again, report_path
 from tasks.reporting.words.recorded import nothing_new
@@ -102,8 +104,9 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
         return None
     decision = before.decision
     # A retired report is not rebuilt.
-    if decision and not report_path(context, decision).exists() and find_retired(context, decision) is None:
-        report(context, before)
+    lacking = decision and not report_path(context, decision).exists() and find_retired(context, decision) is None
+    if lacking and undamaged(partial(report, context, before)) is None:
+        return None  # some of its records are damaged: its stages make them again
     if before.verdict is Verdict.INVALID_DATA:
         return before.model_copy(update={"seconds": clock.seconds})
     champion, now = registry.champion(), datetime.now(UTC)
@@ -123,7 +126,8 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
             "finished_at": now,
         }
     )
-    return night.model_copy(update={"report": str(report_again(context, night))})
+    page = undamaged(partial(report_again, context, night))
+    return None if page is None else night.model_copy(update={"report": str(page)})
 
 
 def build_night_record(

@@ -20,7 +20,7 @@ from tasks.champion.in_force import registered_file
 from tasks.context import Context
 from tasks.judging.before_members import unseen
 from tasks.stage import stage
-from validation.errors import ModelFileInvalid
+from validation.errors import ModelFileInvalid, RetrainError, Unreachable
 from validation.gate import beats_on_tuning
 from validation.records import Candidate, ChampionRef, Metrics, Pack, Split, Start
 from validation.statistics.metrics import summarise
@@ -126,7 +126,13 @@ def reference_version(context: Context, registry: Registry) -> ChampionRef | Non
         return registry.version(named)
     for number in champion_lineage(history(context)):
         version = registry.version(number)
-        if context.records.find(Candidate, version.candidate) is not None:
+        try:
+            found = context.records.find(Candidate, version.candidate, strict=True) is not None
+        except Unreachable:
+            raise
+        except RetrainError:
+            found = True  # damaged: the reference must not move on because of it
+        if found:
             return version
     return None
 

@@ -56,7 +56,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
     named = load_cells(context, split, pack).judged_by(range(FOLDS))
     cells = _judging(context, contest, named)
     id_ = _id(context, contest, split, cells)
-    stored = context.records.find(Evaluation, id_)
+    stored = context.records.find_whole(Evaluation, id_)
     # One that was placed there, or whose sealing was killed, is made again.
     if stored is not None and is_sealed(registry, stored):
         return stored

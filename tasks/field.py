@@ -161,7 +161,7 @@ def _found(context: Context, champion: ChampionRef) -> pd.DataFrame:
 def _promised(context: Context, registry: Registry, champion: ChampionRef) -> Floats | None:
     """Return the tallies by patient of the evaluation that the champion was promoted on."""
     decision = context.records.find(Decision, registry.decision_of(champion.version) or "")
-    evaluation = context.records.find(Evaluation, decision.evaluation) if decision and decision.evaluation else None
+    evaluation = context.records.find_whole(Evaluation, (decision.evaluation if decision else "") or "")
     if evaluation is None:
         return None
     table = context.records.load_table(evaluation.predictions)

@@ -41,10 +41,7 @@ def load_all(context: Context, record: type[R], *, strict: bool = False) -> list
         StoreUnreachable: when the store does not answer.
     """
     records = context.records
-
-    def load(id_: str) -> R | None:
-        return records.load(record, id_) if strict else undamaged(lambda: records.find(record, id_))
-
+    load = partial(records.load, record) if strict else partial(records.find, record)
     with ThreadPoolExecutor(THREADS) as pool:
         return [loaded for loaded in pool.map(load, records.ids(record)) if loaded is not None]
 
@@ -69,9 +66,14 @@ def finished_decisions(context: Context) -> Iterator[Decision]:
     """Yield the decisions of finished nights, newest night first; each is read when it is asked for."""
     for night in nights(context):
         if night.decision is not None:
-            decision = undamaged(partial(context.records.find, Decision, night.decision))
+            decision = context.records.find(Decision, night.decision)
             if decision is not None:
                 yield decision
+
+
+def newest_night(context: Context) -> Night | None:
+    """Return the finished night that ended last."""
+    return latest_of(context, "night", Night, _finished)
 
 
 def find_night(context: Context, text: str) -> Night:
@@ -82,7 +84,7 @@ def find_night(context: Context, text: str) -> Night:
         ObjectMissing: when the decision's night was not finished.
     """
     if text == "latest":
-        night = latest_of(context, "night", Night, _finished)
+        night = newest_night(context)
         if night is None:
             raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
         return night

@@ -167,6 +167,8 @@ def _snapshot(
     """Return the snapshot that has these rows, stored if it is new, and its rows as they are stored."""
     id_ = snapshots.snapshot_id(rows)
     if parent is not None and parent.id == id_ and before is not None:
+        if snapshots.find(context, id_) is None:  # damaged or lost: the pointer has it too
+            context.records.save(parent, id_)
         return parent, before
     stored = snapshots.find(context, id_)
     if stored is None:

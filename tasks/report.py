@@ -78,7 +78,10 @@ def report_again(context: Context, night: Night) -> Path:
 
 def _is_of_before_members(context: Context, decision: str) -> bool:
     """Whether a decision is one of 0.1, which names the generation of its holdout."""
-    return "generation" in json.loads(context.store.get(record_key(Decision.kind, decision)))
+    try:
+        return "generation" in json.loads(context.store.get(record_key(Decision.kind, decision)))
+    except ValueError:
+        return False  # damaged, which is named when it is loaded
 
 
 def _kept_page(context: Context, decision: str) -> Path:

@@ -26,7 +26,7 @@ def split(context: Context, validation: ValidationResult) -> Split:
     were filed under a patient of another origin before is left out and named as a crossing.
     """
     id_ = digest(validation.id, "folds", FOLDS)
-    if (stored := context.records.find(Split, id_)) is not None:
+    if (stored := context.records.find_whole(Split, id_)) is not None:
         return stored
     known = remember(context)
     table = assign_origins(known, context.records.load_table(validation.facts))

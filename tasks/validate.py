@@ -22,7 +22,6 @@ from validation.batch.data_docs import data_docs_page
 from validation.batch.expectations import check_batch
 from validation.batch.totals import tonight, totals
 from validation.digest import digest
-from validation.errors import ObjectMissing
 from validation.findings import REASONS, with_severities
 from validation.images.duplicates import near_duplicate_findings, without_duplicates
 from validation.images.facts import FACT_NAMES, FACTS_VERSION, ImageFacts, judge_image, learn_bounds
@@ -46,9 +45,8 @@ def validate(context: Context, snapshot: Snapshot, champion: ChampionRef | None 
     rules = context.settings.data
     against = champion.candidate if champion else None
     id_ = digest(snapshot.id, rules.model_dump(mode="json"), RULES_VERSION, FACTS_VERSION, against)
-    stored = context.records.find(ValidationResult, id_)
     # The tables of an old night may have been pruned, and its data may be back.
-    if stored is not None and all(context.store.exists(key) for key in (stored.facts, stored.findings)):
+    if (stored := context.records.find_whole(ValidationResult, id_)) is not None:
         context.records.point("validation", stored)
         return stored
     reference = reference_of(context, champion)
@@ -80,11 +78,10 @@ def _is_new(context: Context, snapshot: Snapshot, objects: pd.DataFrame) -> pd.S
     all_new = pd.Series(True, index=objects.index)
     if snapshot.parent is None:
         return all_new
-    try:
-        parent = context.records.load(Snapshot, snapshot.parent)
-        before = context.records.load_table(parent.table).set_index("key")["sha256"]
-    except ObjectMissing:  # pruned with the report of its night
+    parent = context.records.find_whole(Snapshot, snapshot.parent)
+    if parent is None:  # pruned with the report of its night
         return all_new
+    before = context.records.load_table(parent.table).set_index("key")["sha256"]
     return objects["key"].map(before).ne(objects["sha256"]) | ~objects["key"].isin(before.index)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -55,9 +56,14 @@ def moment(text: str | None) -> datetime | None:
 
 def history(as_json: AsJson = False) -> None:
     """Print who or what changed the champion, when, from which version to which, why, and on which evidence."""
+    from infra.registry.registry import Registry
     from tasks.commands.describe_champion import describe_history
+    from validation.errors import RegistryUnreachable
 
-    console.emit(describe_history(open_context()), as_json, display.history)
+    context, registry = open_context(), None
+    with suppress(RegistryUnreachable):
+        registry = Registry(context.settings)
+    console.emit(describe_history(context, registry), as_json, display.history)
 
 
 def rollback(

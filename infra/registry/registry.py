@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from infra.registry.mlflow_client import (
     silence_mlflow,
 )
 from infra.registry.nights import field_tags, log_night
-from infra.registry.versions import log_version, tags_of
+from infra.registry.versions import EVIDENCE, log_version, tags_of
 from infra.settings.settings import Settings
 from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME
 from validation.digest import sha256
@@ -119,6 +120,20 @@ class Registry:
                 "it was damaged or tampered with: roll back to another version (`retrain rollback --why ...`)",
             )
         return data
+
+    def evidence(self, version: str, name: str) -> str | None:
+        """Return the copy of a record that a version was registered with (``evaluation``); None where it is gone."""
+
+        def read() -> str | None:
+            from mlflow.exceptions import MlflowException
+
+            with temporary_folder("evidence") as folder, suppress(MlflowException, OSError):
+                run = self._client.get_model_version(MODEL_NAME, version).run_id
+                path = self._client.download_artifacts(run, f"{EVIDENCE}/{name}.json", str(folder))
+                return Path(path).read_text()
+            return None
+
+        return self._call(read)
 
     def register(
         self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None = None

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
 from infra.store.base import Store
-from infra.store.keys import OURS, latest_key, record_key, table_key
-from validation.errors import ObjectMissing, RetrainError, UsageError
-from validation.records import Record
+from infra.store.keys import ORIGINS, OURS, latest_key, record_key, table_key
+from validation.errors import ObjectMissing, RetrainError, Unreachable, UsageError
+from validation.records import ApprovalAnswer, ApprovalRequest, Look, Promotion, Record, Retired
 
 if TYPE_CHECKING:
     import pandas as pd
 
 R = TypeVar("R", bound=Record)
+
+log = logging.getLogger(__name__)
+
+TABLE = ".parquet"
+# All others are left by a night's stages, each of which finds its own by its name, and makes it where it is not.
+NEVER_MADE_AGAIN = tuple(record.kind for record in (Promotion, ApprovalRequest, ApprovalAnswer, Look, Retired))
 
 
 class Records:
@@ -33,12 +40,38 @@ class Records:
         """Return the record at ``key``, for those without an id; raises as ``load`` does."""
         return self._parse(record, key)
 
-    def find(self, record: type[R], id_: str) -> R | None:
-        """Return a stored record or None."""
+    def find(self, record: type[R], id_: str, *, strict: bool = False) -> R | None:
+        """Return a stored record or None: a damaged one, which the log names, counts as absent and is written again.
+
+        Raises:
+            RetrainError: with ``strict``, for a damaged record.
+        """
         try:
             return self.load(record, id_)
         except ObjectMissing:
             return None
+        except Unreachable:
+            raise
+        except RetrainError as error:
+            if strict:
+                raise
+            log.error("counts as absent: %s", error.message)
+            return None
+
+    def find_whole(self, record: type[R], id_: str) -> R | None:
+        """Return a stored record all of whose tables can be read; None where it has to be made again."""
+        if (stored := self.find(record, id_)) is None:
+            return None
+        for value in dict(stored).values():
+            if isinstance(value, str) and value.endswith(TABLE):
+                try:
+                    self.load_table(value)
+                except Unreachable:
+                    raise
+                except RetrainError as error:
+                    log.error("made again: %s", error.message)
+                    return None
+        return stored
 
     def save(self, record: Record, id_: str) -> None:
         """Store a record under its id."""
@@ -67,7 +100,8 @@ class Records:
     def save_table(self, record: type[Record], id_: str, name: str, table: pd.DataFrame) -> str:
         """Store a table of a record and return its key. Same table, same bytes."""
         data = io.BytesIO()
-        table.to_parquet(data, index=False, compression="zstd")
+        # A flipped bit would otherwise be read as another value.
+        table.to_parquet(data, index=False, compression="zstd", write_page_checksum=True)
         key = table_key(record.kind, id_, name)
         self.store.put(key, data.getvalue())
         return key
@@ -75,15 +109,12 @@ class Records:
     def load_table(self, key: str) -> pd.DataFrame:
         """Return a stored table; raises ObjectMissing when there is none, RetrainError when it is damaged."""
         import pandas as pd
-        import pyarrow as pa
 
         data = self.store.get(key)
         try:
-            return pd.read_parquet(io.BytesIO(data))
-        except (pa.ArrowException, OSError) as error:
-            raise RetrainError(
-                f"the table {key} in {self.store.uri} is damaged", "delete it: the stage that wrote it writes it again"
-            ) from error
+            return pd.read_parquet(io.BytesIO(data), page_checksum_verification=True)
+        except Exception as error:  # a flipped bit in the metadata may raise anything
+            raise RetrainError(f"the table {key} in {self.store.uri} is damaged", _remedy(key)) from error
 
     def point(self, name: str, record: Record) -> None:
         """Set the moving pointer ``name`` to ``record``."""
@@ -107,9 +138,18 @@ class Records:
                     "it stays where it is, and counts as absent",
                 ) from error
             raise RetrainError(
-                f"the record {key} in {self.store.uri} is damaged or of another version: {error.error_count()} errors",
-                f"first: {error.errors()[0]['loc']} {error.errors()[0]['msg']}",
+                f"the record {key} in {self.store.uri} is damaged or of another version: {error.error_count()} errors, "
+                f"the first: {error.errors()[0]['loc']} {error.errors()[0]['msg']}",
+                _remedy(key),
             ) from error
+
+
+def _remedy(key: str) -> str:
+    """Return the one thing to do about a damaged object."""
+    kind = key.removeprefix(OURS).partition("/")[0]
+    if kind in NEVER_MADE_AGAIN or key.startswith(ORIGINS):
+        return "nothing makes it again: restore it from a backup, or from the bucket's earlier versions"
+    return "a night over the same cells makes it again; if there are others now, restore it from a backup"
 
 
 def _is_older(data: bytes) -> bool:

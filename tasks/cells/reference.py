@@ -28,8 +28,8 @@ def reference_of(context: Context, champion: ChampionRef | None) -> Reference:
         return Reference("this batch itself, since there is no champion yet", None)
     records = context.records
     candidate = records.find(Candidate, champion.candidate)
-    split = records.find(Split, candidate.split) if candidate else None
-    validation = records.find(ValidationResult, split.validation) if split else None
+    split = records.find_whole(Split, candidate.split) if candidate else None
+    validation = records.find_whole(ValidationResult, split.validation) if split else None
     if split is None or validation is None:
         return Reference(f"this batch itself, since the records of version {champion.version} are gone", None)
     facts = records.load_table(validation.facts)

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 ENTRY, ANSWER = "history.", "answer."
 LONGEST_WHY = 1_000
+REPAIRED = "the next night, or any command that changes the champion, writes it again"
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,12 @@ def history(context: Context) -> list[Promotion]:
     Raises:
         RetrainError: when an entry is damaged or missing; its key is named.
     """
-    repaired = "the next night, or any command that changes the champion, writes it again"
     entries = []
     for number, id_ in enumerate((id_ for id_ in context.records.ids(Promotion) if id_.isdigit()), start=1):
         if int(id_) != number:
             raise ObjectMissing(
                 f"the history in {context.store.uri} has no entry {history_key(number)}, but later ones",
-                f"the registry has it too: {repaired}",
+                f"the registry has it too: {REPAIRED}",
             )
         try:
             entries.append(context.records.load(Promotion, id_))
@@ -62,7 +62,7 @@ def history(context: Context) -> list[Promotion]:
             raise
         except RetrainError as error:
             key = record_key(Promotion.kind, id_)
-            hint = f"{error.hint}; the registry has this entry too: move {key} away, and {repaired}"
+            hint = f"{error.hint}; the registry has this entry too: move {key} away, and {REPAIRED}"
             raise RetrainError(error.message, hint) from error
     return entries
 
@@ -198,7 +198,7 @@ def untouched_history(context: Context, registry: Registry) -> list[Promotion]:
             key = history_key(entry.number)
             raise RetrainError(
                 f"{key} in {context.store.uri} was changed: it differs from entry {entry.number} in the registry",
-                f"find out who changed it; then move {key} away, and the same command writes it again",
+                f"find out who changed it; then move {key} away, and {REPAIRED}",
             )
     return entries
 

@@ -6,6 +6,7 @@ that write access to one of them alone changes no champion unseen.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from infra.registry.registry import Registry
@@ -21,6 +22,8 @@ from validation.errors import (
     Unreachable,
 )
 from validation.records import Candidate, ChampionRef, Evaluation, Promotion
+
+log = logging.getLogger(__name__)
 
 
 def check_in_force(context: Context, registry: Registry) -> ChampionRef | None:
@@ -108,7 +111,7 @@ def _of_entry(context: Context, registry: Registry, champion: ChampionRef, entry
     problems = _of_change(champion, entry)
     if entry.evaluation is None:
         return problems
-    evaluation = context.records.find(Evaluation, entry.evaluation)
+    evaluation = context.records.find(Evaluation, entry.evaluation) or _restored(context, registry, champion, entry)
     if evaluation is None:
         return [*problems, f"its evaluation {entry.evaluation} is not in the bucket"]
     if evaluation_digest(evaluation) != entry.evaluation_digest:
@@ -123,6 +126,19 @@ def _of_entry(context: Context, registry: Registry, champion: ChampionRef, entry
 
 def _of_change(version: ChampionRef, entry: Promotion) -> list[str]:
     return _differences(version, entry.model_sha256, entry.threshold, f"entry {entry.number} of the history")
+
+
+def _restored(context: Context, registry: Registry, champion: ChampionRef, entry: Promotion) -> Evaluation | None:
+    """Write a lost or damaged evaluation again from the registry's copy, if that is the one the entry rests on."""
+    try:
+        evaluation = Evaluation.model_validate_json(registry.evidence(champion.version, "evaluation") or "")
+    except ValueError:
+        return None
+    if evaluation.id != entry.evaluation or evaluation_digest(evaluation) != entry.evaluation_digest:
+        return None
+    context.records.save(evaluation, evaluation.id)
+    log.error("evaluation %s was lost or damaged: it is written again from the registry's copy", evaluation.id)
+    return evaluation
 
 
 def _differences(champion: ChampionRef, sha256: str | None, threshold: float | None, where: str) -> list[str]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from infra.registry.registry import Registry
 from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME, OURS, report_key
-from tasks.champion.history import champion_at, current_champion, history
+from tasks.champion.history import ENTRY, champion_at, current_champion, history, untouched_history
 from tasks.context import Context
 from tasks.field import field_report
+from tasks.nights import load_all
 from validation.records import ApprovalAnswer, ChampionRef, Decision, Evaluation, Promotion
 from validation.redaction import mask
 
@@ -23,7 +24,7 @@ def describe_champion(context: Context, registry: Registry, moment: datetime | N
     Raises:
         UsageError: when there is no champion yet, or there was none then.
     """
-    entries = history(context)
+    entries = _compared(context, registry)
     entry: Promotion | None
     if moment is not None:
         entry = champion_at(entries, moment)
@@ -60,9 +61,13 @@ def describe_champion(context: Context, registry: Registry, moment: datetime | N
     return facts if moment is None else {"at": moment.isoformat(timespec="seconds"), **facts}
 
 
-def describe_history(context: Context) -> list[dict[str, Any]]:
-    """Return every change of the champion, and every answer that changed nothing, oldest first, as plain values."""
-    entries = history(context)
+def describe_history(context: Context, registry: Registry | None) -> list[dict[str, Any]]:
+    """Return every change of the champion, and every answer that changed nothing, oldest first, as plain values.
+
+    Raises:
+        RetrainError: when an entry is damaged, or differs from the registry's.
+    """
+    entries = _compared(context, registry)
     reports = {info.key for info in context.store.list(f"{OURS}reports/")}
     rows: list[tuple[datetime, dict[str, Any]]] = []
 
@@ -85,10 +90,20 @@ def describe_history(context: Context) -> list[dict[str, Any]]:
     for entry in entries:
         add(entry, entry.action, entry)
     carried_out = {entry.decision for entry in entries if entry.action == "approved"}
-    for answer in (context.records.load(ApprovalAnswer, id_) for id_ in context.records.ids(ApprovalAnswer)):
+    for answer in load_all(context, ApprovalAnswer):
         if answer.decision not in carried_out:
             add(answer, "rejected" if answer.answer == "reject" else "approved, not carried out")
     return [row for _, row in sorted(rows, key=lambda timed: timed[0])]
+
+
+def _compared(context: Context, registry: Registry | None) -> list[Promotion]:
+    """Return the history, compared with the registry's; where that cannot be, the log says so."""
+    if registry is not None and registry.entries_with_prefix(ENTRY):
+        return untouched_history(context, registry)
+    entries = history(context)
+    if entries:
+        log.warning("not compared with the registry, which %s", "has no history" if registry else "does not answer")
+    return entries
 
 
 def _entry_of_today(entries: list[Promotion], champion: ChampionRef) -> Promotion | None:

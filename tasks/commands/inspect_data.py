@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from tasks.context import Context
+from tasks.nights import undamaged
 from tasks.pull import pull
 from tasks.validate import validate
 from validation.errors import UsageError
@@ -24,7 +25,7 @@ def last_validation(context: Context) -> ValidationResult:
     Raises:
         UsageError: when nothing has been validated yet.
     """
-    result = context.records.latest("validation", ValidationResult)
+    result = undamaged(lambda: context.records.latest("validation", ValidationResult))
     if result is None:
         raise UsageError("nothing has been validated yet", "start with `retrain validate` or `retrain run`")
     return result

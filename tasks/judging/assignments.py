@@ -6,16 +6,23 @@ that was killed and is run again finds what it remembered itself, and comes to t
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
-from infra.store.keys import ORIGINS
+from infra.store.keys import ORIGINS, table_key
 from tasks.context import Context
+from tasks.nights import undamaged
+from validation.errors import RetrainError, Unreachable
 from validation.records import Split
 
+log = logging.getLogger(__name__)
+
+_TABLE = ".cells.parquet"
 COLUMNS = ["pixels", "patient", "origin"]
 # Of pixels that are not remembered; no name of a patient has a line break (infra/store/keys.py).
 _NEW = "\n"
@@ -41,10 +48,30 @@ class Memory:
 
 def remember(context: Context) -> Memory:
     """Return what all splits have remembered."""
-    keys = sorted(info.key for info in context.store.list(ORIGINS) if info.key.endswith(".parquet"))
-    tables = [context.records.load_table(key) for key in keys]
+    keys = sorted(info.key for info in context.store.list(ORIGINS) if info.key.endswith(_TABLE))
+    tables = [_undamaged(context, key) for key in keys]
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS, dtype=str)
     return Memory(rows.drop_duplicates(COLUMNS, ignore_index=True))
+
+
+def _undamaged(context: Context, key: str) -> pd.DataFrame:
+    """Return a remembered table; a damaged one is made again from all rows of its split.
+
+    Raises:
+        RetrainError: when these are gone too: without it cells may change their fold.
+    """
+    try:
+        return context.records.load_table(key)
+    except Unreachable:
+        raise
+    except RetrainError as error:
+        split = key.removeprefix(ORIGINS).removesuffix(_TABLE)
+        rows = undamaged(partial(context.records.load_table, table_key(Split.kind, split, "rows")))
+        if rows is None:
+            raise
+        log.error("%s: it is made again from all rows of split %s", error.message, split)
+        context.records.save_table(Split, f"origins/{split}", "cells", rows[COLUMNS].drop_duplicates())
+        return context.records.load_table(key)
 
 
 def memorise(context: Context, split: str, rows: pd.DataFrame, known: Memory) -> None:

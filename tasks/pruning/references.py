@@ -17,7 +17,8 @@ from infra.registry.registry import Registry
 from tasks.champion.approval import open_requests
 from tasks.champion.history import history
 from tasks.context import Context
-from tasks.nights import decisions, load_all
+from tasks.nights import decisions, load_all, newest_night
+from tasks.snapshots.tables import latest
 from validation.records import (
     ApprovalAnswer,
     ApprovalRequest,
@@ -26,7 +27,6 @@ from validation.records import (
     Evaluation,
     Exhibits,
     Member,
-    Night,
     Record,
     Retired,
     Snapshot,
@@ -90,7 +90,7 @@ class References:
         Those of registered versions, of the history, of open approvals and of answered ones; and that of the newest
         night: it is judged again when the settings change.
         """
-        newest = self._context.records.latest("night", Night)
+        newest = newest_night(self._context)
         return {
             *self._may_be_scored_again,
             *(entry.decision for entry in history(self._context)),
@@ -101,6 +101,7 @@ class References:
 
     @cached_property
     def _open_requests(self) -> list[ApprovalRequest]:
+        load_all(self._context, ApprovalRequest, strict=True)
         return open_requests(self._context)
 
     @cached_property
@@ -165,7 +166,7 @@ class References:
     def _of_now(self, needed: Needed) -> None:
         """Keep the newest snapshot and the one before it: the next pull and the next validation compare with them."""
         records = self._context.records
-        snapshot = records.latest("snapshot", Snapshot)
+        snapshot = latest(self._context)
         needed.all_of(Snapshot, *((snapshot.id, snapshot.parent) if snapshot else ()))
         validation = records.latest("validation", ValidationResult)
         needed.all_of(ValidationResult, validation.id if validation else None)
@@ -181,9 +182,10 @@ class References:
         registered |= {request.challenger for request in self._open_requests}
 
         def origin(id_: str) -> tuple[str, Candidate | None, Split | None, ValidationResult | None]:
-            candidate = records.find(Candidate, id_)
-            split = records.find(Split, candidate.split) if candidate else None
-            return id_, candidate, split, records.find(ValidationResult, split.validation) if split else None
+            candidate = records.find(Candidate, id_, strict=True)
+            split = records.find(Split, candidate.split, strict=True) if candidate else None
+            validation = records.find(ValidationResult, split.validation, strict=True) if split else None
+            return id_, candidate, split, validation
 
         candidates = {id_ for kind, id_ in needed.whole | needed.records if kind == Candidate.kind}
         with ThreadPoolExecutor(THREADS) as pool:
@@ -197,4 +199,4 @@ class References:
     def rescored_evaluations(self) -> list[Evaluation]:
         """Return the evaluations whose cells a rollback or an approval would score again."""
         ids = (decision.evaluation for decision in self.decisions if decision.id in self._may_be_scored_again)
-        return [e for id_ in ids if id_ and (e := self._context.records.find(Evaluation, id_)) is not None]
+        return [e for id_ in ids if id_ and (e := self._context.records.find(Evaluation, id_, strict=True))]

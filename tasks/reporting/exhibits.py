@@ -31,7 +31,7 @@ def exhibits(
     candidates: Sequence[Candidate],
 ) -> Exhibits:
     """Return a decision's stored exhibits; at its first report, gather and store them."""
-    if (stored := context.records.find(Exhibits, decision.id)) is not None:
+    if (stored := context.records.find_whole(Exhibits, decision.id)) is not None:
         return stored
     gathered = gather_cells(context, decision, evaluation, predictions, candidates)
     ledger, damaged = _ledger(context, decision)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from infra.local.files import write_atomic
 from infra.store.keys import table_key
 from tasks.context import Context
-from tasks.nights import latest_of, undamaged
+from tasks.nights import latest_of
 from tasks.snapshots.listing import TEXT, batches_of, joined
 from validation.digest import digest_of_list
 from validation.errors import ObjectMissing
@@ -57,7 +57,7 @@ def latest(context: Context) -> Snapshot | None:
 
 def find(context: Context, id_: str) -> Snapshot | None:
     """Return a stored snapshot; None when there is none, or a damaged one, which is written again."""
-    return undamaged(lambda: context.records.find(Snapshot, id_))
+    return context.records.find(Snapshot, id_)
 
 
 def rows_of(context: Context, snapshot: Snapshot) -> pa.RecordBatch | None:

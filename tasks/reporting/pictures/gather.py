@@ -161,11 +161,8 @@ def _heat(context: Context, challenger: Candidate, cells: pd.DataFrame, gathered
 
 def _new(context: Context, decision: Decision, snapshot: Snapshot, objects: pd.DataFrame, gathered: Gathered) -> None:
     """Gather a sample of what the snapshot has and its parent did not."""
-    parent = context.records.find(Snapshot, snapshot.parent) if snapshot.parent else None
-    try:
-        before = context.records.load_table(parent.table) if parent is not None else None
-    except ObjectMissing:
-        before = None
+    parent = context.records.find_whole(Snapshot, snapshot.parent) if snapshot.parent else None
+    before = context.records.load_table(parent.table) if parent is not None else None
     if snapshot.parent and before is None:
         gathered.left_out.append("New cells: the snapshot before is gone, so what is new is not known.")
         return

@@ -67,6 +67,7 @@ class Shown:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
+        self.told = ""
 
     def json(self, *arguments: str) -> Any:
         assert retrain(self._monkeypatch, *arguments, "--json") == 0
@@ -76,6 +77,7 @@ class Shown:
         assert retrain(self._monkeypatch, *arguments) == code
         shown = self._capsys.readouterr()
         assert "Traceback" not in shown.out + shown.err
+        self.told = shown.err
         return shown.err if code else shown.out
 
 
@@ -195,6 +197,25 @@ def test_a_damaged_history_is_one_clear_line(shown: Shown, context: Context, cha
     context.store.put("retraining/history/000002.json", b'{"number": 2')
     for command in (["history"], ["champion"], ["rollback", "--why", "w"]):
         assert "retraining/history/000002.json" in shown.text(*command, code=1)
+
+
+def test_a_flipped_bit_in_the_history_is_never_shown_as_the_truth(
+    shown: Shown, context: Context, champions: list[ChampionRef], home: Path
+) -> None:
+    del champions
+    key = "retraining/history/000001.json"
+    whole = context.store.get(key)
+    context.store.put(key, whole.replace(b'"who": "the night"', b'"who": "thd night"'))
+    assert context.store.get(key) != whole
+    for command in ("history", "champion"):
+        told = shown.text(command, code=1)
+        assert f"{key} in {context.store.uri} was changed" in told
+        assert f"move {key} away" in told
+    context.store.put(key, whole)
+    (home / "mlflow.db").rename(home / "away.db")
+    (home / "mlflow.db").mkdir()  # it cannot be opened
+    assert "by the night" in shown.text("history")
+    assert "not compared with the registry, which does not answer" in shown.told
 
 
 def test_a_tampered_champion_answers_no_image(

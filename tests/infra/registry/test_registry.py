@@ -224,7 +224,7 @@ def test_a_server_that_is_not_there_is_given_up_soon(home: Path) -> None:
     # Left to itself MLflow goes on for four minutes; what we wait for is a few seconds of backoff.
     assert time.monotonic() - started < 90
     assert "s3cret" not in str(caught.value)
-    assert f"me:***@127.0.0.1:{port}" in str(caught.value)
+    assert f"http://***@127.0.0.1:{port}" in str(caught.value)
     assert "RETRAIN_REGISTRY" in caught.value.hint
     assert caught.value.exit_code == 4
 

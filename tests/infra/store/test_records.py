@@ -14,7 +14,7 @@ from infra.store.keys import latest_key, record_key
 from infra.store.memory import MemoryStore
 from infra.store.records import Records
 from validation.errors import ObjectMissing, RetrainError
-from validation.records import Check, Snapshot, Split
+from validation.records import ApprovalRequest, Check, Snapshot, Split
 
 SNAPSHOT = Snapshot(
     id="0123",
@@ -70,7 +70,14 @@ def test_a_damaged_record_is_named(store: Store, data: bytes) -> None:
     store.put(record_key("snapshots", "0123"), data)
     with pytest.raises(RetrainError, match=r"retraining/snapshots/0123\.json .* is damaged") as caught:
         Records(store).load(Snapshot, "0123")
-    assert caught.value.hint
+    assert "makes it again" in caught.value.hint
+    assert Records(store).find(Snapshot, "0123") is None
+    with pytest.raises(RetrainError, match="is damaged"):
+        Records(store).find(Snapshot, "0123", strict=True)
+    store.put(record_key("approvals", "0123"), data)
+    with pytest.raises(RetrainError, match="is damaged") as caught:
+        Records(store).load(ApprovalRequest, "0123")
+    assert caught.value.hint.startswith("nothing makes it again: restore it from a backup")
 
 
 def test_the_same_table_makes_the_same_bytes(store: Store) -> None:

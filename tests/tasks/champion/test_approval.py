@@ -124,7 +124,7 @@ def test_an_approved_challenger_is_champion(context: Context, registry: Registry
     assert (entry.action, entry.who, entry.why) == ("approved", ANN, "looked at 40 cells")
     assert (entry.decision, entry.version_after) == (waiting.id, "1")
     assert (given.answer, given.who) == ("approve", ANN)
-    assert [row["action"] for row in describe_history(context)] == ["approved"]
+    assert [row["action"] for row in describe_history(context, registry)] == ["approved"]
     # The night that asked, run again, changes nothing.
     candidate = context.records.load(Candidate, waiting.challenger or "")
     assert promote(context, waiting, candidate, registry) == champion
@@ -136,11 +136,11 @@ def test_a_rejected_one_is_not_and_the_history_shows_it(
 ) -> None:
     assert answer(context, registry, waiting.id[:6], "reject", why="too few rings", who=ANN)[1] is None
     assert (registry.champion(), history(context)) == (None, [])
-    (row,) = describe_history(context)
+    (row,) = describe_history(context, registry)
     assert (row["action"], row["who"], row["why"], row["decision"]) == ("rejected", ANN, "too few rings", waiting.id)
     # Another person may still overrule it, by hand and on record.
     override(context, registry, waiting, why="I know better", who="bob@lab")
-    assert [row["action"] for row in describe_history(context)] == ["rejected", "override"]
+    assert [row["action"] for row in describe_history(context, registry)] == ["rejected", "override"]
 
 
 @pytest.mark.parametrize("first", ["approve", "reject"])
@@ -148,12 +148,12 @@ def test_a_second_answer_is_refused_with_who_answered_first(
     first: Reply, context: Context, registry: Registry, waiting: Decision
 ) -> None:
     answer(context, registry, waiting.id, first, why="seen", who=ANN)
-    before = describe_history(context)
+    before = describe_history(context, registry)
     word = {"approve": "approved", "reject": "rejected"}[first]
     for second in REPLIES:
         with pytest.raises(ApprovalClosed, match=rf"was {word} by {ANN} at .*: seen"):
             answer(context, registry, waiting.id, second, why="too", who="bob@lab")
-    assert describe_history(context) == before
+    assert describe_history(context, registry) == before
 
 
 def test_of_two_answers_at_once_one_is_given(
@@ -181,7 +181,7 @@ def test_an_expired_request_cannot_be_answered(context: Context, registry: Regis
         assert "retrain promote" in caught.value.hint
         with pytest.raises(UsageError, match="no decision waits"):
             answer(context, registry, "latest", reply, why="w", who=ANN)
-    assert (registry.champion(), describe_history(context)) == (None, [])
+    assert (registry.champion(), describe_history(context, registry)) == (None, [])
 
 
 def test_a_champion_that_changed_meanwhile_is_not_replaced(
@@ -203,12 +203,12 @@ def test_an_approval_that_was_killed_is_finished_by_approving_again(
         with pytest.raises(Killed):
             answer(context, registry, waiting.id, "approve", why="seen", who=ANN)
     assert registry.champion() is None
-    assert [row["action"] for row in describe_history(context)] == ["approved, not carried out"]
+    assert [row["action"] for row in describe_history(context, registry)] == ["approved, not carried out"]
     answer(context, registry, waiting.id, "approve", why="once more", who="bob@lab")
     (entry,) = history(context)
     # The answer that was given counts, with its reason.
     assert (entry.action, entry.who, entry.why) == ("approved", ANN, "seen")
-    assert [row["action"] for row in describe_history(context)] == ["approved"]
+    assert [row["action"] for row in describe_history(context, registry)] == ["approved"]
 
 
 def test_what_does_not_wait_cannot_be_answered(context: Context, registry: Registry) -> None:

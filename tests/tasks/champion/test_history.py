@@ -149,7 +149,7 @@ def test_a_missing_entry_is_named(context: Context) -> None:
 def test_the_history_is_listed_in_order(context: Context) -> None:
     for number in (2, 11, *range(3, 11), 1):
         context.store.put(history_key(number), entry(number, str(number)).model_dump_json().encode())
-    assert [row["number"] for row in describe_history(context)] == list(range(1, 12))
+    assert [row["number"] for row in describe_history(context, None)] == list(range(1, 12))
 
 
 def test_the_champion_of_a_moment() -> None:

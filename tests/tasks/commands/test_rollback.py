@@ -120,7 +120,7 @@ def test_an_override_of_the_gate_is_recorded(
     champion = override(context, registry, find_decision(context, kept.id[:24]), why="the holdout is too old", who=ANN)
     assert registry.champion() == champion
     assert champion.candidate == kept.challenger
-    row = describe_history(context)[-1]
+    row = describe_history(context, registry)[-1]
     assert (row["action"], row["who"], row["why"]) == ("override", ANN, "the holdout is too old")
     assert (row["from"], row["to"], row["decision"]) == ("3", "4", kept.id)
     assert "could not be compared" in row["checked"]
