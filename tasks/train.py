@@ -153,7 +153,7 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
             epoch = EpochRecord.model_validate(message["epoch"])
             accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
             log.info(
-                "%s, epoch %d: training loss %.4f, validation loss %.4f%s (%.0f s)",
+                "%s, epoch %d: training loss %.4f, tuning loss %.4f%s (%.0f s)",
                 *(describe(spec), epoch.epoch, epoch.train_loss, epoch.valid_loss, accuracy, epoch.seconds),
             )
     return problem

@@ -69,7 +69,7 @@ class DefaultRecipe(Recipe):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # Channels of the first stage, doubled by each of the next two. 64 take three times as long and are no better.
     width: int = Field(default=32, ge=8)
-    # Validation loss is noisy at the peak rate: with four, one lucky second epoch ended a fit after ten.
+    # The tuning loss is noisy at the peak rate: with four, one lucky second epoch ended a fit after ten.
     patience: int = Field(default=6, gt=0)
     cooldown: int = Field(default=4, gt=0)
     # Twice what it takes on two quiet cores.
