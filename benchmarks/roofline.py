@@ -42,7 +42,9 @@ def forward_flops(onnx_file: Path) -> float:
     found = session.run([node.output[0] for node in nodes], {cells.name: np.zeros((1, *cells.shape[1:]), np.uint8)})
     weights = {weight.name: list(weight.dims) for weight in model.graph.initializer}
     # Large ones are stored in half precision.
-    weights |= {node.output[0]: weights[node.input[0]] for node in model.graph.node if node.input[0] in weights}
+    weights |= {
+        node.output[0]: weights[name] for node in model.graph.node for name in node.input[:1] if name in weights
+    }
     total = 0.0
     for node, output in zip(nodes, found, strict=True):
         shape = weights[node.input[1]]

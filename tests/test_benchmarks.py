@@ -29,6 +29,17 @@ def test_the_operations_of_a_forward_pass_are_those_of_its_convolutions(model_fi
     assert forward_flops(model_file) == FORWARD
 
 
+def test_a_node_without_inputs_counts_nothing(model_file: Path) -> None:
+    """torch's exporter writes constants as such nodes."""
+    import onnx
+
+    model = onnx.load(model_file)
+    constant = onnx.helper.make_tensor("c", onnx.TensorProto.FLOAT, [1], [0.5])
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["unused"], value=constant))
+    onnx.save(model, model_file)
+    assert forward_flops(model_file) == FORWARD
+
+
 def test_a_training_counts_small_cells_validation_and_one_view(model_file: Path) -> None:
     recipe = fastai_xresnet.DefaultRecipe(small_share=0.4, small_size=0.5, views=4)
     # Of ten epochs four see a quarter of the pixels.
