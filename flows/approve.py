@@ -16,7 +16,7 @@ from flows.opening import initiator, opened
 from infra.registry.registry import Registry
 from tasks.champion.history import LONGEST_WHY
 from tasks.commands.answer_approval import answer as give_answer
-from tasks.reporting.index import refresh_index
+from tasks.report import show_answer
 
 
 class Reply(StrEnum):
@@ -27,17 +27,19 @@ class Reply(StrEnum):
 
 
 DecisionId = Annotated[str, Field(pattern=r"^([0-9a-f]{4,24}|latest)$")]
+Name = Annotated[str, Field(pattern=r"\S", max_length=100)]
 Why = Annotated[str, Field(pattern=r"\S", max_length=LONGEST_WHY)]
 
 
 @flow(name="approve", validate_parameters=True)
-def approve_flow(decision: DecisionId, answer: Reply, why: Why) -> str | None:
+def approve_flow(decision: DecisionId, answer: Reply, name: Name, why: Why) -> str | None:
     """Answer a decision that awaits approval; return the champion's version afterwards.
 
     Args:
         decision: The decision that waits: its id, the start of its id, or 'latest'.
         answer: approve makes the challenger champion, reject leaves the champion in place.
-        why: Your name and your reason; both are recorded in the history.
+        name: Your name; the history records it beside the account that ran this.
+        why: Your reason; it is recorded too. The report on the decision is the link on the page of its night.
 
     Raises:
         ApprovalClosed: when it has been answered, or has expired.
@@ -45,6 +47,7 @@ def approve_flow(decision: DecisionId, answer: Reply, why: Why) -> str | None:
     """
     with opened() as context:
         registry = Registry(context.settings)
-        _, champion = give_answer(context, registry, decision, answer.value, why=why, who=initiator())
-        refresh_index(context)
+        who = f"{' '.join(name.split())}, {initiator()}"
+        given, champion = give_answer(context, registry, decision, answer.value, why=why, who=who)
+        show_answer(context, given.decision)
     return champion.version if champion else None

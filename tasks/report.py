@@ -11,13 +11,25 @@ from typing import Any
 from infra.local.files import write_atomic
 from infra.store.keys import OURS, record_key, report_key
 from tasks.context import Context
+from tasks.nights import find_night
 from tasks.pruning.retire import refuse_retired
 from tasks.reporting.exhibits import exhibits
+from tasks.reporting.index import refresh_index
 from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.page import render_report
 from tasks.stage import stage
-from validation.errors import ObjectMissing, UsageError
-from validation.records import Candidate, Decision, Evaluation, Night, Snapshot, Split, ValidationResult
+from validation.errors import ObjectMissing, RetrainError, UsageError
+from validation.records import (
+    ApprovalAnswer,
+    ApprovalRequest,
+    Candidate,
+    Decision,
+    Evaluation,
+    Night,
+    Snapshot,
+    Split,
+    ValidationResult,
+)
 
 log = logging.getLogger(__name__)
 # The name of the page of nights that find nothing new; decisions are named by digests.
@@ -48,6 +60,15 @@ def report(context: Context, night: Night) -> Path:
     if inputs.validation.data_docs is not None:
         _copy_data_docs(context, inputs.validation.data_docs)
     return path
+
+
+def show_answer(context: Context, decision: str) -> None:
+    """Build the report on a decision that a person answered, and the index, again; a failure undoes nothing."""
+    try:
+        report(context, find_night(context, decision))
+    except RetrainError as error:
+        log.warning("the report on decision %s does not show its answer: %s", decision, error)
+    refresh_index(context)
 
 
 def report_again(context: Context, night: Night) -> Path:
@@ -133,6 +154,8 @@ def _records_of(context: Context, night: Night, decision: Decision) -> ReportInp
         evaluation=records.load(Evaluation, decision.evaluation) if decision.evaluation else None,
         predictions=None,
         champion_candidate=records.find(Candidate, before.candidate) if before else None,
+        request=records.find(ApprovalRequest, decision.id),
+        answer=records.find(ApprovalAnswer, decision.id),
     )
 
 

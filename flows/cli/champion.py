@@ -103,11 +103,11 @@ def reject(decision: Decision, why: Why, as_json: AsJson = False) -> None:
 def _answer(decision: str, reply: Literal["approve", "reject"], why: str, as_json: bool) -> None:
     from infra.provenance import person
     from tasks.commands.answer_approval import answer
-    from tasks.reporting.index import refresh_index
+    from tasks.report import show_answer
 
     context, registry = open_registry()
     given, champion = answer(context, registry, decision, reply, why=why, who=person())
-    refresh_index(context)
+    show_answer(context, given.decision)
     shown = {"decision": given.decision, "answer": given.answer, "who": given.who, "why": given.why}
     console.emit({"answer": given, "champion": champion}, as_json, partial(_show, shown))
 

@@ -59,7 +59,7 @@ def effects(r: ReportInputs, models: list[Model]) -> Effects | None:
     heading, old, new = {
         Verdict.PROMOTED: ("What changes, per 1,000 cells", "was", "now"),
         Verdict.AWAITING_APPROVAL: ("What would change, per 1,000 cells", "now", "if approved"),
-    }.get(r.decision.verdict, ("Nothing changes; per 1,000 cells", "in use", "challenger"))
+    }.get(r.outcome, ("Nothing changes; per 1,000 cells", "in use", "challenger"))
     if e.champion_metrics is None:
         heading = "What to expect, per 1,000 cells"
     rows = [_errors(e, name) for name in _ERRORS]
@@ -70,7 +70,7 @@ def effects(r: ReportInputs, models: list[Model]) -> Effects | None:
         champion=old if e.champion_metrics is not None else "",
         challenger=new,
         change="change" if e.champion_metrics is not None else "95% interval",
-        is_used=r.decision.verdict is Verdict.PROMOTED,
+        is_used=r.outcome is Verdict.PROMOTED,
         rows=tuple(rows),
         note=_note(e, difference, found=len(rows) > len(_ERRORS)),
     )
@@ -139,11 +139,13 @@ def _per_thousand(rate_right: float) -> int:
 def model_in_use(r: ReportInputs, models: list[Model]) -> tuple[Model, str] | None:
     """Return the judged model that is in use after tonight, and its name; the challenger's where there is none yet."""
     by_role = {model.role: model for model in models}
-    champion, verdict = by_role.get("champion"), r.decision.verdict
+    champion, verdict = by_role.get("champion"), r.outcome
     if champion is not None and verdict not in (Verdict.PROMOTED, Verdict.AWAITING_APPROVAL):
         return champion, f"version {r.night.champion_before}, the model in use"
     name = {
-        Verdict.PROMOTED: f"version {r.night.champion_after}, the model in use from now on",
+        Verdict.PROMOTED: f"version {r.night.champion_after}, the model in use from now on"
+        if r.answer is None
+        else "the challenger, which was approved",
         Verdict.AWAITING_APPROVAL: "the challenger, if it is approved",
     }.get(verdict, "the challenger, which is not used")
     return (by_role["challenger"], name) if "challenger" in by_role else None

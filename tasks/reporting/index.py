@@ -1,6 +1,6 @@
 """The index of all decisions: one static page beside the reports, newest first, rebuilt whenever a report is.
 
-It reads the nights' records and the champion's history, nothing else, and works without its script.
+It reads the nights' records, the champion's history and the approvals, nothing else, and works without its script.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,15 +17,16 @@ from markupsafe import Markup
 
 from infra.local.files import write_atomic
 from infra.store.keys import report_index_key
+from tasks.champion.approval import open_requests
 from tasks.champion.history import history
 from tasks.context import Context
-from tasks.nights import nights, undamaged
+from tasks.nights import load_all, nights, undamaged
 from tasks.reporting.figures.svg import sparkline
 from tasks.reporting.format import HEADLINES
 from tasks.reporting.page import page_environment
-from tasks.reporting.words.headline import change_afterwards, index_headline, verdict_name
+from tasks.reporting.words.headline import answered, index_headline, verdict_name
 from validation.errors import RetrainError
-from validation.records import Night, Promotion, Verdict
+from validation.records import ApprovalAnswer, ApprovalRequest, Night, Promotion, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +36,12 @@ class IndexRow:
     """One decision of the index: its night, and what people did about it afterwards."""
 
     night: Night
-    afterwards: tuple[Promotion, ...]
+    afterwards: tuple[Promotion | ApprovalAnswer, ...]
 
 
 def build_site(context: Context) -> Path:
     """Write the index of all decisions into the store and beside the reports on this machine; return its path."""
-    page = render_index(entries(context)).encode()
+    page = render_index(entries(context), undamaged(partial(open_requests, context)) or ()).encode()
     context.store.put(report_index_key(), page)
     path = context.workspace.reports / "index.html"
     write_atomic(path, page)
@@ -57,7 +59,9 @@ def refresh_index(context: Context) -> None:
 def entries(context: Context) -> list[IndexRow]:
     """Return all decisions, newest first; of nights that came to the same one, the last."""
     # What cannot be read is said where the history is asked for.
-    changes = [change for change in undamaged(partial(history, context)) or () if change.action != "promoted"]
+    known = undamaged(partial(history, context)) or ()
+    changes: list[Promotion | ApprovalAnswer] = [change for change in known if change.action != "promoted"]
+    changes += [answer for answer in load_all(context, ApprovalAnswer) if answer.answer == "reject"]
     latest: dict[str, Night] = {}
     for night in nights(context):
         if night.decision:
@@ -68,8 +72,8 @@ def entries(context: Context) -> list[IndexRow]:
     ]
 
 
-def render_index(rows: list[IndexRow]) -> str:
-    """Return the index page; the same rows give the same bytes."""
+def render_index(rows: list[IndexRow], waiting: Sequence[ApprovalRequest] = ()) -> str:
+    """Return the index page, with what waits for a person first; the same rows give the same bytes."""
     nights = [row.night for row in rows]
     values = {
         name: [interval.value if (interval := night.metrics.get(name)) else None for night in nights[::-1]]
@@ -82,7 +86,8 @@ def render_index(rows: list[IndexRow]) -> str:
     return environment.get_template("index.html.j2").render(
         entries=rows,
         lead=index_headline(len(rows), champion),
-        change_afterwards=change_afterwards,
+        answered=answered,
+        waiting=sorted(waiting, key=lambda request: request.expires_at),
         sparklines={name: Markup(sparkline(line, promoted)) for name, line in values.items()},  # noqa: S704 - numbers
         latest={name: next((v for night in nights if (v := night.metrics.get(name))), None) for name in HEADLINES},
         verdicts=sorted({verdict_name(night) for night in nights}),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from validation.records import (
+    ApprovalAnswer,
+    ApprovalRequest,
     Candidate,
     Decision,
     Evaluation,
@@ -28,7 +30,8 @@ class ReportInputs:
     ``split`` is None when the data was invalid, ``evaluation`` and ``predictions`` when no look was taken.
     ``predictions`` has the columns key, sha256, patient, fold, label (1 = Parasitized), challenger, champion, reference
     and other (probabilities, each by the member of the cell's fold; NaN where a model was not scored). ``facts`` has
-    key and brightness. ``exhibits`` and ``cells`` were gathered for this report.
+    key and brightness. ``exhibits`` and ``cells`` were gathered for this report. ``request`` and ``answer`` are those
+    of a decision that awaits, or awaited, a person.
     """
 
     night: Night
@@ -43,6 +46,8 @@ class ReportInputs:
     facts: pd.DataFrame | None = None
     exhibits: Exhibits | None = None
     cells: pd.DataFrame | None = None
+    request: ApprovalRequest | None = None
+    answer: ApprovalAnswer | None = None
 
     @property
     def challenger(self) -> Candidate | None:
@@ -53,6 +58,13 @@ class ReportInputs:
     def challenger_on_tuning(self) -> Metrics | None:
         """The challenger on tuning patients: on those that the champion was scored on too, where there is one."""
         return self.decision.tuning.get("challenger") or (self.challenger.tuning if self.challenger else None)
+
+    @property
+    def outcome(self) -> Verdict:
+        """The verdict, or what a person made of it."""
+        if self.answer is None:
+            return self.decision.verdict
+        return Verdict.PROMOTED if self.answer.answer == "approve" else Verdict.KEPT
 
     @property
     def has_champion(self) -> bool:

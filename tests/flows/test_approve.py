@@ -22,13 +22,13 @@ from validation.records import Verdict
 pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("evidence_believed")]
 
 SCHEMA = parameter_schema(approve_flow).model_dump()
-GOOD = {"decision": "latest", "answer": "approve", "why": "Ann: looked at 40 cells"}
+GOOD = {"decision": "latest", "answer": "approve", "name": " Ann\tB ", "why": "looked at 40 cells"}
 
 
 def test_the_form_asks_for_a_decision_one_of_two_answers_and_a_reason() -> None:
     properties = SCHEMA["properties"]
-    assert list(properties) == ["decision", "answer", "why"]
-    assert SCHEMA["required"] == ["decision", "answer", "why"]
+    assert list(properties) == ["decision", "answer", "name", "why"]
+    assert SCHEMA["required"] == ["decision", "answer", "name", "why"]
     (enum,) = (part["enum"] for part in SCHEMA["definitions"].values() if "enum" in part)
     assert enum == ["approve", "reject"]
     assert all(properties[name]["description"] for name in properties)
@@ -39,6 +39,8 @@ def test_the_form_asks_for_a_decision_one_of_two_answers_and_a_reason() -> None:
     [
         {"answer": "maybe"},
         {"answer": ""},
+        {"name": " "},
+        {"name": "x" * 101},
         {"why": ""},
         {"why": "   "},
         {"why": "x" * 1_001},
@@ -79,7 +81,7 @@ def test_the_flow_answers(home: Path, empty_registry: Path, monkeypatch: pytest.
     arguments = approve_flow.validate_parameters({**GOOD, "decision": decision.id})
     assert approve_flow.fn(**arguments) == "1"
     (entry,) = history(context)
-    assert (entry.action, entry.who, entry.why) == ("approved", "ann@lab", GOOD["why"])
+    assert (entry.action, entry.who, entry.why) == ("approved", "Ann B, ann@lab", GOOD["why"])
     champion = registry.champion()
     assert champion is not None
     assert champion.candidate == candidate.id

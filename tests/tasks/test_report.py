@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from infra.registry.registry import Registry
-from infra.store.keys import record_key, report_key
+from infra.store.keys import record_key, report_index_key, report_key
 from tasks.choose import prepare_contest
 from tasks.context import Context
 from tasks.decide import Evidence, decide
 from tasks.evaluate import evaluate
 from tasks.nights import find_night
-from tasks.report import report, report_again, report_path
+from tasks.report import report, report_again, report_path, show_answer
 from tests.builders import (
     NOON,
     RED,
@@ -28,7 +28,7 @@ from tests.builders import (
 )
 from tests.tasks.conftest import Crown
 from validation.errors import ObjectMissing, UsageError
-from validation.records import Candidate, Decision, Evaluation, Night, Split, Start, Verdict
+from validation.records import ApprovalAnswer, Candidate, Decision, Evaluation, Night, Split, Start, Verdict
 
 pytestmark = pytest.mark.thorough
 
@@ -125,6 +125,22 @@ def test_a_night_that_found_nothing_new_has_a_page_that_leads_to_the_report_in_f
     assert "Nothing new since yesterday (then: kept)." in text
     assert "The store holds 360 labelled images, the same as at the last snapshot." in text
     assert report_path(context, night.decision or "").read_bytes() == in_force
+
+
+def test_an_answer_is_on_the_report_and_the_index(context: Context, night: Night) -> None:
+    remember(context, night)
+    assert night.decision
+    report(context, night)
+    answer = ApprovalAnswer(decision=night.decision, answer="reject", who="Ann", why="stain", at=NOON)
+    context.records.save(answer, night.decision)
+    show_answer(context, night.decision)
+    for key in (report_key(night.decision), report_index_key()):
+        assert b"Rejected by Ann" in context.store.get(key)
+
+
+def test_an_answer_whose_report_cannot_be_built_stands(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+    show_answer(context, "d" * 24)
+    assert "does not show its answer" in caplog.text
 
 
 def test_the_link_to_the_data_docs_leads_to_them(context: Context, night: Night) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from tasks.reporting.format import capital, count, shorten, when
 from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.words.conditions import compared, tolerated
-from validation.records import FieldReport, Night, Promotion, Verdict
+from validation.records import ApprovalAnswer, FieldReport, Night, Promotion, Verdict
 
 SYNTHETIC = "No figure here says anything about real blood films."
-_DONE = {"approved": "Approved", "override": "Promoted by hand", "rollback": "Rolled back"}
+_ANSWERS = {"approve": "Approved", "reject": "Rejected"}
+_DONE = _ANSWERS | {"approved": "Approved", "override": "Promoted by hand", "rollback": "Rolled back"}
 
 
-def verdict_name(night: Night) -> str:
-    """Return a night's verdict as pages show it: a first champion was not tested against another model."""
+def verdict_name(night: Night, answer: ApprovalAnswer | None = None) -> str:
+    """Return a night's verdict as pages show it: a first champion was not tested, and a person may have answered."""
+    if answer is not None:
+        return _ANSWERS[answer.answer].lower()
     first = night.verdict is Verdict.PROMOTED and night.champion_before is None
     return "first champion" if first else night.verdict.value
 
@@ -34,6 +37,10 @@ def headline(r: ReportInputs) -> str:
     if r.evaluation is not None:
         undecided = f"nothing speaks against {challenger}, but the evidence is too thin"
     failure = f"{challenger} {_failure(r)}" if r.challenger else "tonight brought no challenger"
+    if r.answer is not None:
+        awaiting = f"A person approved {challenger}: it became champion."
+        if r.answer.answer == "reject":
+            awaiting = f"A person rejected {challenger}. {stays}."
     return {
         Verdict.PROMOTED: promoted,
         Verdict.KEPT: f"{stays}: {failure}.",
@@ -43,6 +50,15 @@ def headline(r: ReportInputs) -> str:
         Verdict.NOTHING_NEW: f"The same data and settings have been judged already. {stays}.",
         Verdict.INVALID_DATA: f"Tonight's data must not be trained on. {stays}.",
     }[r.decision.verdict]
+
+
+def approval_state(r: ReportInputs) -> str:
+    """Return until when a decision waits for a person, and as of when that is so; or the answer."""
+    if r.answer is not None:
+        return f"{answered(r.answer)}."
+    if r.request is None:
+        return ""
+    return f"As of {when(r.night.finished_at)} it waits for a person, until {when(r.request.expires_at)}."
 
 
 def _failure(r: ReportInputs) -> str:
@@ -75,6 +91,7 @@ def index_headline(decisions: int, champion: str | None) -> str:
     return f"Champion after the newest decision that names one: version {champion}."
 
 
-def change_afterwards(change: Promotion) -> str:
+def answered(change: Promotion | ApprovalAnswer) -> str:
     """Return what a person did about a decision afterwards, and why."""
-    return f"{_DONE[change.action]} by {shorten(change.who, 60)}, {when(change.at)}: {shorten(change.why, 160)}"
+    action = change.answer if isinstance(change, ApprovalAnswer) else change.action
+    return f"{_DONE[action]} by {shorten(change.who, 60)}, {when(change.at)}: {shorten(change.why, 160)}"

@@ -57,7 +57,7 @@ def next_steps(r: ReportInputs) -> NextSteps:
         Verdict.UNDECIDED: undecided if r.challenger else kept,
         Verdict.AWAITING_APPROVAL: NextSteps(
             "What is asked of you",
-            "Approve or reject; your name and reason are kept for good.",
+            "Approve or reject, so or in the form approve/approval on Prefect's page; your name and reason are kept.",
             (
                 ("Make the challenger champion", f"retrain approve {decision} {_WHY}"),
                 ("Keep the champion as it is", f"retrain reject {decision} {_WHY}"),
@@ -83,4 +83,4 @@ def next_steps(r: ReportInputs) -> NextSteps:
             "What was decided on this data",
             r.night.decision or decision,
         ),
-    }[r.decision.verdict]
+    }[r.outcome]

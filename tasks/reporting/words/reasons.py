@@ -106,6 +106,8 @@ def _outcome(r: ReportInputs) -> str:
             if r.decision.further_patients is not None:
                 further = f"About {count(r.decision.further_patients, 'further patient')} would decide it."
             return f"That does not decide it either way, so {stays} for now. {further}"
+        case Verdict.AWAITING_APPROVAL if r.answer is not None:
+            return "So it was left to a person."
         case Verdict.AWAITING_APPROVAL:
             return f"A person must now approve or reject it; until then {stays}."
         case _:

@@ -12,13 +12,14 @@ import pytest
 
 from infra.store.keys import history_key, record_key, report_index_key
 from infra.store.memory import MemoryStore
+from tasks.champion.approval import request_approval
 from tasks.context import Context
 from tasks.reporting.index import build_site, entries, render_index
 from tests.builders import NOON, CountingStore, context_over, made_up_decision
 from tests.tasks.reporting.samples import field_report
 from tests.tasks.reporting.test_page import HOSTILE, text_of
 from tests.tasks.test_report import night_of
-from validation.records import Interval, Night, Promotion, Verdict
+from validation.records import ApprovalAnswer, Interval, Night, Promotion, Verdict
 
 pytestmark = pytest.mark.thorough
 
@@ -69,6 +70,20 @@ def test_a_first_champion_is_no_tested_promotion(tmp_path: Path) -> None:
     text = text_of(build_site(remembered(tmp_path, first, tested)).read_text())
     assert text.count("✓ Promoted") == 1
     assert text.count("1 First champion") == 1
+
+
+def test_what_waits_for_a_person_comes_first(tmp_path: Path) -> None:
+    nights = [a_night(n, Verdict.AWAITING_APPROVAL) for n in (1, 2, 3)]
+    context = remembered(tmp_path, *nights)
+    for night in nights:
+        request_approval(context, made_up_decision(night.decision or ""))
+    answer = ApprovalAnswer(decision="d3" * 6, answer="reject", who="Ann", why="stain", at=NOON)
+    context.records.save(answer, answer.decision)
+    text = text_of(build_site(context).read_text())
+    assert text.index("Waiting for you: 2") < text.index("Decisions, newest first")
+    assert f"decision {'d1' * 6}" in text
+    assert f"decision {'d3' * 6}" not in text
+    assert "Rejected by Ann, 2026-01-02 12:00 UTC: stain" in text
 
 
 def test_later_changes_are_shown_with_the_decision(tmp_path: Path) -> None:

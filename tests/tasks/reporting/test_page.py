@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 from html import escape, unescape
 from html.parser import HTMLParser
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -35,7 +37,7 @@ from tests.tasks.reporting.samples import (
     some_metrics,
     unusable,
 )
-from validation.records import Finding, Gate, Verdict
+from validation.records import ApprovalAnswer, ApprovalRequest, Finding, Gate, Verdict
 
 
 def text_of(page: str) -> str:
@@ -556,6 +558,39 @@ def test_a_champion_that_is_worse_than_promised_is_named_before_all_else() -> No
     assert text.index("worse than promised") < text.index("per 1,000 cells")
     assert "the sensitivity of version 7 cannot be what was promised" in text
     assert page.count("✕ worse than promised") == 1
+
+
+def awaiting(**found: Any) -> ReportInputs:
+    made = full_inputs(Verdict.AWAITING_APPROVAL)
+    end = made.night.finished_at
+    request = ApprovalRequest(
+        decision=made.decision.id, challenger="a" * 64, champion=CHAMPION, sentence="It is better", requested_at=end,
+        expires_at=end + timedelta(hours=72),
+    )  # fmt: skip
+    return replace(made, request=request, **found)
+
+
+def test_a_decision_that_waits_says_as_of_when_and_until_when() -> None:
+    text = text_of(render_report(awaiting()))
+    assert "As of 2026-03-14 02:22 UTC it waits for a person, until 2026-03-17 02:22 UTC" in text
+
+
+@pytest.mark.parametrize(
+    ("reply", "facts", "wrong"),
+    [
+        ("approve", ["Approved by Ann", "it became champion", "retrain rollback", "was approved"], "Nothing changes"),
+        ("reject", ["Rejected by Ann", "Version 7 stays champion", "Nothing changes", "retrain promote"], "rollback"),
+    ],
+)
+def test_an_answered_decision_shows_its_answer_and_asks_for_none(reply: Any, facts: list[str], wrong: str) -> None:
+    at = full_inputs().night.finished_at
+    text = text_of(
+        render_report(awaiting(answer=ApprovalAnswer(decision="d", answer=reply, who="Ann", why="ok", at=at)))
+    )
+    for fact in (*facts, "2026-03-14 02:22 UTC: ok", "left to a person"):
+        assert fact in text
+    for words in (wrong, "retrain approve", "must now", "until a person", "if approved"):
+        assert words not in text[: text.index("Conditions of a promotion")]
 
 
 def test_a_loss_against_the_reference_is_told_apart_from_one_against_the_champion() -> None:
