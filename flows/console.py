@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 import sys
@@ -49,11 +50,26 @@ def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:
 def json_line(value: Any) -> None:
     """Print one JSON value on its own line."""
     text = json.dumps(value, default=_plain, ensure_ascii=False)
-    if not text.isprintable():  # what JSON need not escape and a terminal would obey
+    # What JSON need not escape: what a terminal would obey, and letters that this one cannot show.
+    if not text.isprintable() or not _can_be_shown(text):
         text = json.dumps(value, default=_plain).replace("\x7f", r"\u007f")
     sys.stdout.write(text + "\n")
     # A pipe would buffer the line until the command ends; its reader waits for it.
     sys.stdout.flush()
+
+
+def show_any_text() -> None:
+    """Let a terminal that cannot show a letter show its escape, instead of ending the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as Python itself does for standard error
+
+
+def _can_be_shown(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

@@ -214,6 +214,7 @@ def main() -> None:
     """Run the command line; end with one clear line, never a traceback, for anything a user can cause."""
     keep_files_private()
     keep_secrets_out_of_logs()
+    console.show_any_text()
     try:
         app(standalone_mode=True)
     except RetrainError as error:

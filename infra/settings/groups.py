@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -35,8 +36,11 @@ def without_login(value: str | None) -> str | None:
 
 
 def well_formed(value: SecretAddress) -> SecretAddress:
-    """Return an address that may contain a password."""
-    urlsplit(value.get_secret_value())
+    """Return an address that may contain a password; that of a file names it from the root."""
+    address = value.get_secret_value()
+    urlsplit(address)
+    if re.match(r"sqlite[+\w]*:///[^/]", address):
+        raise ValueError("a worker runs in another folder: expected sqlite:////FOLDER/FILE, with four slashes")
     return value
 
 

@@ -134,6 +134,18 @@ class Settings(BaseSettings):
         # load_settings passes the TOML file's values as arguments, so the environment takes precedence over them.
         return env_settings, secrets, init_settings
 
+    @field_validator("home")
+    @classmethod
+    def _fits_into_an_address(cls, value: Path) -> Path:
+        # MLflow's and Prefect's databases, and MLflow's files, would be made beside it.
+        if "?" in str(value):
+            raise ValueError("a ? ends the address of a database: choose another folder")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("its name is not UTF-8, which addresses are: choose another folder") from None
+        return value
+
     @field_validator("store", "store_endpoint", "registry_artifacts")
     @classmethod
     def _holds_no_login(cls, value: str | None) -> str | None:

@@ -283,6 +283,18 @@ def test_nothing_from_outside_reaches_the_terminal_as_a_command(capsys: pytest.C
     ) == {"why": hostile}
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_a_terminal_cannot_show_end_no_command(encoding: str, tmp_path: Path) -> None:
+    home = tmp_path / "é漢😀"
+    environment = {**os.environ, "RETRAIN_HOME": str(home), "PYTHONIOENCODING": encoding}
+    for arguments in (["settings"], ["settings", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            cwd=ROOT, env=environment, capture_output=True, encoding=encoding, check=True,
+        )  # fmt: skip
+    assert json.loads(done.stdout)["home"] == str(home)
+
+
 def test_a_second_machine_on_one_home_is_refused(
     monkeypatch: pytest.MonkeyPatch, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

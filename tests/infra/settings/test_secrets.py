@@ -41,14 +41,14 @@ def test_a_secret_is_read_from_the_file_that_is_named(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.mkdir()
-    below = 'registry = "sqlite:///below.db"\n[alerts]\nnight_hours = 3\nwebhook = "below"\n'
+    below = 'registry = "sqlite:////below.db"\n[alerts]\nnight_hours = 3\nwebhook = "below"\n'
     (home / "retrain.toml").write_text(below)
     monkeypatch.setenv("RETRAIN_ALERTS__WEBHOOK_FILE", given(tmp_path))
     settings = load_settings()
     assert settings.alerts.webhook is not None
     assert settings.alerts.webhook.get_secret_value() == HOOK
     assert settings.alerts.night_hours == 3
-    assert settings.registry.get_secret_value() == "sqlite:///below.db"
+    assert settings.registry.get_secret_value() == "sqlite:////below.db"
 
 
 def test_a_secret_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,28 @@ def test_a_home_of_the_wrong_kind_is_refused(tmp_path: Path, monkeypatch: pytest
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "why"), [("wh?t", "a \\? ends the address of a database"), ("caf\udce9", "its name is not UTF-8")]
+)
+def test_a_home_that_addresses_cannot_hold_is_refused(
+    name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database would be made beside it; tests/flows/test_other_peoples_settings.py has one of all other letters."""
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / name))
+    with pytest.raises(SettingsError, match=f"setting home = .*{why}"):
+        load_settings()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["REGISTRY", "UP__DATABASE"])
+def test_a_database_in_the_folder_where_one_happens_to_be_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"RETRAIN_{name}", "sqlite:///mine.db")
+    with pytest.raises(SettingsError, match="with four slashes"):
+        load_settings()
+
+
 def test_empty_text_in_the_environment_means_not_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONFIG", "STORE", "STORE_ENDPOINT", "REGISTRY", "GATE__LOOKS"):
         monkeypatch.setenv(f"RETRAIN_{name}", "")
