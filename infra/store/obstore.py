@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from infra.settings.groups import WireSettings
 from infra.store.base import Fetched, ObjectInfo, Store, missing, refuse_odd
 from infra.store.keys import is_odd
+from infra.store.refusals import Refusal, refusal_in
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
 T = TypeVar("T")
@@ -111,6 +112,9 @@ class ObstoreStore(Store):
         return call()
 
 
+PRIVATE_CA = (
+    "a private authority? AWS_CA_BUNDLE (s3://) or SSL_CERT_FILE (gs://, az://) names a PEM file with its certificate"
+)
 _AGAIN = "the next night tries again; if it persists, check the object and every proxy between here and the server"
 
 
@@ -127,8 +131,8 @@ def _refuse_impossible(uri: str) -> None:
         )
 
 
-def wire_options(wire: WireSettings) -> dict[str, Any]:
-    """Return obstore's options for timeouts and retries."""
+def wire_options(wire: WireSettings, **more: Any) -> dict[str, Any]:
+    """Return obstore's options for timeouts and retries, and ``more`` of its client's."""
     return {
         # A timeout of the whole request would fail a large model on a slow line: limit the time between bytes instead.
         "client_options": {
@@ -136,6 +140,7 @@ def wire_options(wire: WireSettings) -> dict[str, Any]:
             "connect_timeout": "3s",
             "read_timeout": f"{wire.silence_seconds * 1000:.0f}ms",
             "timeout": "10m",
+            **more,
         },
         # obstore's default of ten retries within 3 minutes would delay a night whose store is gone.
         "retry_config": {
@@ -160,10 +165,18 @@ def translated(uri: str, call: Callable[[], T], key: str = "") -> T:
         if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
             raise StoreUnreachable(f"no bucket at {uri}", "create it, or correct RETRAIN_STORE") from error
         raise missing(uri, key) from error
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
-        raise StoreUnreachable(f"{uri} refused {key!r}", "check the credentials and the bucket's policy") from error
     except (exceptions.BaseError, OSError) as error:
-        raise StoreUnreachable(f"cannot reach {uri}: {first_line(error)}", "check the network and the store") from error
+        refusal = refusal_in(str(error))
+        denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError | PermissionError)
+        if denied or (refusal and not refusal.is_of_the_server):
+            refusal = refusal or Refusal("", "")
+            raise StoreUnreachable(f"{uri} refused {key!r}: {refusal}", refusal.hint()) from error
+        # Only the debugging text has the cause.
+        untrusted = re.search(r"InvalidCertificate\(\s*(\w+)", str(error))
+        raise StoreUnreachable(
+            f"cannot reach {uri}: {first_line(error)}" + (f" (its certificate: {untrusted[1]})" if untrusted else ""),
+            PRIVATE_CA if untrusted else "check the network and the store",
+        ) from error
 
 
 # The query may contain a signature that grants access (Azure's, presigned links), which must not be logged.

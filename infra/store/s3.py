@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from infra.settings.groups import WireSettings
 from infra.store.base import Fetched, ObjectInfo, missing
 from infra.store.keys import is_odd
-from infra.store.obstore import ObstoreStore, WrongBytes, first_line, wire_options
+from infra.store.obstore import PRIVATE_CA, ObstoreStore, WrongBytes, first_line, wire_options
+from infra.store.refusals import Refusal
 from infra.store.s3_listing import objects_of, read_fast
 from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
@@ -29,6 +31,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+SIGN_IN = "check AWS_PROFILE and ~/.aws; a session that has expired is renewed by `aws sso login`"
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -90,7 +93,7 @@ class S3Store(ObstoreStore):
             self.bucket,
             prefix=self.prefix or None,
             credential_provider=Boto3CredentialProvider(session),
-            **wire_options(self.wire),
+            **wire_options(self.wire, **_private_ca(session)),
             **options,
         )
 
@@ -167,7 +170,7 @@ class S3Store(ObstoreStore):
         return f"{self.prefix}/{key}" if self.prefix else key
 
     def _boto(self, call: Callable[[], T], key: str | None = None) -> T:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
         try:
             return call()
@@ -181,25 +184,49 @@ class S3Store(ObstoreStore):
                     f"no bucket {self.bucket!r} at {self._client.meta.endpoint_url}",
                     "create it, or correct RETRAIN_STORE or RETRAIN_STORE_ENDPOINT",
                 ) from error
+            answer = error.response.get("ResponseMetadata", {})
+            refusal = Refusal(code, message, answer.get("HTTPStatusCode", 0))
             raise StoreUnreachable(
-                f"{self.uri} refused {error.operation_name}: {code} {message}".rstrip(),
-                _refusal_hint(code, error.response),
+                f"{self.uri} refused {error.operation_name}: {refusal}",
+                refusal.hint(answer.get("HTTPHeaders", {}).get("x-amz-bucket-region", "")),
             ) from error
+        except _identity() as error:
+            raise StoreUnreachable(f"cannot sign in to {self.uri}: {first_line(error)}", SIGN_IN) from error
         except BotoCoreError as error:
             raise StoreUnreachable(
                 f"cannot reach {self.uri} at {self._client.meta.endpoint_url}: {first_line(error)}",
-                "check the network, RETRAIN_STORE_ENDPOINT and the credentials",
+                PRIVATE_CA if isinstance(error, SSLError) else "check the network and RETRAIN_STORE_ENDPOINT",
             ) from error
 
 
-def _refusal_hint(code: str, response: Any) -> str:
-    if code in ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException", "301"):
-        return "the bucket is in another region: set RETRAIN_STORE_REGION or AWS_REGION"
-    if code == "RequestTimeTooSkewed":
-        return "set this machine's clock"
-    if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return "try again later, or correct RETRAIN_STORE_ENDPOINT if it is not an S3 API (a web console?)"
-    return "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...) and the bucket's policy"
+def _identity() -> tuple[type[Exception], ...]:
+    """Return the errors of boto3 when it renews an identity."""
+    from botocore import exceptions
+
+    return (
+        *(exceptions.SSOError, exceptions.LoginError, exceptions.TokenRetrievalError, exceptions.NoAuthTokenError),
+        *(exceptions.CredentialRetrievalError, exceptions.MetadataRetrievalError, exceptions.NoCredentialsError),
+        *(exceptions.PartialCredentialsError, exceptions.RefreshWithMFAUnsupportedError),
+    )
+
+
+def _private_ca(session: Any) -> dict[str, bytes]:
+    """Return obstore's option for the certificates that boto3 trusts, by AWS_CA_BUNDLE or the profile's ``ca_bundle``.
+
+    obstore reads neither; it adds them to the machine's own, where boto3 trusts these alone.
+    """
+    bundle = session._session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    if not bundle:
+        return {}
+    try:
+        pem = Path(bundle).expanduser().read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read the certificates {bundle}: {error.strerror}", "correct AWS_CA_BUNDLE"
+        ) from error
+    if b"-----BEGIN CERTIFICATE-----" not in pem:
+        raise SettingsError(f"there is no certificate in {bundle}", "AWS_CA_BUNDLE names a file in the format PEM")
+    return {"root_certificate": pem}
 
 
 @contextmanager
@@ -215,7 +242,7 @@ def _identity_errors(uri: str) -> Iterator[None]:
             "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role is attached",
         ) from error
     except BotoCoreError as error:
-        raise StoreUnreachable(f"cannot sign in to {uri}: {error}", "check AWS_PROFILE and ~/.aws") from error
+        raise StoreUnreachable(f"cannot sign in to {uri}: {error}", SIGN_IN) from error
     except ValueError as error:  # boto3's error for an endpoint that is not a URL
         raise SettingsError(
             f"cannot open store {uri}: {error}", "expected RETRAIN_STORE_ENDPOINT as http(s)://HOST:PORT"

@@ -63,11 +63,6 @@ def answering() -> Iterator[Answer]:
         yield answer
 
 
-def s3_error(code: str) -> bytes:
-    head = '<?xml version="1.0" encoding="UTF-8"?>'
-    return f"{head}<Error><Code>{code}</Code><Message>the server's words</Message></Error>".encode()
-
-
 def refusals(store: Store) -> dict[str, StoreUnreachable]:
     """Call everything at once; return how each call was refused."""
 
@@ -129,29 +124,6 @@ def test_a_closed_port_is_found_out_soon() -> None:
     for error in found.values():
         assert "cannot reach s3://cells" in error.message
         assert "network" in error.hint
-
-
-@pytest.mark.usefixtures("fake_aws")
-@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
-def test_wrong_credentials(answering: Answer, code: str) -> None:
-    answering.status, answering.body = 403, s3_error(code)
-    found = refusals(open_store("s3://cells", endpoint=answering.url))
-    for error in found.values():
-        assert "refused" in error.message
-        assert "credentials" in error.hint
-    assert f"{code} the server's words" in found["check"].message
-
-
-@pytest.mark.usefixtures("fake_aws")
-@pytest.mark.parametrize(
-    ("status", "code", "hint"),
-    [(400, "AuthorizationHeaderMalformed", "region"), (403, "RequestTimeTooSkewed", "clock")],
-)
-def test_a_refusal_says_what_to_fix(answering: Answer, status: int, code: str, hint: str) -> None:
-    answering.status, answering.body = status, s3_error(code)
-    with pytest.raises(StoreUnreachable) as caught:
-        open_store("s3://cells", endpoint=answering.url).check()
-    assert hint in caught.value.hint
 
 
 @pytest.mark.usefixtures("fake_aws")
