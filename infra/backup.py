@@ -1,7 +1,9 @@
 """Backs up and restores one machine: the folder store, MLflow's and Prefect's SQLite files, the settings file.
 
-Servers (a bucket, PostgreSQL) have their own backups: they are named, not copied. Databases are copied by SQLite's
-backup, so a night may run meanwhile. Caches are left out: they are rebuilt.
+Servers (a bucket, PostgreSQL) have their own backups: they are named, not copied. Caches are left out.
+
+A night may run meanwhile: the backup is what there was at one moment, at which no champion changes. Then the registry's
+database is copied and the files are listed; what is written later belongs to a night that is run again.
 """
 
 from __future__ import annotations
@@ -11,15 +13,18 @@ import logging
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from infra.local.files import write_atomic
+from infra.local.files import Workspace, write_atomic
 from infra.privacy import make_private
 from infra.settings.settings import Settings
+from infra.store.folder import FolderStore
+from infra.store.keys import OURS
 from validation.digest import sha256
 from validation.errors import RetrainError, UsageError
 from validation.redaction import mask
@@ -55,16 +60,28 @@ def back_up(settings: Settings, target: Path) -> dict[str, Any]:
     """Copy this machine's parts into a new folder; return its manifest.
 
     Raises:
-        UsageError: when the folder exists and is not empty.
+        UsageError: when the folder exists and is not empty, or there is nothing to back up.
     """
     if target.exists() and any(target.iterdir()):
         raise UsageError(f"{target} is not empty", "name a new folder for each backup")
+    here, remote = places(settings)
+    state = {name: path for name, path in here.items() if name != "settings"}
+    if state and not any(path.is_file() or _files(path) for path in state.values()):
+        raise UsageError(
+            f"there is nothing to back up: no {', no '.join(f'{name} at {path}' for name, path in state.items())}",
+            "is it another machine, or another home folder? set RETRAIN_HOME (RETRAIN_STORE, RETRAIN_REGISTRY)",
+        )
     # Prefect's database contains its secrets with their key; the settings file may contain some.
     make_private(target)
-    here, remote = places(settings)
     saved = {name: str(path) for name, path in here.items() if path.exists()}
-    for name, path in saved.items():
-        _copy(name, Path(path), target / name)
+    with Workspace(settings.home).champion_lock():
+        listed = {name: _files(Path(path)) for name, path in saved.items() if Path(path).is_dir()}
+        for name in saved.keys() - listed.keys():
+            _copy(name, Path(saved[name]), target / name)
+    for name, files in listed.items():
+        _copy_files(Path(saved[name]), files, target / name)
+    for name in state.keys() - saved.keys():
+        log.warning("not in this backup: there is no %s at %s", name, here[name])
     for name, hint in remote.items():
         log.warning("not in this backup: %s, %s", name, hint)
     manifest = {
@@ -113,9 +130,47 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
     return manifest
 
 
-def _copy(name: str, source: Path, target: Path) -> None:
+def _files(folder: Path) -> dict[Path, int]:
+    """Return the files below a folder, relative to it, with the time of their last change in ns.
+
+    Those that are being written, and what vanishes meanwhile, are left out.
+    """
+    found = {}
+    for key, entry in FolderStore(folder).walk():
+        with suppress(OSError):
+            found[Path(key)] = entry.stat().st_mtime_ns
+    return found
+
+
+def _copy_files(source: Path, files: dict[Path, int], target: Path) -> None:
+    """Copy files as they were when they were listed: what was replaced since, or removed, belongs to a later state.
+
+    An image that was replaced is copied as it is now: the pull fetches it again.
+    """
+    for path, changed in files.items():
+        with suppress(FileNotFoundError):
+            if path.is_relative_to(OURS) and (source / path).stat().st_mtime_ns != changed:
+                continue
+            with _copying(source / path, target / path):
+                shutil.copy2(source / path, target / path)
+
+
+@contextmanager
+def _copying(source: Path, target: Path) -> Iterator[None]:
+    """Make the folder of a copy; raise FileNotFoundError where the original is gone, RetrainError for all else."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, shutil.Error, sqlite3.Error) as error:
+        if isinstance(error, FileNotFoundError) and not source.exists():
+            raise
+        raise RetrainError(
+            f"cannot copy {source} to {target}: {error}", "check the free space and the permission to write"
+        ) from error
+
+
+def _copy(name: str, source: Path, target: Path) -> None:
+    with _copying(source, target):
         if source.is_dir():
             shutil.copytree(source, target, dirs_exist_ok=True)
         elif name in DATABASES:
@@ -125,10 +180,6 @@ def _copy(name: str, source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
         if target.is_file():  # a database or the settings, which may contain secrets
             target.chmod(0o600)
-    except (OSError, shutil.Error, sqlite3.Error) as error:
-        raise RetrainError(
-            f"cannot copy {source} to {target}: {error}", "check the free space and the permission to write"
-        ) from error
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -16,6 +16,16 @@ from validation.redaction import mask
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
+# Where MLflow's tables have absolute paths.
+_PATHS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
+
 TRIES = 8
 # Temporary errors: SQLite lets one process write at a time and fails for others at once; and when two processes set an
 # alias for the first time at once, MLflow inserts it twice and reports the database's error to the second.
@@ -96,6 +106,38 @@ def flush_files(client: Any, model: str, artifacts: str | None) -> None:
     path, root = Path(local_file_uri_to_path(location)), Path(local_file_uri_to_path(artifacts))
     for place in (*path.rglob("*"), path, *(folder for folder in path.parents if folder.is_relative_to(root))):
         sync(place)
+
+
+def follow_moved_files(uri: str, experiment: str, artifacts: str) -> None:
+    """Point the paths in MLflow's database to ``artifacts``, where the files are now: it keeps them absolute.
+
+    So a home folder may be moved or copied. Nothing changes where the files are not there.
+    """
+    import sqlalchemy
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from sqlalchemy import column, func, literal, select, table, update
+
+    def exists(location: str) -> bool:
+        return Path(local_file_uri_to_path(location)).exists()
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as database:
+        name: Any = column("name", sqlalchemy.String())
+        location: Any = column("artifact_location", sqlalchemy.String())
+        old = database.execute(select(location).select_from(table("experiments")).where(name == experiment)).scalar()
+        if old is None or old == artifacts or not old.startswith("file:"):
+            return
+        found = database.execute(select(location).select_from(table("logged_models"))).scalars()
+        models = [path for path in found if path.startswith(old)]
+        # Without any, the folder is empty, or was never made.
+        if not any(exists(artifacts + path.removeprefix(old)) for path in models) and (models or exists(old)):
+            return
+        for owner, kept in _PATHS.items():
+            path = column(kept, sqlalchemy.String())
+            moved = literal(artifacts) + func.substr(path, len(old) + 1)
+            there = func.substr(path, 1, len(old)) == old
+            database.execute(update(table(owner, path)).where(there).values({path: moved}))
+    log.warning("MLflow's files were moved from %s to %s: its paths follow", old, artifacts)
 
 
 def is_database(uri: str) -> bool:

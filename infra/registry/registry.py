@@ -7,6 +7,7 @@ the alias ``champion``. Past champions are in an append-only history (tasks/cham
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from infra.registry.mlflow_client import (
     check_database,
     create_if_missing,
     flush_files,
+    follow_moved_files,
     is_database,
     none_if_missing,
     silence_mlflow,
@@ -32,13 +34,15 @@ from infra.registry.mlflow_client import (
 from infra.registry.nights import field_tags, log_night
 from infra.registry.versions import EVIDENCE, log_version, tags_of
 from infra.settings.settings import Settings
-from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME
+from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME, OURS
 from validation.digest import sha256
-from validation.errors import ModelFileInvalid, RetrainError, UsageError
+from validation.errors import ChampionUnusable, ModelFileInvalid, RetrainError, UsageError
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Night
 from validation.redaction import mask
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 EXPERIMENT = "nightly"
 # One run per night with its verdict; separate from the runs that versions come from.
@@ -50,6 +54,7 @@ LEDGER = "champion history"
 LEDGER_TAG = "history_run"
 # MLflow silently truncates longer parameters.
 LONGEST_TEXT = 6_000
+DELETED, ALL_RUNS = "deleted", 3  # of mlflow.entities: LifecycleStage.DELETED, ViewType.ALL
 _SELECTING = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
@@ -77,6 +82,8 @@ class Registry:
         client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         # A first request, so that an unreachable registry is noticed before anything is trained.
         client.search_registered_models(max_results=1)
+        if self._artifacts and self._artifacts.startswith("file:"):
+            follow_moved_files(self.uri, EXPERIMENT, self._artifacts)
         return client
 
     def champion(self) -> ChampionRef | None:
@@ -97,6 +104,21 @@ class Registry:
             )
         return _reference(version)
 
+    def version_numbers(self) -> list[str]:
+        """Return the numbers of all registered versions, oldest first."""
+        return sorted((str(version.version) for version in self._call(self._versions)), key=int)
+
+    def write_tags(self, reference: ChampionRef) -> None:
+        """Write the tags of a version again that were removed or changed by hand."""
+
+        def write() -> None:
+            for name in ("candidate", "model", "model_sha256"):
+                self._client.set_model_version_tag(MODEL_NAME, reference.version, name, getattr(reference, name))
+            self._client.set_model_version_tag(MODEL_NAME, reference.version, "threshold", repr(reference.threshold))
+            self._client.set_registered_model_alias(MODEL_NAME, CHAMPION_ALIAS, reference.version)
+
+        self._call(write)
+
     def decision_of(self, version: str) -> str | None:
         """Return the decision that registered a version."""
         tags = self._call(lambda: self._client.get_model_version(MODEL_NAME, version).tags)
@@ -112,7 +134,14 @@ class Registry:
         with temporary_folder("version") as folder:
             path = self._call(lambda: download(uri, dst_path=str(folder)))
             files = list(Path(path).rglob("*.onnx"))
-            data = files[0].read_bytes() if files else b""
+            if not files:
+                place = self._call(lambda: self._client.get_model_version_download_uri(MODEL_NAME, reference.version))
+                raise ModelFileInvalid(
+                    f"nothing lies where MLflow has the file of version {reference.version} of {MODEL_NAME}: {place}",
+                    "was the folder moved, or a part of it deleted? put it back, or set RETRAIN_REGISTRY_ARTIFACTS to "
+                    "where it is; or roll back to another version (`retrain rollback --why ...`)",
+                )
+            data = files[0].read_bytes()
         if sha256(data) != reference.model_sha256:
             raise ModelFileInvalid(
                 f"version {reference.version} of {MODEL_NAME} has a model file with SHA-256 {sha256(data)}, "
@@ -229,15 +258,59 @@ class Registry:
         """Return the texts that ``put_if_absent`` stored under names with ``prefix``, by the rest of the name."""
 
         def read() -> dict[str, str]:
-            run = self._existing_ledger()
-            params = self._client.get_run(run).data.params if run else {}
+            ledger = self._existing_ledger()
+            params = self._client.get_run(ledger).data.params if ledger else {}
             return {name.removeprefix(prefix): params[name] for name in sorted(params) if name.startswith(prefix)}
 
         return self._call(read)
 
     def _existing_ledger(self) -> str | None:
+        """Return the run that ``put_if_absent`` writes to; restored if it was deleted, found if its tag was."""
         model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
-        return model.tags.get(LEDGER_TAG) if model else None
+        if model is None:
+            self._refuse_renamed()
+        run = model.tags.get(LEDGER_TAG) if model else None
+        if run is None and (run := self._lost_ledger()) is not None and model is not None:
+            log.warning("the tag %s of %s was gone: it is set again", LEDGER_TAG, MODEL_NAME)
+            self._client.set_registered_model_tag(MODEL_NAME, LEDGER_TAG, run)
+        if run is not None:
+            self._restore(run)
+        return run
+
+    def _refuse_renamed(self) -> None:
+        for model in all_pages(self._client.search_registered_models):
+            if LEDGER_TAG in model.tags:
+                raise RetrainError(
+                    f"the registered model {MODEL_NAME} is called {model.name} in {mask(self.uri)}: it was renamed",
+                    f"rename it back, on MLflow's page or by MlflowClient().rename_registered_model({model.name!r}, "
+                    f"{MODEL_NAME!r})",
+                )
+
+    def _lost_ledger(self) -> str | None:
+        """Return the oldest run that is called as the ledger is and has entries, deleted or not."""
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return None
+        named = f"attributes.run_name = '{LEDGER}'"
+        runs = all_pages(
+            self._client.search_runs, [experiment.experiment_id], named, ALL_RUNS, order_by=["attributes.start_time"]
+        )
+        return next((str(run.info.run_id) for run in runs if run.data.params), None)
+
+    def _restore(self, run: str) -> None:
+        """Restore the ledger, and its experiment, if they were deleted on MLflow's page."""
+        found = none_if_missing(lambda: self._client.get_run(run))
+        if found is None:
+            raise RetrainError(
+                f"the run {run}, which has the history of champions, is gone from {mask(self.uri)}",
+                "restore the registry from a backup; the store has a copy of each entry under "
+                f"{OURS}history/, which nothing removes",
+            )
+        if found.info.lifecycle_stage == DELETED:
+            self._experiment()
+            if self._client.get_run(run).info.lifecycle_stage == DELETED:
+                self._client.restore_run(run)
+            log.warning("the run of the history was deleted in MLflow: it is restored")
 
     def _ledger_run(self) -> str:
         """Return the run that ``put_if_absent`` writes to, created together with the registered model."""
@@ -245,12 +318,15 @@ class Registry:
             return existing
         run = self._client.create_run(self._experiment(), run_name=LEDGER).info.run_id
         self._client.set_terminated(run)
-        description = "Malaria cell classifier: uint8 RGB cells in, probability of Parasitized out"
-        tags = {LEDGER_TAG: run}
-        create_if_missing(lambda: self._client.create_registered_model(MODEL_NAME, tags, description))
+        self._create_model(run)
         if self._existing_ledger() is None:  # the model is older than this tag
             self._client.set_registered_model_tag(MODEL_NAME, LEDGER_TAG, run)
         return str(self._existing_ledger())  # the run of another process, if that was first
+
+    def _create_model(self, ledger: str) -> None:
+        description = "Malaria cell classifier: uint8 RGB cells in, probability of Parasitized out"
+        tags = {LEDGER_TAG: ledger}
+        create_if_missing(lambda: self._client.create_registered_model(MODEL_NAME, tags, description))
 
     def _versions(self) -> list[Any]:
         return list(all_pages(self._client.search_model_versions, f"name='{MODEL_NAME}'"))
@@ -258,7 +334,7 @@ class Registry:
     def _new_version(
         self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None
     ) -> Any:
-        self._ledger_run()
+        self._create_model(self._ledger_run())  # a model that was deleted on MLflow's page leaves the ledger
         experiment = self._experiment()
         for run in self._client.search_runs([experiment], f"tags.decision = '{decision.id}'"):
             # Of a registration that was killed: MLflow would show it as running, or as finished.
@@ -293,6 +369,9 @@ class Registry:
         if experiment is None:
             create_if_missing(lambda: self._client.create_experiment(name, artifact_location=self._artifacts))
             experiment = self._client.get_experiment_by_name(name)
+        if experiment.lifecycle_stage == DELETED:
+            self._client.restore_experiment(experiment.experiment_id)
+            log.warning("the experiment %s was deleted in MLflow: it is restored", name)
         if KIND_TAG not in experiment.tags:
             self._client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)
         return str(experiment.experiment_id)
@@ -306,11 +385,17 @@ class Registry:
 
 def _reference(version: Any) -> ChampionRef:
     tags = version.tags
-    return ChampionRef(
-        version=str(version.version),
-        candidate=tags["candidate"],
-        model=tags["model"],
-        model_sha256=tags["model_sha256"],
-        threshold=float(tags["threshold"]),
-        since=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-    )
+    try:
+        return ChampionRef(
+            version=str(version.version),
+            candidate=tags["candidate"],
+            model=tags["model"],
+            model_sha256=tags["model_sha256"],
+            threshold=float(tags["threshold"]),
+            since=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        )
+    except (KeyError, ValueError) as error:
+        raise ChampionUnusable(
+            f"version {version.version} of {MODEL_NAME} has other tags in MLflow than it was registered with: {error}",
+            "the next night, or any command that changes the champion, writes those of the champion again",
+        ) from error

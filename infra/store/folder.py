@@ -46,7 +46,7 @@ class FolderStore(Store):
         folder_key = prefix.rpartition("/")[0]
         if "/" in prefix and is_odd(folder_key):
             return
-        for key, entry in self._walk(f"{folder_key}/" if folder_key else ""):
+        for key, entry in self.walk(f"{folder_key}/" if folder_key else ""):
             # A name that is not UTF-8 must not stop the listing; its escaped form is reported as missing later.
             text = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             if not text.startswith(prefix):
@@ -57,7 +57,7 @@ class FolderStore(Store):
                 continue  # deleted meanwhile, or a dangling link
             yield ObjectInfo(text, stat.st_size, _etag(stat))
 
-    def _walk(self, folder_key: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    def walk(self, folder_key: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield every file below a folder (its key, with a slash at its end, or empty), by sorted names."""
         try:
             with os.scandir(self.root / folder_key) as scan:
@@ -70,7 +70,7 @@ class FolderStore(Store):
             return
         for entry in entries:
             if entry.is_dir(follow_symlinks=folder_key.count("/") < _LINKED):
-                yield from self._walk(f"{folder_key}{entry.name}/")
+                yield from self.walk(f"{folder_key}{entry.name}/")
             elif not is_temporary(entry.name) and not _is_folder(entry):
                 yield f"{folder_key}{entry.name}", entry
 

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 TABLE = ".parquet"
 # All others are left by a night's stages, each of which finds its own by its name, and makes it where it is not.
-NEVER_MADE_AGAIN = tuple(record.kind for record in (Promotion, ApprovalRequest, ApprovalAnswer, Look, Retired))
+NEVER_MADE_AGAIN = (ApprovalRequest.kind, Retired.kind)
+IN_THE_REGISTRY = (Promotion.kind, ApprovalAnswer.kind, Look.kind)
+REPAIRED = "the next night, or any command that changes the champion, writes it again"
 
 
 class Records:
@@ -147,6 +149,8 @@ class Records:
 def _remedy(key: str) -> str:
     """Return the one thing to do about a damaged object."""
     kind = key.removeprefix(OURS).partition("/")[0]
+    if kind in IN_THE_REGISTRY:
+        return f"the registry has it too: move {key} away, and {REPAIRED}"
     if kind in NEVER_MADE_AGAIN or key.startswith(ORIGINS):
         return "nothing makes it again: restore it from a backup, or from the bucket's earlier versions"
     return "a night over the same cells makes it again; if there are others now, restore it from a backup"

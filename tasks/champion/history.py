@@ -14,24 +14,27 @@ from typing import Literal
 
 from infra.registry.registry import Registry
 from infra.store.keys import CHAMPION_ALIAS, OURS, history_key, proposal_key, record_key
+from infra.store.records import REPAIRED
 from tasks.context import Context
 from tasks.judging.evidence import evaluation_digest
 from tasks.judging.ledger import repair_looks
 from validation.digest import digest
-from validation.errors import ChampionChanged, ObjectMissing, RetrainError, Unreachable, UsageError
-from validation.records import ApprovalAnswer, ChampionRef, Evaluation, Promotion
+from validation.errors import ChampionChanged, ChampionUnusable, ObjectMissing, RetrainError, UsageError
+from validation.records import ApprovalAnswer, Candidate, ChampionRef, Evaluation, Promotion
 from validation.redaction import mask
 
 log = logging.getLogger(__name__)
 
 ENTRY, ANSWER = "history.", "answer."
 LONGEST_WHY = 1_000
-REPAIRED = "the next night, or any command that changes the champion, writes it again"
 
 
 @dataclass(frozen=True)
 class ChampionChange:
-    """A change of the champion to be made; ``before`` is the champion that ``after`` was compared with."""
+    """A change of the champion to be made; ``before`` is the champion that ``after`` was compared with.
+
+    ``gone``: the version before, where the registry has lost it.
+    """
 
     action: Literal["promoted", "approved", "override", "rollback"]
     who: str
@@ -41,6 +44,7 @@ class ChampionChange:
     why: str
     checked: str
     evaluation: Evaluation | None = None
+    gone: str | None = None
 
 
 def history(context: Context) -> list[Promotion]:
@@ -56,14 +60,7 @@ def history(context: Context) -> list[Promotion]:
                 f"the history in {context.store.uri} has no entry {history_key(number)}, but later ones",
                 f"the registry has it too: {REPAIRED}",
             )
-        try:
-            entries.append(context.records.load(Promotion, id_))
-        except (ObjectMissing, Unreachable):
-            raise
-        except RetrainError as error:
-            key = record_key(Promotion.kind, id_)
-            hint = f"{error.hint}; the registry has this entry too: move {key} away, and {REPAIRED}"
-            raise RetrainError(error.message, hint) from error
+        entries.append(context.records.load(Promotion, id_))
     return entries
 
 
@@ -74,12 +71,13 @@ def reconcile_champion(context: Context, registry: Registry) -> ChampionRef | No
     history. It is read again after each move, so that the last of several processes leaves it right.
 
     Raises:
-        RetrainError: when the history names a version that is not in the registry.
+        ChampionUnusable: when the history names a version that is not in the registry.
     """
     repair_looks(context, registry)
     while True:
         _copy(context, registry)
-        entries, now = untouched_history(context, registry), registry.champion()
+        entries = untouched_history(context, registry)
+        now = _readable_champion(context, registry, entries)
         if not entries or (now is not None and now.version == entries[-1].version_after):
             return now
         version = entries[-1].version_after
@@ -90,6 +88,30 @@ def reconcile_champion(context: Context, registry: Registry) -> ChampionRef | No
         registry.set_champion(version)
 
 
+def _readable_champion(context: Context, registry: Registry, entries: Sequence[Promotion]) -> ChampionRef | None:
+    """Return the champion; if its tags are gone or unreadable, they are written again, as the history has them."""
+    try:
+        return registry.champion()
+    except ChampionUnusable:
+        last = entries[-1] if entries else None
+        candidate = context.records.find(Candidate, last.candidate or "") if last else None
+        if last is None or candidate is None or last.model_sha256 is None or last.threshold is None:
+            raise
+        known = ChampionRef(
+            version=last.version_after,
+            candidate=candidate.id,
+            model=candidate.model,
+            model_sha256=last.model_sha256,
+            threshold=last.threshold,
+            since=last.at,
+        )
+        log.error(
+            "the tags of version %s were gone or unreadable: written again, as the history has them", known.version
+        )
+        registry.write_tags(known)
+        return registry.champion()
+
+
 def append_change(context: Context, registry: Registry, change: ChampionChange) -> ChampionRef:
     """Make a change of the champion: decide its entry, then bring store and alias in line.
 
@@ -97,7 +119,7 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
         ChampionChanged: when the champion is no longer ``change.before``, or another change was decided first.
     """
     entries = history(context)
-    before = change.before.version if change.before else None
+    before = change.before.version if change.before else change.gone
     refuse_changed(entries[-1].version_after if entries else before, before)
     number = len(entries) + 1
     now = datetime.now(UTC)
@@ -219,26 +241,30 @@ def _copy(context: Context, registry: Registry) -> None:
 
 def _refuse_other_registry(registry: Registry, last: Promotion) -> None:
     """Refuse to move the alias to a missing version, or to one that is not the one in the history."""
-    hint = (
-        "restore the registry, or correct RETRAIN_REGISTRY or RETRAIN_STORE; "
-        f"to start over with another registry, move {OURS}history/ away"
-    )
     says = f"the history says that version {last.version_after} is champion"
+    there = ", ".join(registry.version_numbers())
+    rollback = f"or make one that is there champion (`retrain rollback N --why ...`; N: {there})" if there else ""
+    hint = (
+        f"is it the right one (RETRAIN_REGISTRY, RETRAIN_STORE)? restore the registry from a backup {rollback}".rstrip()
+    )
     try:
         registry.version(last.version_after)
     except UsageError as error:
-        raise RetrainError(f"{says}, but: {error.message}", hint) from error
+        raise ChampionUnusable(f"{says}, but: {error.message}", hint) from error
     if last.decision and (of := registry.decision_of(last.version_after)) != last.decision:
-        raise RetrainError(f"{says}, by decision {last.decision}; the registry's is of decision {of}", hint)
+        raise ChampionUnusable(f"{says}, by decision {last.decision}; the registry's is of decision {of}", hint)
 
 
-def current_champion(registry: Registry) -> ChampionRef:
+def current_champion(context: Context, registry: Registry) -> ChampionRef:
     """Return the champion.
 
     Raises:
         UsageError: when there is none yet.
+        ChampionUnusable: when there is none any more, or its tags cannot be read.
     """
     champion = registry.champion()
     if champion is None:
+        if entries := history(context):
+            _refuse_other_registry(registry, entries[-1])
         raise UsageError(f"no champion in {mask(registry.uri)} yet", "run a night first: `retrain run`")
     return champion

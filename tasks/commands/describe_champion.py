@@ -30,7 +30,7 @@ def describe_champion(context: Context, registry: Registry, moment: datetime | N
         entry = champion_at(entries, moment)
         champion, path = registry.version(entry.version_after), f"/{entry.version_after}"
     else:
-        champion, path = current_champion(registry), f"@{CHAMPION_ALIAS}"
+        champion, path = current_champion(context, registry), f"@{CHAMPION_ALIAS}"
         entry = _entry_of_today(entries, champion)
     decision = context.records.find(Decision, entry.decision) if entry and entry.decision else None
     evaluation = context.records.find(Evaluation, decision.evaluation) if decision and decision.evaluation else None

@@ -77,7 +77,7 @@ def predict(settings: Settings, paths: Sequence[Path]) -> Predictions:
     """
     files = [file for path in paths for file in _images(path)]
     context, registry = Context.open(settings), Registry(settings)
-    champion = current_champion(registry)
+    champion = current_champion(context, registry)
     model = ModelFile(verified_file(context, registry, champion), sha256_expected=champion.model_sha256)
     reference = reference_of(context, champion)
     bounds = {} if reference.facts is None else learn_bounds(reference.facts)

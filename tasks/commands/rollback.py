@@ -14,14 +14,14 @@ from tasks.champion.history import (
     append_change,
     champion_lineage,
     checked_why,
-    history,
     reconcile_champion,
+    untouched_history,
 )
 from tasks.champion.in_force import refuse_changed_since
 from tasks.champion.reproduce import reproduce
 from tasks.context import Context
 from tasks.promote import register_and_try
-from validation.errors import UsageError
+from validation.errors import ChampionUnusable, UsageError
 from validation.records import Candidate, ChampionRef, Decision
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,15 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
     """
     why = checked_why(why)
     with context.workspace.champion_lock():
-        now = reconcile_champion(context, registry)
-        entries = history(context)
+        gone, found = None, ""
+        try:
+            now = reconcile_champion(context, registry)
+        except ChampionUnusable as error:
+            now, found = None, error.message
+            log.error("rolled back all the same: %s", found)
+        entries = untouched_history(context, registry)
+        if found:
+            gone = entries[-1].version_after
         if version is None:
             lineage = champion_lineage(entries)
             if len(lineage) < 2:
@@ -49,14 +56,21 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
             raise UsageError(
                 f"version {version} was never champion", "`retrain promote DECISION --why ...` makes a challenger one"
             )
-        if now is not None and now.version == version:
-            raise UsageError(f"version {version} is champion already", "`retrain history` shows the earlier champions")
+        if version == (now.version if now else gone):
+            last = entries[-1]
+            raise UsageError(
+                f"version {version} is champion already: {last.action} by {last.who} at {last.at:%Y-%m-%d %H:%M} UTC, "
+                f"because {last.why}",
+                "`retrain history` shows the earlier champions",
+            )
         target = registry.version(version)
         refuse_changed_since(context, target, entries)
         decision = registry.decision_of(version) or ""
         record = context.records.find(Decision, decision) if decision else None
-        checked = reproduce(context, registry, target, record, strict=False)
-        return append_change(context, registry, ChampionChange("rollback", who, decision, now, target, why, checked))
+        checked = "; ".join(filter(None, (reproduce(context, registry, target, record, strict=False), found)))
+        return append_change(
+            context, registry, ChampionChange("rollback", who, decision, now, target, why, checked, gone=gone)
+        )
 
 
 def override(context: Context, registry: Registry, decision: Decision, *, why: str, who: str) -> ChampionRef:

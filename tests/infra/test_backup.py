@@ -78,6 +78,65 @@ def test_what_was_lost_is_put_back(filled: Path, tmp_path: Path, empty_registry:
         assert database.execute("select name from run").fetchall() == [("night",)]
 
 
+def test_a_backup_is_of_one_moment_whatever_is_written_and_removed_meanwhile(
+    filled: Path, tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promotion, a pruned record, a moved pointer, a new cell and unfinished files, between two copies."""
+    store, registry = FolderStore(filled / "store"), registry_in(filled, empty_registry)
+    before = {
+        "retraining/history/000001.json": b"first",
+        "retraining/latest/night.json": b"first",
+        "retraining/splits/pruned.json": b"pruned",
+    }
+    for key, data in before.items():
+        store.put(key, data)
+    registry.put_if_absent("history.000001", "first")
+    copy, meanwhile = shutil.copy2, list[Path]()
+
+    def copy_later(source: Path, target: Path) -> None:
+        if not meanwhile:
+            meanwhile.append(source)
+            store.delete("retraining/splits/pruned.json")
+            store.put("retraining/history/000002.json", b"second")
+            registry.put_if_absent("history.000002", "second")
+            store.put("retraining/latest/night.json", b"second")
+            store.put(KEY, b"replaced")
+            (filled / "store" / "retraining" / ".tmp-1-0123abcd").write_bytes(b"half")
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copy2", copy_later)
+    (filled / "store" / "labeled" / ".tmp-1-0123abcd").write_bytes(b"half")
+    command("backup", str(tmp_path / "saved"))
+    assert meanwhile
+    shutil.rmtree(filled)
+    command("restore", str(tmp_path / "saved"))
+    assert {info.key: store.get(info.key) for info in store.list("")} == {
+        "retraining/history/000001.json": b"first",
+        KEY: b"replaced",
+    }
+    # MLflow in this process still has the old file open.
+    with closing(sqlite3.connect(filled / "mlflow.db")) as database:
+        assert database.execute("select value from params where key like 'history.%'").fetchall() == [("first",)]
+    assert not list(filled.rglob(".tmp-*"))
+
+
+def test_an_empty_or_a_wrong_home_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from infra.backup import back_up
+
+    for wrong in (tmp_path / "typo", tmp_path / "empty"):
+        monkeypatch.setenv("RETRAIN_HOME", str(wrong))
+        if wrong.name == "empty":
+            (wrong / "store").mkdir(parents=True)
+        with pytest.raises(UsageError, match="there is nothing to back up: no store at") as caught:
+            back_up(load_settings(), tmp_path / "saved")
+        assert str(wrong) in caught.value.message
+        assert "RETRAIN_HOME" in caught.value.hint
+    assert not (tmp_path / "saved").exists()
+    assert not (tmp_path / "typo").exists()
+    (tmp_path / "empty" / "store" / "cell").write_bytes(b"cell")
+    assert set(back_up(load_settings(), tmp_path / "saved")["saved"]) == {"store"}
+
+
 def test_nothing_is_overwritten_and_no_half_or_damaged_backup_is_believed(filled: Path, tmp_path: Path) -> None:
     from infra.backup import back_up, restore
 

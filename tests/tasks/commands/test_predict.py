@@ -21,6 +21,7 @@ from infra.settings.settings import Settings
 from infra.store.keys import SYNTHETIC_MARK
 from tasks.champion.history import current_champion
 from tasks.commands.predict import PatientSummary, predict
+from tasks.context import Context
 from tests import ROOT
 from tests.builders import (
     SIDE,
@@ -209,5 +210,5 @@ def test_without_a_champion_it_says_what_to_do(
     assert "retrain run" in caught.value.hint
     registry.uri = "postgresql://me:s3cret@db/mlflow"
     with pytest.raises(UsageError) as caught:
-        current_champion(registry)
+        current_champion(Context.open(settings), registry)
     assert "s3cret" not in str(caught.value)
