@@ -51,8 +51,8 @@ def mistakes(code: str) -> Iterator[str]:
                 yield f"a command as one text in line {node.lineno}"
         if name == "format" and isinstance(node.func, ast.Attribute):
             text = node.func.value
-            names = {"self"}  # a log handler's own
-            named = isinstance(text, ast.Name) and (text.id.isupper() or text.id in names)
+            names = {"self", "super()"}  # a log handler's own
+            named = (isinstance(text, ast.Name) and text.id.isupper()) or ast.unparse(text) in names
             if not (isinstance(text, ast.Constant) or named):
                 yield f"a format string that is no constant in line {node.lineno}"
         logs = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in {"log", "logger", "logging"}
