@@ -90,7 +90,7 @@ def start_night(context: Context, id_: str, registry: Registry) -> Start:
     start = context.records.find(Start, id_)
     if start is None:
         start = Start(id=id_, champion=registry.champion(), started_at=datetime.now(UTC))
-        context.records.save(start, id_)
+        start = context.records.save_once(start, id_)
     return start
 
 

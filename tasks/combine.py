@@ -32,7 +32,15 @@ def find_candidate(context: Context, specs: Sequence[TrainSpec]) -> tuple[str, C
     If that was pruned, its record stays for the reports: combined again it gets another id.
     """
     target = context.settings.training.target_sensitivity
-    return find_with_file(context, Candidate, digest([spec.model_dump(mode="json") for spec in specs], target))
+    id_, stored = find_with_file(context, Candidate, digest([spec.model_dump(mode="json") for spec in specs], target))
+    if stored is None or sha256(context.store.get(stored.model_key)) == stored.model_sha256:
+        return id_, stored
+    # As two machines with one store could leave it: the record of one beside the file of the other.
+    log.error(
+        "%s is not the file of candidate %s: it is removed, and the members combined again", stored.model_key, id_
+    )
+    context.store.delete(stored.model_key)
+    return find_with_file(context, Candidate, id_)
 
 
 def combine(
@@ -64,7 +72,11 @@ def combine(
             f"the members of {members[0].spec.model} make no usable model file: {error.message}", "run the night again"
         ) from error
     context.store.put(candidate.model_key, onnx)
-    context.records.save(candidate, id_)
+    stored = context.records.save_once(candidate, id_)
+    if stored.model_key != candidate.model_key:
+        context.store.delete(candidate.model_key)
+        log.info("%s was combined by another machine at the same time: its file counts", candidate.model)
+        return stored
     log.info("%s: %d members in one file of %.0f MB", candidate.model, len(members), len(onnx) / 1e6)
     return candidate
 
@@ -102,7 +114,7 @@ def _candidate(
         side=spec.side,
         members=tuple(members),
         missing=dict(missing),
-        model_key=candidate_key(id_, "model.onnx"),
+        model_key=candidate_key(id_, f"{sha256(onnx)[:16]}.onnx"),
         model_sha256=sha256(onnx),
         model_bytes=len(onnx),
         threshold=threshold,

@@ -77,8 +77,7 @@ def decide(context: Context, evidence: Evidence) -> Decision:
         synthetic=context.store.exists(SYNTHETIC_MARK),
         decided_at=datetime.now(UTC),
     )
-    context.records.save(decision, id_)
-    return decision
+    return context.records.save_once(decision, id_)
 
 
 def _judge(context: Context, evidence: Evidence) -> tuple[GateResult, str]:

@@ -183,14 +183,16 @@ def _keep(
     """Store a member's file, its weights and, last, its record."""
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
     _refuse_unusable(onnx, spec, folder, tuning)
-    model_key, weights_key = member_key(id_, "member.onnx"), member_key(id_, result["weights"])
+    # Another machine may train the same member: with its digest in its name, no file takes the place of another.
+    name = sha256(onnx)[:16]
+    model_key, weights_key = member_key(id_, f"{name}.onnx"), member_key(id_, f"{name}.{result['weights']}")
     context.store.put(model_key, onnx)
     context.store.put(weights_key, weights)
     batch_key = None
     # A picture of the first batch, for the report; optional.
-    if (name := result.get("batch")) and (folder / name).exists():
-        batch_key = member_key(id_, name)
-        context.store.put(batch_key, (folder / name).read_bytes())
+    if (picture := result.get("batch")) and (folder / picture).exists():
+        batch_key = member_key(id_, f"{name}.{picture}")
+        context.store.put(batch_key, (folder / picture).read_bytes())
     member = Member(
         id=id_,
         spec=spec,
@@ -209,8 +211,12 @@ def _keep(
         created_at=datetime.now(UTC),
         **{name: result[name] for name in COPIED},
     )
-    context.records.save(member, id_)
-    return member
+    stored = context.records.save_once(member, id_)
+    if stored.model_key != model_key:
+        log.info("%s was trained by another machine at the same time: its file counts", describe(spec))
+        for key in filter(None, (model_key, weights_key, batch_key)):
+            context.store.delete(key)
+    return stored
 
 
 def _refuse_unusable(onnx: bytes, spec: TrainSpec, folder: Path, tuning: CellData) -> None:

@@ -79,6 +79,15 @@ class Records:
         """Store a record under its id."""
         self.store.put(record_key(record.kind, id_), record.model_dump_json(indent=2).encode())
 
+    def save_once(self, record: R, id_: str) -> R:
+        """Store a record unless a whole one is there; return the stored one: of two machines one wins."""
+        key = record_key(record.kind, id_)
+        if not self.store.create(key, record.model_dump_json(indent=2).encode()):
+            if (winner := self.find(type(record), id_)) is not None:
+                return winner
+            self.save(record, id_)  # in place of a damaged one
+        return self.find(type(record), id_) or record
+
     def ids(self, record: type[Record]) -> list[str]:
         """Return the ids of all stored records of a kind, sorted."""
         prefix = f"{OURS}{record.kind}/"

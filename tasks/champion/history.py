@@ -149,8 +149,26 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
         winner = Promotion.model_validate_json(decided)
         if (winner.decision, winner.version_after) != (entry.decision, entry.version_after):
             refuse_changed(winner.version_after, before, f" ({winner.who}, {winner.at:%Y-%m-%d %H:%M:%S} UTC)")
+        elif change.action != "promoted":  # of two nights with one decision, either may say that it promoted
+            refuse_done([winner], 0)
     log.info("version %s (%s) is champion now", change.after.version, change.after.model)
     return change.after
+
+
+def refuse_done(entries: Sequence[Promotion], seen: int) -> None:
+    """Raise ChampionChanged when a person's command finds more than the ``seen`` entries that it began with."""
+    if len(entries) > seen:
+        last = entries[-1]
+        raise ChampionChanged(
+            f"the champion was changed meanwhile: {described(last)}",
+            "this command changed nothing. Look at `retrain history`, and decide again",
+        )
+
+
+def described(entry: Promotion) -> str:
+    """Return what an entry did, when, by whom and why, in one line."""
+    made = f"version {entry.version_after} was made champion ({entry.action})"
+    return f"{made} by {entry.who} at {entry.at:%Y-%m-%d %H:%M} UTC: {entry.why}"
 
 
 def refuse_changed(now: str | None, compared: str | None, by: str = "") -> None:

@@ -14,7 +14,10 @@ from tasks.champion.history import (
     append_change,
     champion_lineage,
     checked_why,
+    described,
+    history,
     reconcile_champion,
+    refuse_done,
     untouched_history,
 )
 from tasks.champion.in_force import refuse_changed_since
@@ -36,7 +39,7 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
         UsageError: when there is no such champion.
         ModelFileInvalid, NotReproduced: when that version's file is not what was registered; the champion stays.
     """
-    why = checked_why(why)
+    why, seen = checked_why(why), len(history(context))
     with context.workspace.champion_lock():
         gone, found = None, ""
         try:
@@ -45,6 +48,7 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
             now, found = None, error.message
             log.error("rolled back all the same: %s", found)
         entries = untouched_history(context, registry)
+        refuse_done(entries, seen)
         if found:
             gone = entries[-1].version_after
         if version is None:
@@ -57,10 +61,8 @@ def rollback(context: Context, registry: Registry, version: str | None, *, why: 
                 f"version {version} was never champion", "`retrain promote DECISION --why ...` makes a challenger one"
             )
         if version == (now.version if now else gone):
-            last = entries[-1]
             raise UsageError(
-                f"version {version} is champion already: {last.action} by {last.who} at {last.at:%Y-%m-%d %H:%M} UTC, "
-                f"because {last.why}",
+                f"version {version} is champion already: {described(entries[-1])}",
                 "`retrain history` shows the earlier champions",
             )
         target = registry.version(version)
@@ -83,8 +85,11 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
     why = checked_why(why)
     if decision.challenger is None:
         raise UsageError(f"decision {decision.id} ({decision.verdict.value}) has no challenger to promote")
+    seen = len(history(context))
     with context.workspace.champion_lock():
         now = reconcile_champion(context, registry)
+        entries = history(context)
+        refuse_done(entries, seen)
         if open_request(context, decision.id) is not None:
             raise UsageError(
                 f"decision {decision.id} waits for an approval", f"`retrain approve {decision.id} --why ...`"
@@ -94,7 +99,7 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
             log.warning("the challenger was compared with version %s, the champion is %s", compared, now.version)
         challenger = context.records.load(Candidate, decision.challenger)
         if now is not None and now.candidate == challenger.id:
-            raise UsageError(f"the challenger is champion already, as version {now.version}")
+            raise UsageError(f"the challenger is champion already: {described(entries[-1])}")
         reference, checked, _ = register_and_try(context, registry, decision, challenger, strict=False)
         return append_change(
             context, registry, ChampionChange("override", who, decision.id, now, reference, why, checked)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from infra.scoring.model_file import ModelFile
+from tasks import combine as module
 from tasks.cells.cell_data import load_cells, tuned_cells
 from tasks.combine import combine, find_candidate
 from tasks.context import Context
 from tasks.train import train
 from tasks.training.specs import member_specs
-from tests.builders import RED, Prepared, channel_member, leave_finished_training, with_settings
+from tests.builders import RED, Prepared, channel_member, channel_model, leave_finished_training, with_settings
 from validation.digest import sha256
 from validation.errors import TrainingFailed
 from validation.patients import FOLDS
@@ -144,3 +146,43 @@ def test_a_members_file_that_was_replaced_is_trained_again(
     with pytest.raises(TrainingFailed, match="is not the file that was stored"):
         combined(context, prepared, members)
     assert not context.store.exists(members[1].model_key)
+
+
+def test_of_two_machines_that_combine_at_once_the_record_and_the_file_of_one_count(
+    context: Context, prepared: Prepared, members: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same trainings on two machines differ in their last bits."""
+    others = []
+    for number, member in enumerate(members):
+        data, key = channel_member(RED, centre=101.0 + 5 * number), f"{member.model_key}.other"
+        context.store.put(key, data)
+        others.append(member.model_copy(update={"model_key": key, "model_sha256": sha256(data)}))
+    plain, made = module._candidate, list[Candidate]()
+
+    def late(*arguments: Any) -> Candidate:
+        candidate = plain(*arguments)
+        if not made:
+            made.append(candidate)
+            made.append(combined(context, prepared, others))
+        return candidate
+
+    monkeypatch.setattr(module, "_candidate", late)
+    second = combined(context, prepared, members)
+    lost, won = made
+    assert lost.id == won.id
+    assert lost.model_sha256 != won.model_sha256
+    assert second == won == context.records.load(Candidate, won.id)
+    assert sha256(context.store.get(won.model_key)) == won.model_sha256
+    assert not context.store.exists(lost.model_key)
+
+
+def test_a_record_beside_the_file_of_another_machine_is_combined_again(
+    context: Context, prepared: Prepared, members: list[Member], caplog: pytest.LogCaptureFixture
+) -> None:
+    candidate = combined(context, prepared, members)
+    context.store.put(candidate.model_key, channel_model(RED))
+    again = combined(context, prepared, members)
+    assert again.id != candidate.id
+    assert again.model_sha256 == candidate.model_sha256 == sha256(context.store.get(again.model_key))
+    assert f"{candidate.model_key} is not the file of candidate" in caplog.text
+    assert combined(context, prepared, members) == again

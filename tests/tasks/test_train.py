@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from infra.local.files import Workspace
 from tasks import models
 from tasks import train as train_module
 from tasks.cells.cell_data import CellData, load_cells
@@ -133,6 +134,28 @@ def test_a_training_out_of_memory_resumes_with_half_the_batch(
     member = run(context, prepared, spec_of(prepared, red_model, behaviour="large", batch_size=16))
     assert (member.spec.recipe["batch_size"], member.batch_size) == (16, 4)
     assert "out of memory with batches of 8: again with 4" in caplog.text
+
+
+def test_of_two_machines_that_train_a_member_at_once_one_counts(
+    context: Context, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One store, two homes; their trainings differ in their last bits."""
+    other, spec = replace(context, workspace=Workspace(tmp_path / "another home")), spec_of(prepared)
+    leave_finished_training(context, spec, channel_member(RED, centre=104.0))
+    leave_finished_training(other, spec, channel_member(RED, centre=105.0))
+    prepare(other)
+    check, winner = train_module._refuse_unusable, list[Member]()
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(train_module, "_refuse_unusable", check)
+        winner.append(run(other, prepared, spec))
+        check(*arguments)
+
+    monkeypatch.setattr(train_module, "_refuse_unusable", late)
+    assert run(context, prepared, spec) == winner[0] == context.records.load(Member, winner[0].id)
+    assert sha256(context.store.get(winner[0].model_key)) == winner[0].model_sha256
+    files = [info.key for info in context.store.list(f"retraining/members/{winner[0].id}/")]
+    assert sorted(files) == sorted([winner[0].model_key, winner[0].weights_key])
 
 
 def test_a_training_becomes_a_member(

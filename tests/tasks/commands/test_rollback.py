@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from infra.local.files import Workspace
 from infra.registry.registry import Registry
 from infra.store.keys import MODEL_NAME, record_key
 from tasks.champion.history import history
@@ -16,7 +19,7 @@ from tasks.nights import find_decision
 from tasks.promote import promote
 from tests.builders import channel_model, made_up_candidate, made_up_decision
 from validation.digest import sha256
-from validation.errors import ModelFileInvalid, UsageError
+from validation.errors import ChampionChanged, ModelFileInvalid, UsageError
 from validation.records import Candidate, ChampionRef, Decision, Verdict
 
 ANN = "ann@lab"
@@ -157,3 +160,52 @@ def test_a_decision_is_found_by_the_beginning_of_its_id(context: Context) -> Non
             find_decision(context, text)
     with pytest.raises(UsageError, match="no night"):
         find_decision(context, "latest")
+
+
+def test_two_people_who_roll_back_at_once_go_one_champion_back(
+    context: Context, registry: Registry, champions: list[ChampionRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits for the first, and is told who did it and why."""
+    lock = Workspace.champion_lock
+
+    def wait_for_bob(workspace: Workspace) -> Any:
+        monkeypatch.setattr(Workspace, "champion_lock", lock)
+        rollback(context, registry, None, why="rings are missed", who="bob@lab")
+        return lock(workspace)
+
+    monkeypatch.setattr(Workspace, "champion_lock", wait_for_bob)
+    with pytest.raises(ChampionChanged, match=r"version 2 .* \(rollback\) by bob@lab .*: rings") as caught:
+        rollback(context, registry, None, why="it misses rings", who=ANN)
+    assert "changed nothing" in caught.value.hint
+    assert registry.champion() == champions[1]
+    assert len(history(context)) == 4
+    with pytest.raises(UsageError, match=r"champion already: .* by bob@lab .*: rings are missed"):
+        rollback(context, registry, "2", why="it misses rings", who=ANN)
+
+
+def test_of_two_machines_that_roll_back_at_once_the_second_is_told_that_it_was_done(
+    context: Context, registry: Registry, champions: list[ChampionRef], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No lock is common to two homes: the registry decides."""
+    other = replace(context, workspace=Workspace(tmp_path / "another home"))
+    put = registry.put_if_absent
+
+    def after_bob(name: str, text: str) -> str:
+        monkeypatch.setattr(registry, "put_if_absent", put)
+        rollback(other, registry, None, why="rings are missed", who="bob@lab")
+        return put(name, text)
+
+    monkeypatch.setattr(registry, "put_if_absent", after_bob)
+    with pytest.raises(ChampionChanged, match=r"by bob@lab .*: rings are missed"):
+        rollback(context, registry, None, why="it misses rings", who=ANN)
+    assert [entry.who for entry in history(context)][3:] == ["bob@lab"]
+    assert registry.champion() == champions[1]
+
+
+def test_a_second_override_is_told_who_made_it_champion(
+    context: Context, registry: Registry, champions: list[ChampionRef]
+) -> None:
+    kept = decide(context, 4, champions[2], Verdict.KEPT)
+    override(context, registry, kept, why="seen by hand", who="bob@lab")
+    with pytest.raises(UsageError, match=r"champion already: version 4 .* by bob@lab .*: seen by hand"):
+        override(context, registry, kept, why="seen by hand too", who=ANN)
