@@ -24,7 +24,7 @@ from tasks.nights import load_all, nights, undamaged
 from tasks.reporting.figures.svg import sparkline
 from tasks.reporting.format import HEADLINES
 from tasks.reporting.page import page_environment
-from tasks.reporting.words.headline import answered, index_headline, verdict_name
+from tasks.reporting.words.headline import answered, index_headline, night_name
 from validation.errors import RetrainError
 from validation.records import ApprovalAnswer, ApprovalRequest, Night, Promotion, Verdict
 
@@ -90,7 +90,7 @@ def render_index(rows: list[IndexRow], waiting: Sequence[ApprovalRequest] = ()) 
         waiting=sorted(waiting, key=lambda request: request.expires_at),
         sparklines={name: Markup(sparkline(line, promoted)) for name, line in values.items()},  # noqa: S704 - numbers
         latest={name: next((v for night in nights if (v := night.metrics.get(name))), None) for name in HEADLINES},
-        verdicts=sorted({verdict_name(night) for night in nights}),
+        verdicts=sorted({night_name(night) for night in nights}),
         field=next((night.field for night in nights if night.field and night.field.version == champion), None),
         models=sorted({night.challenger_model for night in nights if night.challenger_model}),
         script=Markup(script),  # noqa: S704 - our own

@@ -27,7 +27,7 @@ from tasks.reporting.pictures.gallery import galleries
 from tasks.reporting.subgroups import stain_groups, tallies_by_patient, worst_patients
 from tasks.reporting.words.conditions import condition
 from tasks.reporting.words.confidence import confidence
-from tasks.reporting.words.headline import SYNTHETIC, approval_state, field_sentence, headline, verdict_name
+from tasks.reporting.words.headline import SYNTHETIC, approval_state, field_sentence, headline, night_name, verdict_name
 from tasks.reporting.words.next_steps import next_steps
 from tasks.reporting.words.reasons import why
 
@@ -52,7 +52,7 @@ def render_report(inputs: ReportInputs) -> str:
         lead=headline(inputs),
         why=why(inputs),
         confidence=confidence(inputs),
-        verdict=verdict_name(inputs.night.model_copy(update={"verdict": decision.verdict}), inputs.answer),
+        verdict=verdict_name(decision.verdict, inputs.answer, has_champion=inputs.has_champion),
         approval=approval_state(inputs),
         next_steps=next_steps(inputs),
         evidence=_evidence(inputs, models),
@@ -84,7 +84,7 @@ def page_environment() -> Environment:
         fixed=form.fixed, cards=form.cards,
     )  # fmt: skip
     environment.globals.update(METRICS=form.METRICS, HEADLINES=form.HEADLINES, SYNTHETIC=SYNTHETIC)
-    environment.globals.update(field_sentence=field_sentence, verdict_name=verdict_name)
+    environment.globals.update(field_sentence=field_sentence, night_name=night_name)
     return environment
 
 

@@ -13,7 +13,7 @@ from infra.registry.registry import Registry
 from infra.store.keys import report_key
 from tasks.context import Context
 from tasks.reporting.format import shorten
-from tasks.reporting.words.headline import SYNTHETIC, field_sentence, verdict_name
+from tasks.reporting.words.headline import SYNTHETIC, field_sentence, night_name
 from tasks.stage import stage
 from validation.errors import RetrainError
 from validation.records import Night
@@ -49,7 +49,7 @@ def note_in_registry(context: Context, night: Night, registry: Registry) -> None
 
 def markdown(night: Night) -> str:
     """Return a night's verdict as Markdown; what comes from outside is plain text in it."""
-    lines = [f"## {verdict_name(night).capitalize()}", _text(night.sentence, 600), ""]
+    lines = [f"## {night_name(night).capitalize()}", _text(night.sentence, 600), ""]
     if night.synthetic:
         lines += [f"**Synthetic cells. {SYNTHETIC}**", ""]
     if night.field is not None:

@@ -12,12 +12,16 @@ _ANSWERS = {"approve": "Approved", "reject": "Rejected"}
 _DONE = _ANSWERS | {"approved": "Approved", "override": "Promoted by hand", "rollback": "Rolled back"}
 
 
-def verdict_name(night: Night, answer: ApprovalAnswer | None = None) -> str:
-    """Return a night's verdict as pages show it: a first champion was not tested, and a person may have answered."""
+def verdict_name(verdict: Verdict, answer: ApprovalAnswer | None = None, *, has_champion: bool) -> str:
+    """Return a verdict as pages show it: a first champion was not tested, and a person may have answered."""
     if answer is not None:
         return _ANSWERS[answer.answer].lower()
-    first = night.verdict is Verdict.PROMOTED and night.champion_before is None
-    return "first champion" if first else night.verdict.value
+    return "first champion" if verdict is Verdict.PROMOTED and not has_champion else verdict.value
+
+
+def night_name(night: Night) -> str:
+    """Return a night's verdict as pages show it."""
+    return verdict_name(night.verdict, has_champion=night.champion_before is not None)
 
 
 def headline(r: ReportInputs) -> str:

@@ -219,7 +219,8 @@ def pages() -> dict[str, str]:
 def test_each_night_states_its_facts(name: str, pages: dict[str, str]) -> None:
     inputs, facts, wrong = NIGHTS[name]
     text = text_of(pages[name])
-    assert verdict_name(inputs.night).capitalize() in text
+    shown = verdict_name(inputs.decision.verdict, has_champion=inputs.has_champion)
+    assert shown.capitalize() in text
     assert inputs.decision.sentence in text
     paragraphs = [text_of(f"<body>{part}") for part in re.split(r"<(?=p\b|section|li\b|tr\b|figure)", pages[name])]
     for fact in facts:
@@ -558,6 +559,14 @@ def test_a_champion_that_is_worse_than_promised_is_named_before_all_else() -> No
     assert text.index("worse than promised") < text.index("per 1,000 cells")
     assert "the sensitivity of version 7 cannot be what was promised" in text
     assert page.count("✕ worse than promised") == 1
+
+
+def test_a_champion_that_only_the_decision_names_is_no_missing_one() -> None:
+    made = full_inputs()
+    night = made.night.model_copy(update={"champion_before": None})
+    page = render_report(replace(made, night=night))
+    assert "First champion" not in page
+    assert "Promoted</h1>" in page
 
 
 def awaiting(**found: Any) -> ReportInputs:
