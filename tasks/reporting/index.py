@@ -21,12 +21,11 @@ from tasks.champion.approval import open_requests
 from tasks.champion.history import history
 from tasks.context import Context
 from tasks.nights import load_all, nights, undamaged
-from tasks.reporting.figures.svg import sparkline
-from tasks.reporting.format import HEADLINES
+from tasks.reporting.figures.trends import decisions_plot
 from tasks.reporting.page import page_environment
 from tasks.reporting.words.headline import answered, index_headline, night_name
 from validation.errors import RetrainError
-from validation.records import ApprovalAnswer, ApprovalRequest, Night, Promotion, Verdict
+from validation.records import ApprovalAnswer, ApprovalRequest, Night, Promotion
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +74,6 @@ def entries(context: Context) -> list[IndexRow]:
 def render_index(rows: list[IndexRow], waiting: Sequence[ApprovalRequest] = ()) -> str:
     """Return the index page, with what waits for a person first; the same rows give the same bytes."""
     nights = [row.night for row in rows]
-    values = {
-        name: [interval.value if (interval := night.metrics.get(name)) else None for night in nights[::-1]]
-        for name in HEADLINES
-    }
-    promoted = [night.verdict is Verdict.PROMOTED for night in nights[::-1]]
     environment = page_environment()
     script = environment.get_template("script.html.j2").render()
     champion = next((night.champion_after for night in nights if night.champion_after), None)
@@ -88,8 +82,7 @@ def render_index(rows: list[IndexRow], waiting: Sequence[ApprovalRequest] = ()) 
         lead=index_headline(len(rows), champion),
         answered=answered,
         waiting=sorted(waiting, key=lambda request: request.expires_at),
-        sparklines={name: Markup(sparkline(line, promoted)) for name, line in values.items()},  # noqa: S704 - numbers
-        latest={name: next((v for night in nights if (v := night.metrics.get(name))), None) for name in HEADLINES},
+        chart=Markup(decisions_plot(nights[::-1])),  # noqa: S704 - numbers and dates
         verdicts=sorted({night_name(night) for night in nights}),
         field=next((night.field for night in nights if night.field and night.field.version == champion), None),
         models=sorted({night.challenger_model for night in nights if night.challenger_model}),

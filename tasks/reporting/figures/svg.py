@@ -141,16 +141,3 @@ def interval_strip(value: float | None, low: float | None, high: float | None, b
         '<svg class="strip" viewBox="0 0 140 20" aria-hidden="true"><path class="axis" d="M0 10H140"/>'
         f'{whisker}<path class="bound" d="M{at(bound)} 1V19"/>{dot}</svg>'
     )
-
-
-def sparkline(values: Sequence[float | None], marked: Sequence[bool]) -> str:
-    """Draw a small line of ``values`` (0 to 1) over time, a dot where ``marked``; empty for fewer than two numbers."""
-    known = [(place, value) for place, value in enumerate(values) if value is not None]
-    if len(known) < 2:
-        return ""
-    low, high = min(value for _, value in known), max(value for _, value in known)
-    span, last = high - low or 1.0, max(1, len(values) - 1)
-    points = {place: (round(4 + 132 * place / last, 1), round(28 - 24 * (v - low) / span, 1)) for place, v in known}
-    line = "M" + "L".join(f"{x} {y}" for x, y in points.values())
-    dots = "".join(f'<circle cx="{x}" cy="{y}" r="2.6"/>' for place, (x, y) in points.items() if marked[place])
-    return f'<svg class="spark" viewBox="0 0 140 32" aria-hidden="true"><path d="{line}"/>{dots}</svg>'

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.reporting.figures.svg import INK, LINE, ROLE_COLOURS, SOFT, errorbars, figure, legend_above, render
 from tasks.reporting.format import count
-from validation.records import Candidate, EpochRecord, Member, PastNight, Verdict
+from validation.records import Candidate, EpochRecord, Member, Night, PastNight, Verdict
 
 # name in the records, words, colour, line, marker
 _SERIES = (
@@ -99,3 +99,43 @@ def champion_plot(nights: Sequence[PastNight]) -> str | None:
 
     label = f"Balanced accuracy, sensitivity and specificity of the champion at {len(nights)} looks."
     return render(draw, "history", label)
+
+
+def decisions_plot(nights: Sequence[Night]) -> str:
+    """Draw challengers as dots and the champion as steps, oldest night first; empty for fewer than two looks.
+
+    The champion's line is at its balanced accuracy when it was promoted.
+    """
+    values = [night.metrics.get("balanced_accuracy") for night in nights]
+    known = [(place, m.value) for place, m in enumerate(values) if m is not None]
+    if len(known) < 2:
+        return ""
+    low, high = (pick(value for _, value in known) for pick in (min, max))
+    span, last = max(high - low, 0.01), max(1, len(nights) - 1)
+
+    def at(place: float, value: float) -> tuple[float, float]:
+        return round(48 + 292 * place / last, 1), round(124 - 100 * (value - low) / span, 1)
+
+    dots, line, champion = [], "", None
+    for place, value in known:
+        x, y = at(place, value)
+        promoted = nights[place].verdict is Verdict.PROMOTED
+        dots.append(
+            f'<circle class="{"made" if promoted else "open"}" cx="{x}" cy="{y}" r="{3.5 if promoted else 2}"/>'
+        )
+        if promoted:
+            line += f"H{x}V{y}" if champion else f"M{x} {y}"
+            champion = value
+    line += f"H{at(last, low)[0]}" if champion else ""
+    words = [
+        f'<text x="44" y="{at(0, value)[1] + 4}" text-anchor="end">{100 * value:.1f}%</text>' for value in (low, high)
+    ] + [
+        f'<text x="{at(place, low)[0]}" y="144" text-anchor="{anchor}">{nights[place].started_at:%Y-%m-%d}</text>'
+        for place, anchor in ((0, "start"), (len(nights) - 1, "end"))
+    ]
+    steps = f'<path class="axis" d="M48 16V128H348"/><path class="challenger" d="{line}"/>'
+    label = f"Balanced accuracy of {count(len(known), 'challenger')}, {100 * low:.1f}% to {100 * high:.1f}%."
+    return (
+        f'<svg class="dots decisions" viewBox="0 0 360 150" role="img" aria-label="{label}">'
+        f"{steps}{''.join(dots)}{''.join(words)}</svg>"
+    )

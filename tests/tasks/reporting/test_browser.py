@@ -163,7 +163,7 @@ def test_it_prints_on_few_pages_in_black_on_white(tab: Any, pages: dict[str, str
 
 def test_the_index_filters_by_verdict_and_text(tab: Any, pages: dict[str, str]) -> None:
     tab.goto(pages["index"])
-    rows = tab.locator("tbody tr:visible")
+    rows = tab.locator(".index tbody tr:visible")
     assert rows.count() == len(Verdict)
     tab.select_option("select[name=verdict]", "kept")
     assert rows.count() == 1
@@ -172,13 +172,32 @@ def test_the_index_filters_by_verdict_and_text(tab: Any, pages: dict[str, str]) 
     tab.select_option("select[name=verdict]", "")
     tab.fill("input[name=text]", "NIGHT 3")
     assert rows.count() == 1
+    # The address holds the filters: another reader sees the same rows.
+    tab.reload()
+    assert rows.count() == 1
+    tab.fill("input[name=text]", "")
+    tab.fill("input[name=from]", "2026-01-06")
+    assert rows.count() == len(Verdict) - 3
+    tab.select_option("select[name=sort]", "oldest")
+    assert "night 4" in rows.first.inner_text()
+
+
+def test_a_year_of_nights_is_paged(tab: Any, tmp_path: Path) -> None:
+    nights = (a_night(number, field=samples.field_report() if number == 119 else None) for number in range(1, 120))
+    tab.goto(build_site(remembered(tmp_path, *nights)).as_uri())
+    rows = tab.locator(".index tbody tr:visible")
+    assert rows.count() == 50
+    tab.click("#more")
+    tab.click("#more")
+    assert rows.count() == 119
+    assert not tab.locator("#more").is_visible()
 
 
 def test_the_index_is_whole_without_its_script(browser: Any, pages: dict[str, str]) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(pages["index"])
-    assert page.locator("tbody tr:visible").count() == len(Verdict)
+    assert page.locator(".index tbody tr:visible").count() == len(Verdict)
     assert not page.locator("#filters").is_visible()
     context.close()
 

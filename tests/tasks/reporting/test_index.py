@@ -48,7 +48,8 @@ def test_all_decisions_are_listed_newest_first_with_their_numbers(tmp_path: Path
     assert [e.night.sentence for e in entries(context)] == ["night 3", "night 2", "night 1"]
     assert re.findall(r'href="(d\d[^"]*)"', page) == [f"{f'd{n}' * 6}.html" for n in (3, 2, 1)]
     assert "96.1% 95.1–97.1" in text_of(page)
-    assert page.count('class="spark"') == 4
+    assert "Balanced accuracy of 2 challengers, 95.0% to 96.1%." in page
+    assert (page.count('class="made"'), page.count('class="open"')) == (1, 1)
 
 
 def test_the_champion_in_use_is_shown_with_what_was_promised_and_found(tmp_path: Path) -> None:
