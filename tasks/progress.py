@@ -52,23 +52,32 @@ class Progress:
 
     EVERY_SECONDS = 5.0
 
-    def __init__(self, log: logging.Logger, doing: str, total: int) -> None:
+    def __init__(self, log: logging.Logger, doing: str, total: int, *, log_every: float | None = None) -> None:
         self._doing, self._total, self._done = doing, total, 0
         self._started = time.monotonic()
         # Marked, so that a terminal with a progress bar can omit these lines.
         self._listeners: list[tuple[Watcher, float]] = [
-            (lambda step: log.info("%s", step, extra={"is_progress": True}), self.EVERY_SECONDS),
+            (lambda step: log.info("%s", step, extra={"is_progress": True}), log_every or self.EVERY_SECONDS),
             *_watchers,
         ]
         self._reported = [self._started] * len(self._listeners)
 
     def advance(self, count: int = 1) -> None:
         """Count ``count`` more items as done."""
-        self._done += count
+        self.reach(self._done + count, self._total)
+
+    def reach(self, done: int, total: int) -> None:
+        """Set how many items are done, and how many there are: some stages find out on their way."""
+        self._done, self._total = done, total
         now = time.monotonic()
-        finished = self._done >= self._total
+        finished = done >= total
         for number, (watcher, every) in enumerate(self._listeners):
             # Not to the log at the end: the stage logs its result itself.
             if now - self._reported[number] >= every or (finished and number > 0):
                 self._reported[number] = now
-                watcher(Step(self._doing, self._done, self._total, self._done / max(now - self._started, 1e-9)))
+                watcher(Step(self._doing, done, total, done / max(now - self._started, 1e-9)))
+
+    def end(self) -> None:
+        """Tell the watchers that the stage is over, however many items were done."""
+        for watcher, _ in self._listeners[1:]:
+            watcher(Step(self._doing, self._done, self._done, 0.0))

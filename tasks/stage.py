@@ -7,6 +7,7 @@ registry retry their own calls, and a stage that failed is run again with the ni
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -55,7 +56,7 @@ class ProgressOnPages:
             if stage_of_run in self._shown:
                 update_progress_artifact(self._shown[stage_of_run], **shown)
             elif not finished:
-                key = f"{step.doing.replace(' ', '-').lower()}-progress"
+                key = re.sub("[^a-z0-9]+", "-", f"{step.doing} progress".lower())
                 self._shown[stage_of_run] = create_progress_artifact(key=key, **shown)
         except Exception as error:
             log.debug("no progress on Prefect's pages: %s", error)

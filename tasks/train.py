@@ -24,6 +24,7 @@ from infra.scoring.model_file import MemberFile
 from infra.store.keys import member_key
 from tasks.cells.cell_data import CellData, load_cells
 from tasks.context import Context
+from tasks.progress import Progress
 from tasks.stage import stage
 from tasks.training.specs import find_member
 from validation.digest import sha256
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 COPIED = ("best_epoch", "stopped", "versions", "device", "seconds", "peak_memory_mb")
 # Loading the framework and writing the files come on top of the fit's own deadline.
 GRACE_SECONDS = 300.0
+# A training may take hours, and each of its epochs has a line too.
+BATCHES_EVERY_SECONDS = 30.0
 
 
 def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Member:
@@ -136,8 +139,12 @@ def _run_child(folder: Path, spec: TrainSpec) -> None:
 
 
 def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
-    """Log what a training reports, epoch by epoch; return the ``error`` and ``hint`` that it reports, if any."""
+    """Log what a training reports, epoch by epoch; return the ``error`` and ``hint`` that it reports, if any.
+
+    Batches go to those who watch progress. How many there are in all is known at the end: patience may run out.
+    """
     problem: dict[str, str] = {}
+    progress = None
     for line in lines:
         try:
             message = json.loads(line)
@@ -147,6 +154,10 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
             problem = message
         elif "warning" in message:
             log.warning("%s: %s", describe(spec), message["warning"])
+        elif "batch" in message:
+            done, total = message["batch"]
+            progress = progress or Progress(log, f"{describe(spec)}: batch", total, log_every=BATCHES_EVERY_SECONDS)
+            progress.reach(done, total)
         elif "device" in message:
             log.info("%s, trains on %s, as its framework reports", describe(spec), message["device"])
         else:
@@ -156,6 +167,8 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
                 "%s, epoch %d: training loss %.4f, tuning loss %.4f%s (%.0f s)",
                 *(describe(spec), epoch.epoch, epoch.train_loss, epoch.valid_loss, accuracy, epoch.seconds),
             )
+    if progress is not None:
+        progress.end()
     return problem
 
 

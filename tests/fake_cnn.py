@@ -17,7 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.models import Device, FitResult, Images, Recipe, TrainingData
+from tasks.models import Deadline, Device, FitResult, Images, Recipe, TrainingData
+from tasks.models.progress import FitProgress
+from tasks.models.schedule import Schedule
+from tasks.models.selection import Selection
 from validation.errors import TrainingFailed
 from validation.records import EpochRecord
 
@@ -56,6 +59,8 @@ def fit(
         EpochRecord(epoch=number, train_loss=0.5 / number, valid_loss=0.6 / number, valid_accuracy=0.9, seconds=0.01)
         for number in range(1, recipe.epochs + 1)
     )
+    schedule = Schedule(recipe.epochs, recipe.cooldown, recipe.patience)
+    FitProgress(schedule, Deadline(recipe.deadline_seconds), Selection(data)).rate(0, 5)
     for epoch in history:
         on_epoch(epoch)
     if recipe.behaviour == "large" and recipe.batch_size > 4:

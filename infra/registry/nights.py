@@ -18,7 +18,8 @@ def log_night(client: Any, experiment: str, night: Night, page: bytes) -> None:
     runs = client.search_runs([experiment], f"tags.night = '{night.id}' and attributes.status = 'FINISHED'")
     if any(run.data.tags.get("decision", "") == (night.decision or "") for run in runs):
         return
-    run = client.create_run(experiment, run_name=f"night {night.verdict.value}", tags=_tags(night)).info.run_id
+    name = f"night {night.started_at:%Y-%m-%d} {night.verdict.value}"
+    run = client.create_run(experiment, run_name=name, tags=_tags(night)).info.run_id
     client.log_batch(run, metrics=_metrics(night))
     client.log_text(run, page.decode(), REPORT)
     client.log_text(run, night.model_dump_json(indent=2), "night.json")

@@ -339,7 +339,7 @@ class Registry:
         for run in self._client.search_runs([experiment], f"tags.decision = '{decision.id}'"):
             # Of a registration that was killed: MLflow would show it as running, or as finished.
             self._client.set_terminated(run.info.run_id, "KILLED")
-        name = f"{candidate.model}-{candidate.id[:8]}"
+        name = f"{candidate.model} of {decision.decided_at:%Y-%m-%d} ({candidate.id[:8]})"
         mlflow = self._selected()
         with mlflow.start_run(experiment_id=experiment, run_name=name, tags={"decision": decision.id}):
             logged = log_version(mlflow, model, candidate, decision, evaluation)

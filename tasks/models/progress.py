@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tasks.models import Deadline
 from tasks.models.schedule import Schedule
 from tasks.models.selection import Selection
 from validation.records import EpochRecord
+
+Listener = Callable[[int, int], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Call ``listener`` before every batch of a fit: batches done, and how many in all, as far as that is known."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 @dataclass
@@ -36,4 +51,6 @@ class FitProgress:
 
     def rate(self, step: int, steps: int) -> float:
         """Return the share of the peak rate for step ``step`` of the ``steps`` of the epoch that has begun."""
+        for listener in _listeners:
+            listener(len(self.history) * steps + step, self.schedule.length(self.losses) * steps)
         return self.schedule.rate(len(self.history) + step / steps, self.losses)

@@ -3,8 +3,9 @@
 FOLDER contains request.json (model, recipe, seed, and pack, the path of a .npy) and rows.npz: ``train`` int64 [n] and
 ``tuning`` int64 [m], rows of the pack; ``train_labels`` float32 [n], ``tuning_labels`` float32 [m] and
 ``tuning_patients`` int64 [m]. The process adds model.onnx, the native weights and, last and atomically, result.json.
-Standard output has one JSON object per line: ``{"device": ...}``, ``{"epoch": ...}``, ``{"warning": ...}``, or, before
-exit 1, ``{"error": ..., "hint": ...}``. ``unusable_gpu`` of the request is the setting of that name.
+Standard output has one JSON object per line: ``{"device": ...}``, ``{"epoch": ...}``, ``{"batch": [done, total]}``,
+``{"warning": ...}``, or, before exit 1, ``{"error": ..., "hint": ...}``. ``unusable_gpu`` of the request is the setting
+of that name.
 A separate process, so that none ever loads both frameworks and all of its memory is released.
 """
 
@@ -26,6 +27,7 @@ from infra.local.files import write_atomic
 from infra.processes.parent import die_with_parent
 from tasks.models import FitResult, Recipe, TrainingData, get_model
 from tasks.models.memory import fit_in_memory
+from tasks.models.progress import heard_by
 from tasks.models.rows import Rows
 from tasks.training.device import UNUSED_HINT, ask_device, unused_gpu
 from validation.digest import sha256
@@ -34,6 +36,8 @@ from validation.records import EpochRecord
 
 # Of an error's text, in characters.
 LONGEST = 400
+# Between two batches that are reported.
+EVERY_SECONDS = 0.5
 
 
 def main(folder: Path) -> None:
@@ -48,6 +52,14 @@ def main(folder: Path) -> None:
     def send(message: dict[str, Any]) -> None:
         report.write(json.dumps(message) + "\n")
         report.flush()
+
+    heard = -EVERY_SECONDS
+
+    def send_batch(done: int, total: int) -> None:
+        nonlocal heard
+        if (now := time.monotonic()) - heard >= EVERY_SECONDS:
+            heard = now
+            send({"batch": [done, total]})
 
     def fit(recipe: Recipe) -> FitResult:
         return model.fit(
@@ -65,9 +77,10 @@ def main(folder: Path) -> None:
             if request["unusable_gpu"] == "fail":
                 raise TrainingFailed(unused, UNUSED_HINT)
             send({"warning": unused})
-        fitted, recipe = fit_in_memory(
-            fit, model.DefaultRecipe(**request["recipe"]), lambda warning: send({"warning": warning})
-        )
+        with heard_by(send_batch):
+            fitted, recipe = fit_in_memory(
+                fit, model.DefaultRecipe(**request["recipe"]), lambda warning: send({"warning": warning})
+            )
     except RetrainError as error:
         send({"error": error.message, "hint": error.hint})
         raise SystemExit(1) from None

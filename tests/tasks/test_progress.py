@@ -54,6 +54,20 @@ def test_the_time_left_follows_from_the_rate() -> None:
     assert str(Step("pulled", 2500, 27_558, 50.0)) == "pulled 2,500 of 27,558 (50/s, 501 s left)"
 
 
+def test_a_stage_may_find_out_on_its_way_how_much_there_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Progress, "EVERY_SECONDS", 0.0)
+    seen: list[Step] = []
+    with caplog.at_level(logging.INFO), watched_by(seen.append, 0.0):
+        progress = Progress(logging.getLogger("tasks.train"), "batch", 400)
+        progress.reach(30, 400)
+        progress.reach(90, 120)
+        progress.end()
+    assert [(step.done, step.total) for step in seen] == [(30, 400), (90, 120), (90, 90)]
+    assert [message.partition(" (")[0] for message in caplog.messages] == ["batch 30 of 400", "batch 90 of 120"]
+
+
 def test_a_terminal_gets_a_bar_and_log_lines_above_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=100, _environ={}))

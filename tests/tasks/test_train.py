@@ -17,6 +17,7 @@ from tasks import models
 from tasks import train as train_module
 from tasks.cells.cell_data import CellData, load_cells
 from tasks.context import Context
+from tasks.progress import Step, watched_by
 from tasks.train import train
 from tasks.training.child import in_one_line
 from tasks.training.specs import member_specs
@@ -236,6 +237,17 @@ def test_another_seed_or_recipe_is_another_member(context: Context, prepared: Pr
     others = [spec.model_copy(update={"seed": 8}), spec_of(prepared, red_model, epochs=3)]
     ids = {run(context, prepared, each).id for each in (spec, *others)}
     assert len(ids) == 3
+
+
+def test_batches_are_told_while_a_training_goes_on(
+    context: Context, prepared: Prepared, red_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Step] = []
+    with watched_by(seen.append, 0.0):
+        run(context, prepared, spec_of(prepared, red_model))
+    told = [(step.doing, step.done, step.total) for step in seen if "batch" in step.doing]
+    # The fake one tells of its first batch of two epochs; then it is over.
+    assert told == [("fake, member 3: batch", 0, 2 * 5), ("fake, member 3: batch", 0, 0)]
 
 
 def test_a_framework_may_print_what_it_likes(context: Context, prepared: Prepared, red_model: Path) -> None:

@@ -48,6 +48,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 import tasks.models as models
+from tasks.models.progress import heard_by
 from tasks.models.rows import Rows
 from tests.held_cells import hold_on_device, iterators_tuned, releases, show_on_device, shown_batches
 from tests.small_xresnet import shrink
@@ -60,8 +61,10 @@ if name == "fastai":
     shrink()
 results, shown, tuned = {}, shown_batches(name), iterators_tuned() if name == "keras" else []
 released = releases(shown)
+batches = []
 for job in jobs:
     heard = []
+    batches.clear()
     shown.clear()
     released.clear()
     def on_epoch(record):
@@ -78,7 +81,8 @@ for job in jobs:
     )
     recipe = model.DefaultRecipe(**json.loads(sys.argv[4]) | job["recipe"])
     try:
-        fitted = model.fit(data, recipe, seed=job["seed"], folder=folder / job["name"], on_epoch=on_epoch)
+        with heard_by(lambda done, total: batches.append((done, total))):
+            fitted = model.fit(data, recipe, seed=job["seed"], folder=folder / job["name"], on_epoch=on_epoch)
     except TrainingFailed as error:
         results[job["name"]] = {"failed": str(error)}
         continue
@@ -88,6 +92,7 @@ for job in jobs:
         "temperature": fitted.temperature,
         "onnx": str(fitted.onnx), "weights": str(fitted.weights), "stopped": fitted.stopped,
         "best_epoch": fitted.best_epoch, "device": fitted.device, "versions": fitted.versions, "heard": heard,
+        "batches": list(batches),
         "batch": str(fitted.batch), "made_here": len(shown), "released": list(released),
         "first": [cell.tobytes().hex() for cell in shown[0]] if job["name"] == "not held" else [],
         "history": [record.model_dump() for record in fitted.history],
@@ -272,6 +277,8 @@ class TestFit:
         fitted = fits.jobs["plain"]
         assert fitted["stopped"] == "finished"
         assert fitted["heard"] == [record["epoch"] for record in fitted["history"]] == [1, 2, 3, 4]
+        total = fitted["batches"][0][1]
+        assert fitted["batches"] == [[done, total] for done in range(total)]
         for record in fitted["history"]:
             assert record["learning_rate"] > 0
             assert record["seconds"] > 0

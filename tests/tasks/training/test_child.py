@@ -59,8 +59,8 @@ def test_a_member_gets_its_rows_and_the_result_says_how_it_went(
     main(folder)
     result = json.loads((folder / "result.json").read_text())
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert told == [{"device": "cpu"}, *({"epoch": epoch} for epoch in result["history"])]
-    assert len(told) == 3
+    assert told == [{"device": "cpu"}, {"batch": [0, 10]}, *({"epoch": epoch} for epoch in result["history"])]
+    assert len(told) == 4
     assert result["unused_gpu"] is None
     assert result["sha256"]["model.onnx"] == sha256((folder / "member.onnx").read_bytes())
     pixels = SIDE * SIDE * 3
