@@ -206,7 +206,7 @@ def test_a_mistake_in_the_source_leaves_the_settings_file_as_it_was(
     (tmp_path / "cells" / "sick").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert retrain(monkeypatch, "demo", *mistake) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    assert "\nerror: " in f"\n{capsys.readouterr().err}"
     assert (home / "retrain.toml").read_text() == before
     assert not (home / "cells").exists()
 

@@ -360,11 +360,9 @@ def test_data_of_a_retired_night_that_returns_under_other_settings_is_judged_aga
     assert night.challenger not in decision.candidates
 
 
-def test_killed_registrations_are_removed_and_versions_stay(
-    world: World, lived: tuple[Context, list[Night]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_registrations_are_removed_and_versions_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world = pruning(world)
-    artifacts = lived[0].workspace.home / "mlflow-artifacts"  # where the registry's experiment has them
+    artifacts = world.context.workspace.home / "mlflow-artifacts"
     files = set(artifacts.rglob("*.onnx"))
     decision = decision_of(world, 4)
     challenger = world.context.records.load(Candidate, decision.challenger or "")
