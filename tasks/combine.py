@@ -77,7 +77,8 @@ def combine(
         context.store.delete(candidate.model_key)
         log.info("%s was combined by another machine at the same time: its file counts", candidate.model)
         return stored
-    log.info("%s: %d members in one file of %.0f MB", candidate.model, len(members), len(onnx) / 1e6)
+    count = f"{len(members)} member{'s' * (len(members) > 1)}"
+    log.info("%s: %s in one file of %.1f MB", candidate.model, count, len(onnx) / 1e6)
     return candidate
 
 

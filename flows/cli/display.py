@@ -108,6 +108,7 @@ def facts(values: Mapping[str, Any]) -> None:
         for part, fact in parts.items():
             if fact is not None:
                 shown = _interval(Interval.model_validate(fact)) if isinstance(fact, dict) else printable(fact)
+                shown = "none" if fact == [] else shown
                 console.out.print(Text(f"{part.replace('_', ' '):<18} {shown}"))
 
 

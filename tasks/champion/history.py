@@ -284,5 +284,8 @@ def current_champion(context: Context, registry: Registry) -> ChampionRef:
     if champion is None:
         if entries := history(context):
             _refuse_other_registry(registry, entries[-1])
-        raise UsageError(f"no champion in {mask(registry.uri)} yet", "run a night first: `retrain run`")
+        raise UsageError(
+            f"no champion in {mask(registry.uri)} yet: no night has promoted one",
+            "run a night (`retrain run`), or read why the last one promoted none (`retrain report latest`)",
+        )
     return champion
