@@ -69,7 +69,8 @@ class SyntheticPlan:
         patients: new patients on night 1.
         cells_per_patient: mean number of cells of a new patient; each has 0.55 to 1.45 times as many.
         new_patients: new patients on each later night.
-        clinic_night: the night on which a second clinic joins, whose dye makes parasites blue instead of violet.
+        clinic_night: the night on which a second clinic joins, whose dye makes parasites blue and leaves
+            violet drops on every second cell.
         clinic_patients: patients of the second clinic, all of whom come on that night.
         label_noise: share of cells that are filed under the wrong class.
         scale: 1.0 gives cells of 80-190 px like the real ones; 0.3 is good for tests.
@@ -77,11 +78,11 @@ class SyntheticPlan:
     """
 
     seed: int = 7
-    patients: int = 90
+    patients: int = 60
     cells_per_patient: int = 18
     new_patients: int = 12
     clinic_night: int = 3
-    clinic_patients: int = 45
+    clinic_patients: int = 80
     label_noise: float = 0.0
     scale: float = 1.0
     healthy_share: float = 0.25
@@ -131,6 +132,8 @@ class _Look:
     stippling: float
     light: tuple[float, float]
     drops: float  # probability of drops of stain on a cell
+    drop: float  # their size, relative to those of a clean stain
+    ink: Array  # their colour
 
 
 def folder_of(cell: SyntheticCell) -> str:
@@ -209,7 +212,9 @@ def _look(index: int, plan: SyntheticPlan) -> _Look:
         dirt=(dirt := rng.uniform(0.3, 1.1)),
         stippling=max(0.0, rng.uniform(-0.5, 0.5)),
         light=(rng.normal(0, 0.02), rng.normal(0, 0.02)),
-        drops=0.1 * dirt,
+        drops=0.5 if second else 0.1 * dirt,
+        drop=1.8 if second else 1.0,
+        ink=(np.array(chromatin) * exposure * np.array((0.62, 0.8, 0.75))).astype(np.float32),
     )
 
 
@@ -332,7 +337,6 @@ def _distract(canvas: _Canvas, look: _Look, place: Callable[[float], tuple[float
     """Draw what any cell may have: platelets, drops of stain, dirt, vacuoles, stippling."""
     rng = canvas.rng
     violet = look.chromatin * np.array((0.82, 1.35, 1.12), np.float32)
-    dark = look.chromatin * np.array((0.62, 0.8, 0.75), np.float32)
     if rng.random() < 0.1 * look.dirt:  # a platelet: granules in a haze, with no sharp chromatin and no ring
         at, size = place(0.5), rng.uniform(0.09, 0.2)
         canvas.spot(at, 1.3 * size, size, rng.uniform(0.2, 0.4), violet)
@@ -341,8 +345,8 @@ def _distract(canvas: _Canvas, look: _Look, place: Callable[[float], tuple[float
             canvas.spot(near, 0.045, 0.035, rng.uniform(0.3, 0.75), violet)
     if rng.random() < look.drops:  # drops of stain: smaller, rounder and darker than chromatin
         for _ in range(rng.integers(1, 5)):
-            size = rng.uniform(0.025, 0.055)
-            canvas.spot(place(0.3), size, size, rng.uniform(0.6, 0.95), dark)
+            size = look.drop * rng.uniform(0.025, 0.055)
+            canvas.spot(place(0.3), size, size, rng.uniform(0.6, 0.95), look.ink)
     if rng.random() < 0.1 * look.dirt:  # dirt: brown or grey, long
         ink = np.array((120, 100, 85), np.float32) * np.float32(rng.uniform(0.7, 1.3))
         canvas.spot(place(0.3), rng.uniform(0.08, 0.3), rng.uniform(0.03, 0.07), rng.uniform(0.3, 0.8), ink)
