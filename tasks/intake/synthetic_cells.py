@@ -70,7 +70,7 @@ class SyntheticPlan:
         cells_per_patient: mean number of cells of a new patient; each has 0.55 to 1.45 times as many.
         new_patients: new patients on each later night.
         clinic_night: the night on which a second clinic joins, whose dye makes parasites blue and leaves
-            violet drops on every second cell.
+            violet drops on two of three cells.
         clinic_patients: patients of the second clinic, all of whom come on that night.
         label_noise: share of cells that are filed under the wrong class.
         scale: 1.0 gives cells of 80-190 px like the real ones; 0.3 is good for tests.
@@ -82,7 +82,7 @@ class SyntheticPlan:
     cells_per_patient: int = 18
     new_patients: int = 12
     clinic_night: int = 3
-    clinic_patients: int = 80
+    clinic_patients: int = 110
     label_noise: float = 0.0
     scale: float = 1.0
     healthy_share: float = 0.25
@@ -212,7 +212,7 @@ def _look(index: int, plan: SyntheticPlan) -> _Look:
         dirt=(dirt := rng.uniform(0.3, 1.1)),
         stippling=max(0.0, rng.uniform(-0.5, 0.5)),
         light=(rng.normal(0, 0.02), rng.normal(0, 0.02)),
-        drops=0.5 if second else 0.1 * dirt,
+        drops=0.65 if second else 0.1 * dirt,
         drop=1.8 if second else 1.0,
         ink=(np.array(chromatin) * exposure * np.array((0.62, 0.8, 0.75))).astype(np.float32),
     )
