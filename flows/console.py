@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -61,7 +62,9 @@ def json_line(value: Any) -> None:
 def show_any_text() -> None:
     """Let a terminal that cannot show a letter show its escape, instead of ending the command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as Python itself does for standard error
+        # Where standard output was replaced below Python, by a pipe in place of a file, it asks for its position.
+        with contextlib.suppress(OSError):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as Python itself does for standard error
 
 
 def _can_be_shown(text: str) -> bool:

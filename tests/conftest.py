@@ -151,7 +151,8 @@ def environment_as_it_was() -> Iterator[None]:
 
 def _put_back(environment: dict[str, str]) -> None:
     for name in set(os.environ) - set(environment):
-        del os.environ[name]
+        if not name.startswith("PYTEST"):  # pytest removes its own, and expects to find them
+            del os.environ[name]
     os.environ.update(environment)
 
 
