@@ -109,15 +109,17 @@ def scored(arrays: Arrays, cells: npt.NDArray[np.bool_], probabilities: Any, thr
     return Scored(arrays["y"][cells], np.asarray(probabilities, np.float64), codes, threshold)
 
 
+def tuning_cells(arrays: Arrays, parts: Sequence[tuple[npt.NDArray[np.bool_], Any]], threshold: float) -> Scored:
+    """Return tuning cells one after another, each beside its probability by a member that it tuned."""
+    codes = pd.factorize(np.concatenate([arrays["p"][mask] for mask, _ in parts]), sort=True)[0].astype(np.int64)
+    labels = np.concatenate([arrays["y"][mask] for mask, _ in parts])
+    return Scored(labels, np.concatenate([found for _, found in parts]).astype(np.float64), codes, threshold)
+
+
 def threshold_of(arrays: Arrays, parts: Sequence[tuple[npt.NDArray[np.bool_], Any]], prevalence: float) -> float:
     """Return the threshold frozen on tuning cells, each scored by the members that it tuned."""
-    patients = np.concatenate([arrays["p"][mask] for mask, _ in parts])
-    return choose_threshold(
-        np.concatenate([arrays["y"][mask] for mask, _ in parts]),
-        np.concatenate([probabilities for _, probabilities in parts]).astype(np.float64),
-        pd.factorize(patients, sort=True)[0].astype(np.int64),
-        prevalence=prevalence,
-    )
+    tuned = tuning_cells(arrays, parts, 0.5)
+    return choose_threshold(tuned.labels, tuned.probabilities, tuned.patients, prevalence=prevalence)
 
 
 def four_views(file: MemberFile, images: Any) -> Any:
@@ -168,13 +170,14 @@ def judge(part: int, model: str, work: Path) -> dict[str, Any]:
         own = threshold_of(arrays, tuned_by, inside_prevalence)
         by_single = expit(file_.score_logits(images[outer]).astype(np.float64))
         rows["single network of before"] = figures(scored(arrays, outer, by_single, own))
+    on_tuning = figures(tuning_cells(arrays, tuned, threshold))["metrics"]
     return {
         "part": part,
         "model": model,
         "patients": [len(set(arrays["p"][~outer])), len(set(arrays["p"][outer]))],
         "cells": [int((~outer).sum()), int(outer.sum())],
-        "tuning_log_loss": figures(_tuning(arrays, tuned, threshold))["metrics"]["log_loss"],
-        "tuning_balanced_accuracy": figures(_tuning(arrays, tuned, threshold))["metrics"]["balanced_accuracy"],
+        "tuning_log_loss": on_tuning["log_loss"],
+        "tuning_balanced_accuracy": on_tuning["balanced_accuracy"],
         "rows": rows,
         "milliseconds": {"file": milliseconds, "member, four views": milliseconds_single},
         "megabytes": {"file": len(combined) / 1e6, "member": len(files[0][1]) / 1e6},
@@ -185,13 +188,6 @@ def judge(part: int, model: str, work: Path) -> dict[str, Any]:
             "threshold": threshold,
         },
     }
-
-
-def _tuning(arrays: Arrays, tuned: Sequence[tuple[npt.NDArray[np.bool_], Any]], threshold: float) -> Scored:
-    patients = np.concatenate([arrays["p"][mask] for mask, _ in tuned])
-    labels = np.concatenate([arrays["y"][mask] for mask, _ in tuned])
-    codes = pd.factorize(patients, sort=True)[0].astype(np.int64)
-    return Scored(labels, np.concatenate([found for _, found in tuned]), codes, threshold)
 
 
 def _mean(each: Sequence[dict[str, Any]]) -> dict[str, Any]:

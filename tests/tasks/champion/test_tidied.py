@@ -15,9 +15,8 @@ from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME
 from tasks.champion.history import current_champion, history, reconcile_champion
 from tasks.commands.rollback import rollback
 from tasks.context import Context
-from tasks.promote import promote
 from tests.builders import channel_model, context_over, made_up_candidate, registry_in
-from tests.tasks.commands.test_rollback import decide
+from tests.tasks.commands.test_rollback import decide, line_of_champions
 from validation.errors import ChampionUnusable, ModelFileInvalid, RetrainError, UsageError
 from validation.records import ChampionRef
 
@@ -29,14 +28,7 @@ Break = Callable[[Any], None]
 @pytest.fixture
 def champions(context: Context, registry: Registry) -> list[ChampionRef]:
     """Two champions, one after the other."""
-    line: list[ChampionRef] = []
-    for number in (1, 2):
-        decision = decide(context, number, line[-1] if line else None)
-        candidate = made_up_candidate(channel_model(centre=100 + number), id_=decision.challenger or "")
-        champion = promote(context, decision, candidate, registry)
-        assert champion is not None
-        line.append(champion)
-    return line
+    return line_of_champions(context, registry, 2)
 
 
 def delete_ledger(client: Any) -> None:

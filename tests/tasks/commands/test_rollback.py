@@ -39,17 +39,22 @@ def decide(context: Context, number: int, before: ChampionRef | None, verdict: V
     return decision
 
 
-@pytest.fixture
-def champions(context: Context, registry: Registry) -> list[ChampionRef]:
-    """Three champions, one after the other."""
+def line_of_champions(context: Context, registry: Registry, count: int) -> list[ChampionRef]:
+    """Promote ``count`` challengers, one after the other."""
     line: list[ChampionRef] = []
-    for number in (1, 2, 3):
+    for number in range(1, count + 1):
         decision = decide(context, number, line[-1] if line else None)
         candidate = made_up_candidate(channel_model(centre=100 + number), id_=decision.challenger or "")
         champion = promote(context, decision, candidate, registry)
         assert champion is not None
         line.append(champion)
     return line
+
+
+@pytest.fixture
+def champions(context: Context, registry: Registry) -> list[ChampionRef]:
+    """Three champions, one after the other."""
+    return line_of_champions(context, registry, 3)
 
 
 def test_rolling_back_twice_goes_two_champions_back(
