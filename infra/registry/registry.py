@@ -279,7 +279,8 @@ class Registry:
 
     def _refuse_renamed(self) -> None:
         for model in all_pages(self._client.search_registered_models):
-            if LEDGER_TAG in model.tags:
+            # Another machine's first promotion may have created the model since it was looked for.
+            if LEDGER_TAG in model.tags and model.name != MODEL_NAME:
                 raise RetrainError(
                     f"the registered model {MODEL_NAME} is called {model.name} in {mask(self.uri)}: it was renamed",
                     f"rename it back, on MLflow's page or by MlflowClient().rename_registered_model({model.name!r}, "

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from infra.registry.registry import LEDGER_TAG, Registry
 from infra.settings.settings import Settings, load_settings
@@ -96,6 +98,20 @@ def test_a_renamed_model_is_named_with_the_way_back(
     assert f"rename_registered_model('Malaria 2026', '{MODEL_NAME}')" in caught.value.hint
     client.rename_registered_model("Malaria 2026", MODEL_NAME)
     assert reconcile_champion(context, registry) == champions[1]
+
+
+def test_a_model_that_another_machine_creates_meanwhile_is_not_a_renamed_one(
+    registry: Registry, champions: list[ChampionRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one was asked for the model just before the other's first promotion made it."""
+    entries = registry.entries_with_prefix("history.")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(registry._client, "get_registered_model", not_yet)
+        assert registry.entries_with_prefix("history.") == entries
+
+
+def not_yet(name: str) -> None:
+    raise MlflowException(f"no {name}", error_code=RESOURCE_DOES_NOT_EXIST)
 
 
 def test_when_the_champions_version_is_deleted_a_rollback_works_and_says_so(
