@@ -142,7 +142,8 @@ def import_(
 ) -> None:
     """Put labelled cells (<Class>/<name>.png) into the store. A second import changes nothing."""
     settings = prepared_settings()
-    _ready(settings)
+    # A bucket that cannot be reached should say so before a long download, not after it.
+    _ready(settings, make=False)
     with _opened(settings, source, classes, labels, columns) as opened:
         result = _copy(settings, opened)
     if as_json:
@@ -298,14 +299,16 @@ def _opened(
         yield opened
 
 
-def _ready(settings: Settings) -> Store:
-    """Open the store of an import, and check that real cells may go there."""
+def _ready(settings: Settings, *, make: bool = True) -> Store:
+    """Open the store of an import, and check that real cells may go there; ``make`` its folder, if it is one."""
     from infra.store.folder import FolderStore
     from tasks.context import Context
     from tasks.intake.demo import refuse_synthetic
 
     store = Context.open(settings).store
     if isinstance(store, FolderStore):
+        if not make and not store.root.exists():
+            return store  # a typing mistake in the source leaves no folder behind
         store.root.mkdir(parents=True, exist_ok=True)
     store.check()
     refuse_synthetic(store)

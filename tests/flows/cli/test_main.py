@@ -118,6 +118,16 @@ def test_a_missing_store_ends_with_what_to_do_and_exit_4(
     assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize("command", ["import", "demo"])
+def test_a_source_with_a_typing_mistake_changes_nothing(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path
+) -> None:
+    option = ["--cells"] if command == "demo" else []
+    assert retrain(monkeypatch, command, *option, str(tmp_path / "cels")) == 2
+    assert f"no folder or file at {tmp_path / 'cels'}" in capsys.readouterr().err
+    assert [path.name for path in home.iterdir() if not path.name.startswith("mlflow.db")] == []
+
+
 def test_there_is_no_champion_and_no_report_yet(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
