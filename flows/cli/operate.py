@@ -12,7 +12,7 @@ import typer
 from flows import console
 from flows.cli import display
 from flows.cli.common import AsJson, named_path, prepared_settings
-from infra.settings.settings import load_settings
+from infra.settings.settings import config_path, load_settings
 from validation.errors import TrainingFailed
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,9 @@ def restore(
     from infra.backup import restore as put_back
 
     console.prepare_logging()
-    console.emit(put_back(load_settings(), folder), as_json, _print_manifest)
+    # On a machine that was lost, the settings file is among what comes back, and says where the rest goes.
+    lost = folder / "settings" if not config_path().exists() and (folder / "settings").is_file() else None
+    console.emit(put_back(load_settings(lost), folder), as_json, _print_manifest)
 
 
 def _print_manifest(manifest: dict[str, Any], **more: Any) -> None:

@@ -41,6 +41,8 @@ def deploy(server: PrefectServer, settings: Settings, login: Mapping[str, str] |
     environment = {**os.environ, "PREFECT_API_URL": server.url, **(login or {})}
     # Where the workers find the code: this checkout, unless set otherwise (/app in an image).
     environment.setdefault("MALARIA_CODE", str(CODE_ROOT))
+    # The registry and folder of the images, for pools of containers: as infra/deploy/images/Dockerfile names them.
+    environment.setdefault("MALARIA_IMAGES", "malaria")
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=CODE_ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,

@@ -60,8 +60,10 @@ class LocalDeployment:
             RetrainError: when a part does not start, with its name and its log.
         """
         if self.own_server:
+            log.info("starting Prefect's server at %s", self.server.url.removesuffix("/api"))
             self._start_server()
             self.server.interrupt_runs(POOLS, STOPPED)
+        log.info("starting workers for %s; registering deployments, schedules and alerts", " and ".join(POOLS))
         self.slots = ensure_pools(self.server, self.settings)
         for pool in POOLS:
             arguments = ["prefect", "worker", "start", "--pool", pool, "--name", f"{pool}-{socket.gethostname()}"]

@@ -232,8 +232,8 @@ def secret_value(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def load_settings() -> Settings:
-    """Read the settings.
+def load_settings(path: Path | None = None) -> Settings:
+    """Read the settings: of the environment, and of the settings file, or the one at ``path`` instead.
 
     Raises:
         SettingsError: for unknown or invalid settings, all of them by name, and for a missing or malformed file.
@@ -245,9 +245,10 @@ def load_settings() -> Settings:
             f"unknown setting{'s' * (len(unknown) > 1)} in the environment: {', '.join(sorted(unknown))}",
             "`retrain settings` lists all there are",
         )
-    path = config_path()
+    required = bool(path or os.environ.get(f"{PREFIX}CONFIG"))
+    path = path or config_path()
     try:
-        given = _read_toml(path, required=bool(os.environ.get(f"{PREFIX}CONFIG")))
+        given = _read_toml(path, required=required)
         settings = _with_blocks(Settings(**given))
     except Unparsable as error:
         named = re.search(r'field "(\w+)"', str(error))

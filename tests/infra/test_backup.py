@@ -78,6 +78,17 @@ def test_what_was_lost_is_put_back(filled: Path, tmp_path: Path, empty_registry:
         assert database.execute("select name from run").fetchall() == [("night",)]
 
 
+def test_the_settings_file_that_comes_back_says_where_the_rest_goes(filled: Path, tmp_path: Path) -> None:
+    """As `retrain demo` leaves a home folder: its store is named in the settings file alone."""
+    (filled / "store").rename(filled / "demo")
+    (filled / "retrain.toml").write_text(f'store = "{(filled / "demo").as_uri()}"\n')
+    command("backup", str(tmp_path / "saved"))
+    shutil.rmtree(filled)
+    command("restore", str(tmp_path / "saved"))
+    assert FolderStore(filled / "demo").get(KEY) == b"cell"
+    assert load_settings().store == (filled / "demo").as_uri()
+
+
 def test_a_backup_is_of_one_moment_whatever_is_written_and_removed_meanwhile(
     filled: Path, tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

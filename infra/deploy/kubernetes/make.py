@@ -1,7 +1,8 @@
 """Base job templates of the Kubernetes work pools: Prefect's own default plus what this project's jobs need.
 
-``python -m infra.deploy.kubernetes.make cpu`` (or ``gpu``) prints one. Prefect silently ignores a variable that its
-template does not use, so each variable that is added here is put into the job at the same time.
+``python -m infra.deploy.kubernetes.make cpu`` (or ``gpu``) prints one, ``... claims`` the disks that both expect.
+Prefect silently ignores a variable that its template does not use, so each variable that is added here is put into the
+job at the same time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+
+# CPUs and memory that a job asks a node for, unless its deployment says otherwise: a night, a training.
+REQUESTS = {"cpu": ("1", "3Gi"), "gpu": ("2", "8Gi")}
 
 
 def default() -> Json:
@@ -27,14 +31,35 @@ def default() -> Json:
 def template(pool: str) -> Json:
     """Return the template of a pool, ``cpu`` or ``gpu``."""
     made = default()
-    pod = made["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    job = made["job_configuration"]["job_manifest"]["spec"]
+    pod = job["template"]["spec"]
     [container] = pod["containers"]
+    # They are the job's: in the pod, where Prefect's default has them, only a lenient server drops them.
+    job.update({name: pod.pop(name) for name in ("parallelism", "completions")})
+    made["variables"]["properties"]["image"]["default"] = "malaria/orchestration"  # each deployment names its own
+    for name, value in zip(("cpu_request", "memory_request"), REQUESTS[pool], strict=True):
+        made["variables"]["properties"][name]["default"] = value
     _settings_from_the_cluster(made, container)
     _harden(pod, container)
-    _scratch(made, pod, container)
+    _disks(made, pool, pod, container)
     if pool == "gpu":
         _gpu(made, pod, container)
     return made
+
+
+def claims() -> Json:
+    """Return the claims that the pools' jobs mount, one each; a claim on several nodes needs ReadWriteMany."""
+    size = {"requests": {"storage": "20Gi"}}
+    items = [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": f"malaria-{pool}"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": size},
+        }
+        for pool in REQUESTS
+    ]
+    return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
 def _add(made: Json, name: str, title: str, description: str, **schema: Any) -> str:
@@ -57,12 +82,14 @@ def _harden(pod: Json, container: Json) -> None:
     container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def _scratch(made: Json, pod: Json, container: Json) -> None:
-    """Give the job a disk for caches and packs, which may be lost, and more shared memory than 64 MB."""
-    disk = _add(made, "data_size", "Data size", "disk for caches and packs", type="string", default="20Gi")
+def _disks(made: Json, pool: str, pod: Json, container: Json) -> None:
+    """Mount a claim for caches and packs, so that no night fetches all cells, and more shared memory than 64 MB."""
+    claim = _add(
+        made, "data_claim", "Data claim", "claim for caches and packs", type="string", default=f"malaria-{pool}"
+    )
     shared = _add(made, "shm_size", "Shared memory", "of /dev/shm, for data loaders", type="string", default="2Gi")
     pod["volumes"] = [
-        {"name": "data", "emptyDir": {"sizeLimit": disk}},
+        {"name": "data", "persistentVolumeClaim": {"claimName": claim}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}},
     ]
     container["volumeMounts"] = [{"name": "data", "mountPath": "/data"}, {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - a mount
@@ -83,4 +110,5 @@ def _gpu(made: Json, pod: Json, container: Json) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(template(sys.argv[1]), indent=2) + "\n")
+    asked = sys.argv[1]
+    sys.stdout.write(json.dumps(claims() if asked == "claims" else template(asked), indent=2) + "\n")

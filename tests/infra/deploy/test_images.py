@@ -13,13 +13,14 @@ from importlib import metadata
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
 from infra.deploy.images.pick import IMAGES, LEFT_OUT, package_name, pick, pick_image, required
-from infra.deploy.kubernetes.make import default, template
+from infra.deploy.kubernetes.make import claims, default, template
 from tests import ROOT
 
 pytestmark = pytest.mark.thorough
@@ -171,6 +172,7 @@ def test_prefect_fills_a_gpu_job_in_as_kubernetes_wants_it() -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert {"name": "data", "persistentVolumeClaim": {"claimName": "malaria-gpu"}} in pod["volumes"]
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}} in pod["volumes"]
     assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -187,3 +189,31 @@ def test_the_server_accepts_the_templates() -> None:
         broken = {**made, "job_configuration": {**made["job_configuration"], "extra": "{{ unheard_of }}"}}
         with pytest.raises(ValueError, match="unheard_of"):
             WorkPoolCreate(name=pool, type="kubernetes", base_job_template=broken)
+
+
+@pytest.mark.parametrize("pool", ["cpu", "gpu"])
+@pytest.mark.parametrize("version", ["1.28", "1.37"])
+def test_a_job_as_the_worker_creates_it_passes_the_strict_schema(pool: str, version: str) -> None:
+    """Of the oldest and the newest Kubernetes that is meant; the worker's own class fills it in."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    validate = kubernetes_validate.validate
+    worker = pytest.importorskip("prefect_kubernetes.worker")
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.utilities.templating import apply_values
+
+    made = template(pool)
+    given = {name: known["default"] for name, known in made["variables"]["properties"].items() if "default" in known}
+    filled = apply_values(made["job_configuration"], given | {"name": "night", "env": {"RETRAIN_STORE": "s3://cells"}})
+    job = worker.KubernetesWorkerJobConfiguration.model_validate(filled)
+    job.prepare_for_flow_run(FlowRun(name="night", flow_id=uuid4()))
+    validate(job.job_manifest, version, strict=True)
+    [container] = job.job_manifest["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["prefect", "flow-run", "execute"]
+    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    claimed = [disk for disk in claims()["items"] if disk["metadata"]["name"] == f"malaria-{pool}"]
+    assert len(claimed) == 1
+    validate(claimed[0], version, strict=True)
+    # It is strict: Prefect's own default is refused.
+    wrong = apply_values(default()["job_configuration"], {"name": "night", "image": "prefect"})["job_manifest"]
+    with pytest.raises(kubernetes_validate.ValidationError, match="completions"):
+        validate(wrong, version, strict=True)
