@@ -99,6 +99,10 @@ def test_everything_is_there_and_ready(machine: Up) -> None:
     found = server.deployments()
     assert {deployment["name"] for deployment in found.values()} == {entry["name"] for entry in DEPLOYMENTS}
     assert {deployment["status"] for deployment in found.values()} == {"READY"}
+    # Where each runs on a pool of containers: as infra/deploy/images/Dockerfile names them.
+    images = {deployment["name"]: deployment["job_variables"]["image"] for deployment in found.values()}
+    trainings = {name: f"malaria/{name}" for name in ("fastai", "keras")}
+    assert images == dict.fromkeys(images, "malaria/orchestration") | trainings
 
 
 def test_the_page_is_complete_and_calls_no_other_host(machine: Up) -> None:
