@@ -44,6 +44,10 @@ class DefaultRecipe(Recipe):
     patience: int = 1
     cooldown: int = 1
     deadline_seconds: float = 60
+    # Of the real recipes, what the demo's settings file sets.
+    architecture: str = ""
+    small_share: float = 0
+    dropout: float = 0
 
 
 def fit(

@@ -102,7 +102,9 @@ def let_training_go(folder: Path, name: str, *, waiting: bool) -> None:
 
 
 class Up:
-    """``retrain up`` in a process of its own."""
+    """``retrain up`` in a process of its own, of the Python and from the folder where the code is found."""
+
+    python, cwd = sys.executable, ROOT
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
@@ -130,8 +132,8 @@ class Up:
 
         with (self.folder / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", "up", "--json"],
-                cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True,
+                [self.python, "-m", "flows.cli", "up", "--json"],
+                cwd=self.cwd, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
         self.mark = make_tag(self.process.pid)
         assert self.process.stdout is not None
@@ -177,8 +179,8 @@ class Up:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the command line in the same surroundings."""
         return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT, env={**self.environment, "PREFECT_API_URL": self.server.url},
+            [self.python, "-m", *arguments],
+            cwd=self.cwd, env={**self.environment, "PREFECT_API_URL": self.server.url},
             capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
 

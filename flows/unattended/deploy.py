@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Only deployments with this tag are ever removed: a server may have others.
 TAG = "malaria-retraining"
+# Beside the flows, so that a wheel has it; at a checkout's root a link leads to it, where Prefect's own command looks.
+FILE = CODE_ROOT / "flows" / "prefect.yaml"
 
 
 def deploy(server: PrefectServer, settings: Settings, login: Mapping[str, str] | None = None) -> None:
@@ -44,13 +46,13 @@ def deploy(server: PrefectServer, settings: Settings, login: Mapping[str, str] |
     # The registry and folder of the images, for pools of containers: as infra/deploy/images/Dockerfile names them.
     environment.setdefault("MALARIA_IMAGES", "malaria")
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)],
         cwd=CODE_ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         lines = (done.stdout + done.stderr).strip().splitlines()
         raise RetrainError("`prefect deploy --all` failed: " + "\n".join(lines[-5:]), "see prefect.yaml")
-    remove_stale(server, list(yaml.safe_load((CODE_ROOT / "prefect.yaml").read_text())["deployments"]))
+    remove_stale(server, list(yaml.safe_load(FILE.read_text())["deployments"]))
     refuse_unknown_parameters(server)
     for name, what in sorted(apply_alerts(server, settings.alerts).items()):
         if what != "unchanged":
