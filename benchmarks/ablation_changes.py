@@ -141,7 +141,7 @@ def _centred_otherwise(how: str) -> Callable[[], None]:
             return centre(cells, inside, (1, 2), lambda x, axes: ops.sum(x, axis=axes, keepdims=True))
 
         _put(keras_cnn, _centred=of_keras)
-        own = fastai_xresnet._network
+        own = fastai_xresnet.network
 
         def network(architecture: str) -> Any:
             import torch
@@ -156,7 +156,7 @@ def _centred_otherwise(how: str) -> Callable[[], None]:
 
             return torch.nn.Sequential(Cells(), own(architecture)[1])
 
-        _put(fastai_xresnet, _network=network)
+        _put(fastai_xresnet, network=network)
 
     return patch
 

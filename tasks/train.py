@@ -221,6 +221,7 @@ def _keep(
         batch_size=result.get("batch_size"),
         unused_gpu=result.get("unused_gpu"),
         batch_key=batch_key,
+        started_at=result.get("started_at"),
         created_at=datetime.now(UTC),
         **{name: result[name] for name in COPIED},
     )

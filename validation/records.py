@@ -211,6 +211,7 @@ class EpochRecord(Record):
     temperature: float | None = None
     is_kept: bool | None = None
     seconds: float = Field(ge=0)
+    ended_at: datetime | None = None
 
 
 class Interval(Record):
@@ -272,6 +273,7 @@ class Member(Record):
     batch_key: str | None = Field(None, description="image of the first training batch as the CNN's input")
     batch_size: int | None = Field(None, description="as fitted; smaller than configured when memory ran out")
     unused_gpu: str | None = Field(None, description="that the machine had a GPU, and why the framework did not use it")
+    started_at: datetime | None = Field(None, description="when its process began to train")
     created_at: datetime
 
 

@@ -25,7 +25,7 @@ def abandoned_runs(client: Any, experiment: str, versions: Collection[Any], keep
 
 def unfinished_nights(client: Any, experiment: str) -> Iterator[str]:
     """Yield the runs of nights whose writing was killed."""
-    for run in _runs(client, experiment, "attributes.status != 'FINISHED'"):
+    for run in _runs(client, experiment, "attributes.status = 'RUNNING'"):
         yield run.info.run_id
 
 

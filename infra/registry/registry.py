@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -32,9 +32,10 @@ from infra.registry.mlflow_client import (
     silence_mlflow,
 )
 from infra.registry.nights import field_tags, log_night
+from infra.registry.trainings import log_trainings
 from infra.registry.versions import EVIDENCE, log_version, tags_of
 from infra.settings.settings import Settings
-from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME, OURS
+from infra.store.keys import CHALLENGER_ALIAS, CHAMPION_ALIAS, MODEL_NAME, OURS
 from validation.digest import sha256
 from validation.errors import ChampionUnusable, ModelFileInvalid, RetrainError, UsageError
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Night
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "nightly"
 # One run per night with its verdict; separate from the runs that versions come from.
 VERDICTS = "verdicts"
+# A run per training, below one per night, for a person to compare.
+TRAININGS = "trainings"
 # MLflow's page opens an experiment of this kind as model training; without a kind it guesses, or asks.
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 # The run whose parameters ``put_if_absent`` writes; a tag of the registered model names it.
@@ -183,12 +186,21 @@ class Registry:
         versions = self._call(self._versions)
         version = next((version for version in versions if version.tags.get("decision") == decision.id), None)
         if version is None:
-            version = self._call(lambda: self._new_version(candidate, model, decision, evaluation))
+            version = made = self._call(lambda: self._new_version(candidate, model, decision, evaluation))
+            # By itself: repeated after a passing failure, the call above would make another version.
+            self._call(lambda: self._client.set_registered_model_alias(MODEL_NAME, CHALLENGER_ALIAS, str(made.version)))
         return _reference(version)
 
     def set_champion(self, version: str) -> None:
-        """Point the alias to ``version``."""
-        self._call(lambda: self._client.set_registered_model_alias(MODEL_NAME, CHAMPION_ALIAS, version))
+        """Point the alias to ``version``, which is no challenger any more."""
+
+        def move() -> None:
+            self._client.set_registered_model_alias(MODEL_NAME, CHAMPION_ALIAS, version)
+            aliases = self._client.get_registered_model(MODEL_NAME).aliases
+            if str(aliases.get(CHALLENGER_ALIAS)) == version:
+                self._client.delete_registered_model_alias(MODEL_NAME, CHALLENGER_ALIAS)
+
+        self._call(move)
 
     def note_night(self, night: Night, page: bytes) -> None:
         """Log a night in MLflow, once: its verdict as tags, its metrics, its report ``page`` (HTML).
@@ -203,6 +215,10 @@ class Registry:
                 if known.get(name) != value:
                     self._call(partial(self._client.set_model_version_tag, MODEL_NAME, version, name, value))
 
+    def note_trainings(self, night: Night, candidates: Sequence[Candidate]) -> None:
+        """Log a night's trainings in MLflow, once: a run for each member, below one for the night."""
+        self._call(lambda: log_trainings(self._client, self._experiment(TRAININGS), night, candidates, self._store))
+
     def version_sources(self) -> list[tuple[str, str]]:
         """Return candidate and decision of every registered version."""
         tags = (version.tags for version in self._call(self._versions))
@@ -215,6 +231,7 @@ class Registry:
             return [
                 *abandoned_runs(self._client, self._experiment(), self._versions(), self._existing_ledger()),
                 *unfinished_nights(self._client, self._experiment(VERDICTS)),
+                *unfinished_nights(self._client, self._experiment(TRAININGS)),
             ]
 
         return self._call(find)
@@ -224,11 +241,13 @@ class Registry:
         self._call(lambda: remove_run(self._client, self.uri, run))
 
     def delete_report_page(self, decision: str) -> None:
-        """Delete the report on a decision from MLflow; the night's metrics stay."""
+        """Delete the report on a decision from MLflow, and the trainings that led to it; the night's metrics stay."""
 
         def delete() -> None:
             for run in nights_of(self._client, self._experiment(VERDICTS), decision):
                 remove_page(self._client, self.uri, run)
+            for run in nights_of(self._client, self._experiment(TRAININGS), decision):
+                remove_run(self._client, self.uri, run)
 
         self._call(delete)
 

@@ -33,7 +33,7 @@ def log_version(mlflow: Any, model: bytes, candidate: Candidate, decision: Decis
             mlflow.log_text(record.model_dump_json(indent=2), f"{EVIDENCE}/{name}.json")
     return mlflow.onnx.log_model(
         onnx.load_from_string(model),
-        name="model",
+        name=f"{candidate.model}-{decision.decided_at:%Y-%m-%d}",
         signature=_signature(candidate.side, len(candidate.members)),
         input_example=_example(candidate.side),
         # As in infra/scoring: MLflow's default, a GPU where there is one, gives other last bits.

@@ -33,6 +33,8 @@ ORIGINS = f"{OURS}splits/origins/"
 SYNTHETIC_MARK = f"{OURS}synthetic.json"
 MODEL_NAME = "malaria-cell"
 CHAMPION_ALIAS = "champion"
+# A version that is registered and not champion yet.
+CHALLENGER_ALIAS = "challenger"
 
 # Files of file managers and of the official archive among images: counted, never fetched.
 JUNK_NAMES = frozenset({"thumbs.db", ".ds_store", "desktop.ini"})

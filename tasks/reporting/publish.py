@@ -16,7 +16,7 @@ from tasks.reporting.format import shorten
 from tasks.reporting.words.headline import SYNTHETIC, field_sentence, night_name
 from tasks.stage import stage
 from validation.errors import RetrainError
-from validation.records import Night
+from validation.records import Candidate, Decision, Night
 from validation.redaction import mask
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,12 @@ def note_in_registry(context: Context, night: Night, registry: Registry) -> None
         registry.note_night(night, context.store.get(report_key(night.decision)))
     except RetrainError as error:
         log.warning("the verdict is not on MLflow's page: %s", error.message)
+    try:
+        trained = context.records.load(Decision, night.decision).candidates
+        if trained:
+            registry.note_trainings(night, [context.records.load(Candidate, id_) for id_ in trained])
+    except Exception as error:  # nothing rests on these runs
+        log.warning("tonight's trainings are not on MLflow's page: %s: %s", type(error).__name__, error)
 
 
 def markdown(night: Night) -> str:

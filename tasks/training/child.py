@@ -17,7 +17,8 @@ import resource
 import sys
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ EVERY_SECONDS = 0.5
 
 def main(folder: Path) -> None:
     """Carry out request.json in ``folder``."""
-    started = time.monotonic()
+    started, started_at = time.monotonic(), datetime.now(UTC)
     request = json.loads((folder / "request.json").read_text())
     model = get_model(request["model"])
     # Frameworks print to standard output, which is reserved for the report.
@@ -61,13 +62,19 @@ def main(folder: Path) -> None:
             heard = now
             send({"batch": [done, total]})
 
+    ended: dict[int, datetime] = {}
+
+    def send_epoch(epoch: EpochRecord) -> None:
+        ended[epoch.epoch] = datetime.now(UTC)
+        send({"epoch": epoch.model_dump(mode="json")})
+
     def fit(recipe: Recipe) -> FitResult:
         return model.fit(
             _data(folder, Path(request["pack"])),
             recipe,
             seed=request["seed"],
             folder=folder,
-            on_epoch=lambda epoch: send({"epoch": epoch.model_dump()}),
+            on_epoch=send_epoch,
         )
 
     try:
@@ -88,7 +95,9 @@ def main(folder: Path) -> None:
         traceback.print_exc()
         send({"error": in_one_line(error)})
         raise SystemExit(1) from None
-    _save_result(folder, fitted, recipe, unused, time.monotonic() - started)
+    history = [epoch.model_copy(update={"ended_at": ended.get(epoch.epoch)}) for epoch in fitted.history]
+    fitted = replace(fitted, history=tuple(history))
+    _save_result(folder, fitted, recipe, unused, started_at, time.monotonic() - started)
 
 
 def in_one_line(error: Exception) -> str:
@@ -97,7 +106,9 @@ def in_one_line(error: Exception) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 150]} ... {text[-140:]}"
 
 
-def _save_result(folder: Path, fit: FitResult, recipe: Recipe, unused: str, seconds: float) -> None:
+def _save_result(
+    folder: Path, fit: FitResult, recipe: Recipe, unused: str, started_at: datetime, seconds: float
+) -> None:
     """Write result.json, after all other files."""
     result = {
         **asdict(fit),
@@ -106,8 +117,9 @@ def _save_result(folder: Path, fit: FitResult, recipe: Recipe, unused: str, seco
         "batch_size": recipe.batch_size,
         "unused_gpu": unused or None,
         "batch": fit.batch.name if fit.batch else None,
-        "history": [EpochRecord.model_dump(epoch) for epoch in fit.history],
+        "history": [epoch.model_dump(mode="json") for epoch in fit.history],
         "sha256": {path.name: sha256(path.read_bytes()) for path in (fit.onnx, fit.weights)},
+        "started_at": started_at.isoformat(),
         "seconds": round(seconds, 2),
         # ru_maxrss is in KiB on Linux.
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),

@@ -174,6 +174,10 @@ def test_a_training_becomes_a_member(
     assert (member.best_epoch, member.stopped, member.device) == (2, "finished", "cpu")
     assert member.versions == {"fake": "1.0"}
     assert member.seconds >= 0
+    assert member.started_at is not None
+    times = [member.started_at, *(epoch.ended_at for epoch in member.history if epoch.ended_at), member.created_at]
+    assert times == sorted(times)
+    assert len(times) == 4
     assert member.peak_memory_mb > 1
     assert "fake, member 3, epoch 2" in caplog.text
     assert "fake, member 3, trains on cpu, as its framework reports" in caplog.text

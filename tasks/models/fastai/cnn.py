@@ -104,7 +104,7 @@ def fit(
     progress = FitProgress(schedule, deadline, Selection(data))
     learn = Learner(
         DataLoaders(train, tuning, path=folder, device=device),
-        _network(recipe.architecture).to(device),
+        network(recipe.architecture).to(device),
         loss_func=BCEWithLogitsLossFlat(),
         opt_func=_optimiser(),
         wd=recipe.weight_decay,
@@ -142,7 +142,7 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     from safetensors.torch import load_file
 
     state = load_file(weights)
-    model, temperature = _network(recipe.architecture), float(state.pop("temperature"))
+    model, temperature = network(recipe.architecture), float(state.pop("temperature"))
     model.load_state_dict(state)
     logits = _scores(_scorer(model, recipe.views, temperature), images)
     probabilities: npt.NDArray[np.float32] = expit(logits)
@@ -165,8 +165,8 @@ def device() -> Device:
     return Device("cpu", why_no_gpu("torch", torch.version.cuda or "", list, own_words))
 
 
-def _network(architecture: str) -> Any:
-    """Return uint8 [n, side, side, 3] -> logit [n, 1]."""
+def network(architecture: str) -> Any:
+    """Return a torch module, uint8 [n, side, side, 3] -> logit [n, 1], not yet divided by the temperature."""
     import torch
     from fastai.vision.models import xresnet
 

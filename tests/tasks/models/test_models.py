@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from PIL import Image
 from scipy.special import expit
 
 from infra.scoring.model_file import MemberFile
+from infra.store.folder import FolderStore
+from infra.store.records import Records
 from tasks import models
 from tasks.models import preparation as _common
 from tasks.models import variation
@@ -22,6 +26,7 @@ from tasks.models.schedule import Schedule
 from tasks.models.selection import Selection, is_significantly_higher
 from tests import ROOT
 from tests.ahead import Lane
+from tests.builders import made_up_member
 from tests.fake_cnn import DefaultRecipe
 from tests.held_cells import SEED, SIZE, VARIATIONS
 from validation.statistics.calibration import temperature_of
@@ -272,6 +277,32 @@ class TestFit:
         for job in ("plain", "early", "tiny"):
             scores = score(fits.jobs[job]["onnx"], cells.tuning_images)
             np.testing.assert_allclose(scores, fits.jobs[job]["native"], atol=1e-3)
+
+    def test_the_docs_lines_open_the_weights_in_their_framework(
+        self, name: str, fits: Fits, cells: MadeCells, home: Path, tmp_path: Path
+    ) -> None:
+        snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "registry.md").read_text(), re.DOTALL)
+        [snippet] = [one for one in snippets if {"fastai": "import torch", "keras": "import keras"}[name] in one]
+        statements = [line for line in snippet.partition("\n\ncontext")[2].splitlines() if line]
+        assert len(statements) <= 10
+        member = made_up_member(0, name=name)
+        spec = member.spec.model_copy(update={"side": SIDE, "recipe": SMALL[name]})
+        store = FolderStore(home / "store")
+        store.root.mkdir(parents=True)
+        Records(store).save(member.model_copy(update={"spec": spec}), member.id)
+        store.put(member.weights_key, Path(fits.jobs["early"]["weights"]).read_bytes())
+        pictures = [tmp_path / f"{number}.png" for number in range(5)]
+        for path, image in zip(pictures, cells.tuning_images, strict=False):
+            Image.fromarray(image).save(path)
+        small = "from tests.small_xresnet import shrink\nshrink()\n" if name == "fastai" else ""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", small + snippet, member.id, *map(str, pictures)],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said = [line.rpartition(" ") for line in done.stdout.splitlines()]
+        assert [path for path, _, _ in said] == list(map(str, pictures))
+        np.testing.assert_allclose([float(p) for _, _, p in said], fits.jobs["early"]["native"][:5], atol=1e-5)
 
     def test_every_epoch_is_recorded_and_reported(self, fits: Fits) -> None:
         fitted = fits.jobs["plain"]

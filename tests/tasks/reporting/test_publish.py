@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.reporting.publish import KEY, LINK_KEY, markdown, publish_artifacts
+from infra.store.keys import report_key
+from tasks.reporting.publish import KEY, LINK_KEY, markdown, note_in_registry, publish_artifacts
 from tests import ROOT
-from tests.builders import CountingStore, context_over
+from tests.builders import (
+    CountingStore,
+    channel_model,
+    context_over,
+    made_up_candidate,
+    made_up_decision,
+    registry_in,
+)
 from tests.tasks.reporting.samples import field_report
 from tests.tasks.reporting.test_index import a_night
 from tests.tasks.reporting.test_page import HOSTILE
@@ -66,6 +75,28 @@ def test_an_unreachable_server_costs_the_night_nothing(tmp_path: Path, caplog: p
     with temporary_settings(nowhere):
         publish_artifacts(context_over(CountingStore(), tmp_path), a_night(1))
     assert "the verdict is not on Prefect's page" in caplog.text
+
+
+def test_trainings_that_mlflow_cannot_write_cost_the_night_nothing(
+    home: Path, empty_registry: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = registry_in(home, empty_registry)
+    context = context_over(CountingStore(), home)
+    candidate, decision = made_up_candidate(channel_model()), made_up_decision()
+    context.records.save(candidate, candidate.id)
+    context.records.save(decision, decision.id)
+    context.store.put(report_key(decision.id), b"<p>the report</p>")
+    with sqlite3.connect(home / "mlflow.db") as database:
+        database.execute("ALTER TABLE logged_models RENAME TO lost")  # what only trainings write to
+    night = a_night(1, decision=decision.id, failed_trainings={})
+    note_in_registry(context, night, registry)
+    assert "tonight's trainings are not on MLflow's page" in caplog.text
+    assert "the verdict is not on MLflow's page" not in caplog.text
+    with sqlite3.connect(home / "mlflow.db") as database:
+        database.execute("ALTER TABLE lost RENAME TO logged_models")
+    caplog.clear()
+    note_in_registry(context, night, registry)
+    assert caplog.text == ""
 
 
 def test_a_hostile_sentence_is_text() -> None:
