@@ -7,6 +7,7 @@
 # make quick               the tests of rules, words and stages: no server, no browser, no framework
 # make test-all            make test, then what takes longest: real CNNs killed, the soak, trainings on several devices
 # make check               linter and types
+# make docs                the documents as a site, in site/; a link that leads nowhere is an error
 # make deploy              update the server that PREFECT_API_URL names: deployments, schedules, alerts
 # make audit               ask PyPI's vulnerability database about every locked package (needs uv)
 # make sbom                write sbom.json, the bill of materials (CycloneDX; needs uv)
@@ -21,7 +22,7 @@ PYTHON := $(shell for python in $(BIN)/python python3.11 python3.12 python3.13 p
   "$$python" -c '$(USABLE)' 2>/dev/null && { command -v "$$python"; break; }; done)
 endif
 
-.PHONY: help run test quick test-all test-longest check install install-dev deploy audit sbom lock
+.PHONY: help run test quick test-all test-longest check docs install install-dev deploy audit sbom lock
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +60,9 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install-dev
+	$(BIN)/python -m docs.site site
 
 deploy: install
 	MALARIA_CODE="$${MALARIA_CODE:-$(CURDIR)}" $(BIN)/python -m flows.unattended.deploy

@@ -21,7 +21,9 @@ def promote_flow(decision: str) -> str | None:
     with opened() as context:
         record = context.records.load(Decision, decision)
         if record.challenger is None:
-            raise UsageError(f"decision {decision} ({record.verdict.value}) has no challenger to promote")
+            raise UsageError(
+                f"decision {decision} ({record.verdict.value}) has no challenger to promote", "name a decision that has"
+            )
         challenger = context.records.load(Candidate, record.challenger)
         champion = promote_task(context, record, challenger, Registry(context.settings), initiator())
     return champion.version if champion else None

@@ -51,7 +51,7 @@ def report(context: Context, night: Night) -> Path:
         ObjectMissing: when the report was retired, or the kept page is gone.
     """
     if night.decision is None:
-        raise UsageError("a night without a decision has no report")
+        raise UsageError("a night without a decision has no report", "`retrain report latest` shows the newest")
     refuse_retired(context, night.decision)
     if _is_of_before_members(context, night.decision):
         return _kept_page(context, night.decision)

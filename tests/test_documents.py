@@ -10,7 +10,7 @@ import pytest
 
 from tests import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "flows" / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "flows" / "README.md", *(ROOT / "docs").rglob("*.md")])
 FOLDERS = ("benchmarks", "docs", "flows", "infra", "tasks", "tests", "validation", ".ci")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

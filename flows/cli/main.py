@@ -165,7 +165,7 @@ def predict(
     console.emit(result, as_json, display.predictions_csv if as_csv else display.predictions)
     bad = sum(prediction.problem is not None for prediction in result.predictions)
     if bad:
-        raise DataInvalid(f"{bad} of {len(result.predictions)} images could not be scored")
+        raise DataInvalid(f"{bad} of {len(result.predictions)} images could not be scored", "the reason is beside each")
 
 
 @app.command()
@@ -288,7 +288,8 @@ def _opened(
     try:
         named = TypeAdapter(ClassNames).validate_python(",".join(classes or ()))
     except ValidationError as error:
-        raise UsageError(f"--class: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"--class: {reason}", "for instance --class infected=Parasitized") from None
     image, _, label = columns.partition(",")
     labelling = Labelling({**settings.classes, **named}, labels, (image.strip(), label.strip()))
     bucket = partial(open_store, endpoint=settings.store_endpoint, region=settings.store_region, wire=settings.wire)

@@ -104,7 +104,7 @@ def _automation(name: str, trigger: Json, text: str, block: str | None, *first: 
     actions = [*first, call if block else {"type": "do-nothing"}]
     return {
         "name": PREFIX + name,
-        "description": "See docs/operations.md, Alerts",
+        "description": "See docs/how-to/unattended.md, Alerts",
         "enabled": True,
         "trigger": trigger,
         "actions": actions,

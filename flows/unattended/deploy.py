@@ -98,7 +98,7 @@ def ensure_pools(server: PrefectServer, settings: Settings) -> int:
 def main() -> None:
     """Deploy to the server that PREFECT_API_URL names; with --pools create the process pools first.
 
-    A pool of another type, on Kubernetes or ECS, is created once with Prefect's own command: see docs/operations.md.
+    A pool of another type (Kubernetes, ECS) is created once with Prefect's own command: see docs/how-to/cluster.md.
     """
     try:
         settings = load_settings()

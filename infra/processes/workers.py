@@ -23,6 +23,7 @@ from validation.errors import RetrainError
 START_SECONDS = 120.0
 _SPARE_SECONDS = 10.0
 _MOST_DEATHS_IN_A_ROW = 20
+_ENOUGH = "is the installation complete, and is there enough memory?"
 
 
 class WorkerDied(Exception):
@@ -51,7 +52,7 @@ class Worker:
         except WorkerDied as died:
             output = self._last_errors()
             self.close()
-            raise RetrainError(f"a worker process ({module}) does not start: {died.how}\n{output}") from None
+            raise RetrainError(f"a worker process ({module}) does not start: {died.how}\n{output}", _ENOUGH) from None
 
     def ask(self, request: Any, answers: int, *, seconds: float) -> Iterator[Any]:
         """Send one request and yield its answers, each of which may take ``seconds``.
@@ -209,7 +210,7 @@ class WorkerPool:
         if len(last) == _MOST_DEATHS_IN_A_ROW and all(isinstance(answer, WorkerDied) for answer in last):
             raise RetrainError(
                 f"{len(last)} items in a row ended their worker process ({self.module}): the last {last[-1].how}",
-                "is the installation complete, and is there enough memory? the items themselves may be good",
+                f"{_ENOUGH} the items themselves may be good",
             )
 
     def _take(self) -> Worker:

@@ -56,7 +56,9 @@ def rescore(
                 capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise ModelFileInvalid(f"scoring {len(images):,} images took over {LIMIT_SECONDS:.0f} s") from None
+            raise ModelFileInvalid(
+                f"scoring {len(images):,} images took over {LIMIT_SECONDS:.0f} s", "retrain, or roll back"
+            ) from None
         answer = _answer(done)
         if "error" in answer:
             raise ModelFileInvalid(f"in its own process: {answer['error']}", str(answer.get("hint", "")))

@@ -32,6 +32,7 @@ TOLERANCE = 1e-3
 
 # A batch takes half a second; a network with a loop that does not end would take for ever.
 BATCH_SECONDS = 300.0
+FOREIGN = "the file was not written by this project's trainings"
 
 Scores = npt.NDArray[np.float32]
 
@@ -108,7 +109,7 @@ class _Session(ABC):
         if not fits:
             raise ModelFileInvalid(
                 f"expected {INPUT} uint8 [n, side, side, 3] -> {self.expected}, found {inputs} -> {outputs}",
-                "the file was not written by this project's trainings",
+                FOREIGN,
             )
         return int(shape[1])
 
@@ -190,7 +191,9 @@ class ModelFile(_Session):
         self._check(images)
         scores, graph = np.empty(len(images), np.float32), _parsed(self._data)
         if missing := sorted(set(np.unique(folds).tolist()) - set(self.folds)):
-            raise ModelFileInvalid(f"the model file has no column for fold {missing}, it has {list(self.folds)}")
+            raise ModelFileInvalid(
+                f"the model file has no column for fold {missing}, it has {list(self.folds)}", FOREIGN
+            )
         for column, fold in enumerate(self.folds):
             rows = np.flatnonzero(folds == fold)
             if not len(rows):
@@ -219,7 +222,7 @@ class ModelFile(_Session):
         if not is_mean.all():
             raise ModelFileInvalid(
                 f"{OUTPUT} is not the mean of {MEMBERS}: {found.tolist()} from {members.tolist()}",
-                "the file was not written by this project's trainings",
+                FOREIGN,
             )
 
     def _fits(self, outputs: list[Value]) -> bool:
@@ -236,7 +239,7 @@ class ModelFile(_Session):
         if len(folds) != columns or len(set(folds)) != columns or min(folds, default=0) < 0:
             raise ModelFileInvalid(
                 f"the metadata property {FOLDS} is {text!r}, expected the folds of {columns} columns",
-                "the file was not written by this project's trainings",
+                FOREIGN,
             )
         return folds
 

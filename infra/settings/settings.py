@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         "local",
         pattern=r"^(local|dask|dask\+(tcp|tls)://[^/@\s]+:\d+)$",
         description="what measures and packs: `local`, processes; `dask`, a Dask cluster on this machine; "
-        "`dask+tcp://HOST:PORT` (or `tls`), an existing one ([operations.md](operations.md))",
+        "`dask+tcp://HOST:PORT` (or `tls`), an existing one ([cluster.md](how-to/cluster.md))",
     )
     inherit: Names = Field(
         (),

@@ -92,10 +92,10 @@ def _images(path: Path) -> list[SourceFile]:
     if path.is_dir():
         files = [file for file in folder_files(path) if PurePosixPath(file.path).suffix.lower() in SUFFIXES]
         if not files:
-            raise UsageError(f"no images ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
+            raise UsageError(f"no images ({', '.join(sorted(SUFFIXES))}) in the folder {path}", "name another folder")
         return [replace(file, path=str(path / file.path)) for file in files]
     if not path.exists():
-        raise UsageError(f"no file or folder at {path}")
+        raise UsageError(f"no file or folder at {path}", "name images, or folders of them")
     return [plain_file(path, str(path))]
 
 

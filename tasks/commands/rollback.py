@@ -84,7 +84,10 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
     """
     why = checked_why(why)
     if decision.challenger is None:
-        raise UsageError(f"decision {decision.id} ({decision.verdict.value}) has no challenger to promote")
+        raise UsageError(
+            f"decision {decision.id} ({decision.verdict.value}) has no challenger to promote",
+            "name a decision that has",
+        )
     seen = len(history(context))
     with context.workspace.champion_lock():
         now = reconcile_champion(context, registry)
@@ -99,7 +102,7 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
             log.warning("the challenger was compared with version %s, the champion is %s", compared, now.version)
         challenger = context.records.load(Candidate, decision.challenger)
         if now is not None and now.candidate == challenger.id:
-            raise UsageError(f"the challenger is champion already: {described(entries[-1])}")
+            raise UsageError(f"the challenger is champion already: {described(entries[-1])}", "see `retrain history`")
         reference, checked, _ = register_and_try(context, registry, decision, challenger, strict=False)
         return append_change(
             context, registry, ChampionChange("override", who, decision.id, now, reference, why, checked)

@@ -30,6 +30,7 @@ MAX_FILE_BYTES = 20_000_000  # the largest cell of the NLM set has 50 kB
 _MAX_RATIO = 100  # of unpacked to packed size; images hardly compress at all
 _SMALL = 1_000_000  # below this a high ratio is harmless
 OUTSIDE = "a link out of the folder"
+_LEFT_OUT = "it is left out; the others are not affected"
 _TOO_LARGE = f"larger than {MAX_FILE_BYTES // 1_000_000} MB"
 
 
@@ -80,7 +81,7 @@ def _walk(root: Path, folder: Path, prefix: str, above: frozenset[tuple[int, int
 
 
 def _refuse(path: str) -> bytes:
-    raise DataInvalid(f"cannot read {path}: {OUTSIDE}")
+    raise DataInvalid(f"cannot read {path}: {OUTSIDE}", _LEFT_OUT)
 
 
 def plain_file(file: Path, path: str) -> SourceFile:
@@ -90,7 +91,7 @@ def plain_file(file: Path, path: str) -> SourceFile:
         try:
             return file.read_bytes()
         except OSError as error:
-            raise DataInvalid(f"cannot read {file}: {error.strerror}") from error
+            raise DataInvalid(f"cannot read {file}: {error.strerror}", _LEFT_OUT) from error
 
     try:
         info = file.stat()
@@ -126,7 +127,7 @@ def _object(store: Store, key: str) -> bytes:
     try:
         return store.get(key)
     except ObjectMissing as error:
-        raise DataInvalid(error.message) from error
+        raise DataInvalid(error.message, _LEFT_OUT) from error
 
 
 @contextmanager
@@ -203,9 +204,9 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: Lock) -> byte
             # zipfile unpacks no more than the directory states, then compares the checksum.
             data = file.read(MAX_FILE_BYTES)
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, NotImplementedError) as error:
-        raise DataInvalid(f"{member.filename!r} is damaged: {error}") from error
+        raise DataInvalid(f"{member.filename!r} is damaged: {error}", _LEFT_OUT) from error
     except RuntimeError as error:  # what zipfile raises if only the member's own header says that it is encrypted
-        raise DataInvalid(f"{member.filename!r} is encrypted") from error
+        raise DataInvalid(f"{member.filename!r} is encrypted", _LEFT_OUT) from error
     if len(data) != member.file_size:
-        raise DataInvalid(f"{member.filename!r} is damaged: {len(data)} of {member.file_size} bytes")
+        raise DataInvalid(f"{member.filename!r} is damaged: {len(data)} of {member.file_size} bytes", _LEFT_OUT)
     return data

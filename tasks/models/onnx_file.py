@@ -20,6 +20,7 @@ __all__ = ["combine", "finish_onnx"]
 # Larger weights are stored in half precision: five XResNet34 take 213 MB instead of 426. onnxruntime makes floats of
 # them when it opens the file; probabilities change by 0.0003 at most (docs/training.md).
 LARGE_BYTES = 4096
+_AGAIN = "run the night again"
 
 
 def finish_onnx(model: Any, path: Path) -> None:
@@ -70,12 +71,12 @@ def combine(files: Sequence[tuple[int, bytes]]) -> bytes:
         try:
             member = onnx.load_model_from_string(file)
         except Exception as error:  # of protobuf, which has no types
-            raise ModelFileInvalid(f"a member's file is not a usable ONNX model: {error}") from error
+            raise ModelFileInvalid(f"a member's file is not a usable ONNX model: {error}", _AGAIN) from error
         interfaces.append(_interface(member))
         _add_member(graph, member.graph, column)
     if len(set(interfaces)) != 1 or len(set(folds)) != len(folds):
         kinds = len(set(interfaces))
-        raise ModelFileInvalid(f"folds {folds} with {kinds} interfaces are not the members of one candidate")
+        raise ModelFileInvalid(f"folds {folds} with {kinds} interfaces are not the members of one candidate", _AGAIN)
     alone = onnx.ModelProto.FromString(interfaces[0])
     graph.input.extend(alone.graph.input)
     axis = "columns"
@@ -105,7 +106,7 @@ def _interface(model: Any) -> bytes:
     graph = onnx.GraphProto(input=model.graph.input, output=model.graph.output)
     names = [value.name for value in (*graph.input, *graph.output)]
     if names != [INPUT, LOGIT]:
-        raise ModelFileInvalid(f"expected the file of a member, {INPUT} -> {LOGIT}, found {names}")
+        raise ModelFileInvalid(f"expected the file of a member, {INPUT} -> {LOGIT}, found {names}", _AGAIN)
     alone = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
     data: bytes = alone.SerializeToString(deterministic=True)
     return data

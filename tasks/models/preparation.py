@@ -44,15 +44,17 @@ def check_data(data: TrainingData, name: str) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3) or labels.shape != (len(images),):
             raise TrainingFailed(
                 f"{name}: expected uint8 [n, side, side, 3] with one label each,"
-                f" found {images.dtype} {images.shape} with labels {labels.shape}"
+                f" found {images.dtype} {images.shape} with labels {labels.shape}",
+                "run the night again",
             )
     if side < SMALLEST_SIDE:
-        raise TrainingFailed(f"{name}: cells of {side} pixels a side are too small, the minimum is {SMALLEST_SIDE}")
+        raise TrainingFailed(f"{name}: cells of {side} pixels a side are too small", f"the minimum is {SMALLEST_SIDE}")
     classes = {float(label) for label in np.unique(data.train_labels)}
     if classes != {0.0, 1.0} or not len(data.tuning_labels):
         raise TrainingFailed(
             f"{name}: expected training cells of both classes and some tuning cells,"
-            f" found training labels {sorted(classes)} and {len(data.tuning_labels)} tuning cells"
+            f" found training labels {sorted(classes)} and {len(data.tuning_labels)} tuning cells",
+            "more patients are needed",
         )
 
 

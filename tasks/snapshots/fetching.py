@@ -130,7 +130,7 @@ class Fetcher:
                 return info, fetched.data
             now = store.stat(info.key)
             if now is None:
-                raise ObjectMissing(f"{info.key!r} was deleted while it was fetched")
+                raise ObjectMissing(f"{info.key!r} was deleted while it was fetched", "the night goes on without it")
             # Unchanged since the listing: this server words its ETags differently in a listing and in an answer.
             if (size, fetched.etag) == (now.size, now.etag) or (now == info and size == info.size):
                 return now, fetched.data

@@ -182,7 +182,7 @@ def test_csv_and_the_warning_of_synthetic_cells(
 
 def test_the_serving_snippet_of_the_docs_agrees(registry: Registry, settings: Settings, folder: Path) -> None:
     answers = predict(settings, [folder]).predictions
-    snippet = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "serving.md").read_text(), re.DOTALL)
     assert snippet is not None
     arguments = [registry.uri, *(answer.path for answer in answers)]
     done = subprocess.run(
