@@ -123,7 +123,7 @@ def _result(
     values["no finding stops the night"] = sum(finding.severity == "stop" for finding in findings)
     if snapshot.parent is not None:  # on the first night all is new, and the totals cover it
         values |= tonight(new, images=int(images["new"].sum()), rules=rules, reference=reference.facts)
-    judged = check_batch(facts, values, rules)
+    judged = check_batch(facts, values, rules, context.workspace.expectations)
     context.store.put(data_docs_key(id_), data_docs_page(judged.results, title=f"Validation {id_}"))
     table = pd.DataFrame([finding.model_dump() for finding in findings], columns=FINDINGS[:4])
     table = table.merge(objects[["key", "sha256", "new"]], on="key", how="left")[FINDINGS]

@@ -38,6 +38,7 @@ LANGUAGES = {"bash", "ini", "python", "text", "toml"}
 # How many python blocks a page has, and the test that runs all of them.
 PYTHON = {
     "docs/how-to/serving.md": (1, "tests/tasks/commands/test_predict.py"),
+    "docs/data.md": (1, "tests/validation/batch/test_project.py"),
     "docs/registry.md": (2, "tests/tasks/models/test_models.py"),
 }
 # Commands that are parsed and not run here, by their beginning.

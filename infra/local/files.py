@@ -138,6 +138,11 @@ class Workspace:
         """Local copies of the reports."""
         return self.home / "reports"
 
+    @property
+    def expectations(self) -> Path:
+        """Great Expectations' project of the newest validation."""
+        return self.home / "great_expectations"
+
     def object_path(self, digest: str) -> Path:
         """Return the path of the cached bytes with this SHA-256. The name is a digest: no key ever becomes a path."""
         return Path(f"{self.home}/cache/objects/{digest[:2]}/{digest[2:]}")

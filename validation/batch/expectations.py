@@ -1,14 +1,17 @@
 """The checks of a batch as a whole, as Great Expectations over its facts.
 
 Its input is one row of facts per image and one row of totals, never pixels: it is slow on wide frames and needs much
-memory. Its Data Docs are built from the same results.
+memory. Suites, validation definitions and checkpoints are Great Expectations' own, in a project folder that its users
+can open; the Data Docs are built from the same results.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +20,8 @@ from validation.batch.totals import NO_RATIO, limits
 from validation.findings import CHECKS, severity_of
 from validation.records import CLASSES, Check
 from validation.rules import DataRules
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,29 @@ class BatchChecks:
     results: dict[str, Any]
 
 
-def check_batch(facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRules) -> BatchChecks:
+def check_batch(
+    facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRules, project: Path | None = None
+) -> BatchChecks:
     """Run all expectations and return one Check each; none stops the others.
 
     ``facts`` has one row per accepted image (label, pixels, width, height); ``totals`` has a value for each check of
-    the batch (validation.batch.totals) that applies tonight.
+    the batch (validation.batch.totals) that applies tonight. ``project``: a folder of its own, which is replaced by a
+    Great Expectations project with what was expected and found. A folder that cannot be written costs only that.
     """
     # It logs each step from its import on, and its progress bars are for notebooks.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
-    context = _ephemeral_context()
+    if project is not None:
+        try:
+            shutil.rmtree(project, ignore_errors=True)
+            return _checked(_context_in(project), facts, totals, rules)
+        except OSError as error:
+            log.warning("no Great Expectations project in %s: %s", project, error)
+    return _checked(_ephemeral_context(), facts, totals, rules)
+
+
+def _checked(context: Any, facts: pd.DataFrame, totals: Mapping[str, float], rules: DataRules) -> BatchChecks:
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    row = pd.DataFrame([{_column(name): float(value) for name, value in totals.items()}])
+    row = pd.DataFrame([{name: float(value) for name, value in totals.items()}])
     results = {}
     if len(facts):
         results["images"] = _validated(context, "images", facts, _of_images(rules))
@@ -67,24 +84,27 @@ def _of_images(rules: DataRules) -> list[Any]:
 
 
 def _of_totals(totals: Mapping[str, float], rules: DataRules) -> list[Any]:
-    import great_expectations.expectations as gxe
+    from validation.batch.total import ExpectBatchTotalToBeBetween
 
-    bounds = limits(rules)
-    # The maximum of one row is the value itself, which Data Docs then show; for values they would show shares.
-    return [
-        gxe.ExpectColumnMaxToBeBetween(
-            column=_column(name), min_value=bounds[name][0], max_value=bounds[name][1], **_noted(name, rules)
-        )
-        for name in totals
-    ]
+    bounds, expected = limits(rules), []
+    for name in totals:
+        low, high = bounds[name]
+        expected.append(ExpectBatchTotalToBeBetween(column=name, min_value=low, max_value=high, **_noted(name, rules)))
+    return expected
 
 
 def _noted(name: str, rules: DataRules) -> dict[str, Any]:
     return {"severity": "critical" if cost(name, rules) == "invalid" else "warning", "meta": {"check": name}}
 
 
-def _column(name: str) -> str:
-    return name.replace(":", "").replace(",", "").replace(" ", "_").lower()
+def _context_in(project: Path) -> Any:
+    import great_expectations as gx
+
+    context = gx.get_context(mode="file", project_root_dir=project)
+    # Its telemetry is off for whoever opens the project, too.
+    context.config.analytics_enabled = False
+    context.variables.save()
+    return context
 
 
 def _ephemeral_context() -> Any:
@@ -97,18 +117,16 @@ def _ephemeral_context() -> Any:
 
 
 def _validated(context: Any, name: str, frame: pd.DataFrame, expectations: list[Any]) -> Any:
+    """Define and run the checkpoint called ``name``; return the result of its one validation."""
     import great_expectations as gx
 
-    suite = context.suites.add_or_update(gx.ExpectationSuite(name=name))
-    for expectation in expectations:
-        suite.add_expectation(expectation)
-    source = context.data_sources.add_or_update_pandas(name)
+    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
+    source = context.data_sources.add_pandas(name)
     batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
-    result = batch.get_batch(batch_parameters={"dataframe": frame}).validate(suite)
-    for one in result.results:
-        if "observed_value" in one.result:
-            # Its renderer refuses NumPy numbers, which its own metrics return.
-            one.result["observed_value"] = float(one.result["observed_value"])
+    validation = gx.ValidationDefinition(name=name, data=batch, suite=suite)
+    checkpoint = gx.Checkpoint(name=name, validation_definitions=[context.validation_definitions.add(validation)])
+    found = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
+    [result] = found.run_results.values()
     return result
 
 

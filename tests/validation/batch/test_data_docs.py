@@ -47,10 +47,11 @@ def test_it_shows_what_was_expected_and_what_was_found(page: str) -> None:
     assert "The batch as a whole" in text
     assert "values must be greater than or equal to 16.0 and less than or equal to 4096.0" in text
     assert "5003" in text
-    assert "parasitized_cells" in text
-    # Met and not met are shown by a word, which CSS writes, not by a colour alone.
-    assert page.count("fa-check-circle") > 5
-    assert page.count("fa-times") >= 2
+    assert "Parasitized cells: at least" in text
+    assert "(1 of 360: 5003)" in text
+    # Met and not met are shown by a word, not by a colour alone.
+    assert text.count("\u2713 met") > 5
+    assert text.count("\u2717 not met") >= 2
 
 
 def test_it_loads_nothing_and_runs_nothing(page: str) -> None:
