@@ -6,9 +6,9 @@ from prefect import flow
 
 from flows.opening import initiator, opened
 from infra.registry.registry import Registry
-from tasks.promote import promote_task
+from tasks.promote import crown_task, promote_task
 from validation.errors import UsageError
-from validation.records import Candidate, Decision
+from validation.records import Candidate, Decision, Verdict
 
 
 @flow(name="promote", validate_parameters=True)
@@ -25,5 +25,6 @@ def promote_flow(decision: str) -> str | None:
                 f"decision {decision} ({record.verdict.value}) has no challenger to promote", "name a decision that has"
             )
         challenger = context.records.load(Candidate, record.challenger)
-        champion = promote_task(context, record, challenger, Registry(context.settings), initiator())
+        task = crown_task if record.verdict is Verdict.PROMOTED else promote_task
+        champion = task(context, record, challenger, Registry(context.settings), initiator())
     return champion.version if champion else None

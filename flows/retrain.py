@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from prefect import flow
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.events import emit_night_events
@@ -23,13 +24,13 @@ from infra.registry.registry import Registry
 from infra.settings.settings import load_settings
 from tasks.champion.history import reconcile_champion
 from tasks.choose import prepare_contest_task
-from tasks.combine import combine_task, find_candidate
+from tasks.combine import combine_tasks, find_candidate
 from tasks.context import Context, Progress
 from tasks.decide import Evidence, decide_task
 from tasks.evaluate import NoLook, evaluate_task
 from tasks.field import field_task
 from tasks.pack import pack_task
-from tasks.promote import promote_task
+from tasks.promote import crown_task, promote_task
 from tasks.pruning.prune import tidy
 from tasks.pull import pull_task
 from tasks.report import report_task
@@ -40,35 +41,59 @@ from tasks.train import train_task
 from tasks.training.specs import member_specs
 from tasks.validate import validate_task
 from validation.errors import ChampionUnusable, TrainingFailed
-from validation.records import Candidate, Member, Night, Pack, Split, Start, TrainSpec
+from validation.patients import FOLDS
+from validation.records import Candidate, Member, Night, Pack, Split, Start, TrainSpec, ValidationResult, Verdict
 
 log = logging.getLogger(__name__)
 
 # A type, so that Prefect's server refuses any other name before it creates a run.
 Models = Annotated[list[Literal["fastai", "keras"]], Field(min_length=1)]
+Members = Annotated[int, Field(ge=1, le=FOLDS)]
 
 
 def _run_name() -> str:
-    return f"night {datetime.now(UTC):%Y-%m-%d}"
+    kind = "dry run" if flow_run.parameters.get("dry_run") else "night"
+    return f"{kind} {datetime.now(UTC):%Y-%m-%d}"
 
 
 @flow(name="retrain", flow_run_name=_run_name, validate_parameters=True, log_prints=False)
-def retrain(models: Models | None = None) -> dict[str, Any]:
+def retrain(models: Models | None = None, members: Members | None = None, dry_run: bool = False) -> dict[str, Any]:
     """Run one night with the settings of this machine and return its record (validation.records.Night) as JSON.
 
     Args:
-        models: train only these CNNs tonight; default: those of the settings.
+        models: Train only these CNNs tonight; default: those of the settings.
+        members: Train only so many networks of each CNN tonight (1 to 5); the patients of the others' folds judge
+            nothing. Default: the settings'.
+        dry_run: Pull and judge the data only, and say whether a night would train: nothing is trained, judged,
+            promoted or reported, and the record that is returned is the validation's.
     """
     settings = load_settings()
-    if models:
-        training = settings.training.model_copy(update={"models": tuple(models)})
-        settings = settings.model_copy(update={"training": training})
+    asked = {"models": tuple(models) if models else None, "members": members}
+    training = settings.training.model_copy(update={name: value for name, value in asked.items() if value})
+    settings = settings.model_copy(update={"training": training})
     with opened(settings) as context, context.workspace.night_lock():
+        if dry_run:
+            return look_at_data(context).model_dump(mode="json")
         night = run_night(context)
         # Within the lock, so that no other night begins meanwhile; this one's record is stored already.
         tidy(context)
     emit_night_events(night)
     return night.model_dump(mode="json")
+
+
+def look_at_data(context: Context) -> ValidationResult:
+    """Pull and validate as tonight's night would; log whether it would train."""
+    registry = Registry(context.settings)
+    reconcile_champion(context, registry)
+    snapshot = pull_task(context)
+    validation = validate_task(context, snapshot, registry.champion())
+    failed = [check.name for check in validation.checks if not check.passed and check.severity == "invalid"]
+    would = "it would train" if validation.valid else f"invalid data: {', '.join(failed)}"
+    log.info(
+        "dry run: %s images accepted (%s new in the store), %s rejected: %s",
+        *(f"{validation.accepted:,}", f"{snapshot.new:,}", f"{validation.rejected:,}", would),
+    )
+    return validation
 
 
 def run_night(context: Context) -> Night:
@@ -98,7 +123,8 @@ def run_night(context: Context) -> Night:
     champion = start.champion
     if evidence.contest is not None:
         challenger = evidence.contest.challenger
-        champion = clock.time("promote", promote_task, context, decision, challenger, registry, initiator())
+        task = crown_task if decision.verdict is Verdict.PROMOTED else promote_task
+        champion = clock.time("promote", task, context, decision, challenger, registry, initiator())
     night = build_night_record(context, start, decision, champion, clock, evidence.field)
     # The night is over once its record is stored, so the report, which can be rebuilt, comes first.
     clock.time("report", report_task, context, night)
@@ -185,4 +211,4 @@ def _train_model(
             log.error("%s", error)
             missing[spec.member] = error.message
         progress.advance()
-    return combine_task(context, members, missing, split, pack)
+    return combine_tasks[specs[0].model](context, members, missing, split, pack)

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 import numpy as np
 
 from infra.scoring.model_file import ModelFile
-from infra.store.keys import candidate_key
+from infra.store.keys import CANDIDATE_ASSET, SNAPSHOT_ASSET, candidate_key
 from tasks.cells.cell_data import CellData, load_cells, tuned_cells
 from tasks.cells.scoring import score_cells
 from tasks.context import Context
+from tasks.models import model_names
 from tasks.models.onnx_file import combine as combine_files
 from tasks.stage import stage
 from tasks.training.specs import find_with_file
@@ -129,4 +130,5 @@ def _candidate(
     )
 
 
-combine_task = stage(combine)
+# One for each CNN, since each makes another thing.
+combine_tasks = {model: stage(combine, makes=CANDIDATE_ASSET + model, of=[SNAPSHOT_ASSET]) for model in model_names()}

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 
 from infra.registry.registry import Registry
+from infra.store.keys import CANDIDATE_ASSET, CHAMPION_ASSET
 from tasks.champion.approval import request_approval, waits_for_person
 from tasks.champion.history import ChampionChange, append_change, reconcile_champion, refuse_changed, was_promoted
 from tasks.champion.reproduce import reproduce
 from tasks.context import Context
 from tasks.judging.evidence import verify_sealed
 from tasks.judging.verdict import verdict_of
+from tasks.models import model_names
 from tasks.stage import stage
 from validation.errors import NotReproduced, ObjectMissing
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Verdict
@@ -116,3 +118,5 @@ def _refuse_changed_evidence(
 
 
 promote_task = stage(promote)
+# For a decision that says so: only then is the champion another one afterwards.
+crown_task = stage(promote, makes=CHAMPION_ASSET, of=[CANDIDATE_ASSET + model for model in model_names()])

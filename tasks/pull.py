@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.store.base import ObjectInfo
+from infra.store.keys import SNAPSHOT_ASSET
 from tasks.context import Context, Progress
 from tasks.snapshots import tables as snapshots
 from tasks.snapshots.fetch_log import Journal
@@ -188,4 +189,4 @@ def _compact(journal: Journal, rows: pa.RecordBatch, stored: pa.RecordBatch | No
     journal.compact(rows.filter(pc.and_(pc.not_equal(rows["etag"], stored["etag"]), pc.not_equal(rows["sha256"], ""))))
 
 
-pull_task = stage(pull)
+pull_task = stage(pull, makes=SNAPSHOT_ASSET)

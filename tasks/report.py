@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.files import write_atomic
-from infra.store.keys import OURS, record_key, report_key
+from infra.store.keys import CANDIDATE_ASSET, OURS, REPORT_ASSET, record_key, report_key
 from tasks.context import Context
+from tasks.models import model_names
 from tasks.nights import find_night
 from tasks.pruning.retire import refuse_retired
 from tasks.reporting.exhibits import exhibits
@@ -172,4 +173,4 @@ def _with_tables(context: Context, inputs: ReportInputs) -> ReportInputs:
     return replace(inputs, predictions=predictions, facts=facts, exhibits=shown, cells=cells)
 
 
-report_task = stage(report)
+report_task = stage(report, makes=REPORT_ASSET, of=[CANDIDATE_ASSET + model for model in model_names()])

@@ -6,16 +6,18 @@ registry retry their own calls, and a stage that failed is run again with the ni
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.context import TaskRunContext
+from prefect.context import AssetContext, TaskRunContext
 from prefect.runtime import task_run
+from prefect.tasks import MaterializingTask
 
 from infra.privacy import redact_exceptions
 from tasks.progress import Step, watch
@@ -27,15 +29,41 @@ R = TypeVar("R")
 
 
 def stage(
-    function: Callable[P, R], *, name: str | None = None, run_name: Callable[[dict[str, Any]], str] | None = None
+    function: Callable[P, R],
+    *,
+    name: str | None = None,
+    run_name: Callable[[dict[str, Any]], str] | None = None,
+    makes: str = "",
+    of: Sequence[str] = (),
 ) -> Task[P, R]:
-    """Return ``function`` as a Prefect task, its runs named by their arguments; outside a flow call the function."""
+    """Return ``function`` as a Prefect task, its runs named by their arguments; outside a flow call the function.
+
+    ``makes``: the asset that it materializes, ``of``: those that it is made of (infra/store/keys.py).
+    """
     # Prefect stores the text of the exception that ended a task.
-    redacted = redact_exceptions()(function)
+    redacted = redact_exceptions()(_described(function) if makes else function)
     called = (lambda: run_name(task_run.parameters)) if run_name else None
-    return task(name=name or function.__name__, task_run_name=called, cache_policy=NO_CACHE, persist_result=False)(
-        redacted
-    )
+    options: dict[str, Any] = {"name": name or function.__name__, "task_run_name": called}
+    options |= {"cache_policy": NO_CACHE, "persist_result": False}
+    if not makes:
+        return Task(redacted, **options)
+    # What Prefect's decorator @materialize makes.
+    return MaterializingTask(redacted, assets=[makes], asset_deps=list(of), materialized_by="retrain", **options)
+
+
+def _described(function: Callable[P, R]) -> Callable[P, R]:
+    """Return ``function`` with the record that it returns named in the event of the asset that it materializes."""
+
+    @functools.wraps(function)
+    def described(*args: P.args, **kwargs: P.kwargs) -> R:
+        made = function(*args, **kwargs)
+        if (context := AssetContext.get()) is not None:
+            shown = {name: str(getattr(made, name)) for name in ("id", "version", "created_at") if hasattr(made, name)}
+            for asset in context.downstream_assets:
+                asset.add_metadata(shown or {"made": str(made)})
+        return made
+
+    return described
 
 
 class ProgressOnPages:

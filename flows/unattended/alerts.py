@@ -7,13 +7,21 @@ Each alert is one automation that posts to one webhook, whose address is stored 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
 
 from flows.events import FIELD, FIELD_WORSE, NIGHT, TRAINING, TRAINING_FAILED, night_event
+from flows.unattended.bodies import body, headers
 from infra.prefect_api import PrefectServer
 from infra.settings.groups import AlertSettings
 from validation.digest import digest
 from validation.records import Verdict
+
+if TYPE_CHECKING:
+    from prefect.events.actions import ActionTypes
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -27,8 +35,12 @@ _NIGHT_TEXT = "{{ event.payload.sentence }} (report: {{ event.payload.report or 
 _RUN_TEXT = "{{ event.resource.name }}: {{ event.payload.validated_state.message or 'no reason is known' }}"
 
 
-def definitions(settings: AlertSettings, block: str | None) -> list[Json]:
-    """Return all automations as Prefect's interface takes them; ``block`` is the id of the webhook's block, if any."""
+def definitions(settings: AlertSettings, block: str | None) -> list[AutomationCore]:
+    """Return all automations; ``block`` is the id of the webhook's block, if any."""
+    # Prefect reads the environment when it is imported: a command has prepared that by now.
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+
     failed_night = _seen(
         {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
         "prefect.flow-run.*",
@@ -42,26 +54,24 @@ def definitions(settings: AlertSettings, block: str | None) -> list[Json]:
         "prefect.flow-run.*",
         after={"prefect.flow-run.heartbeat"},
         within=settings.zombie_seconds,
-        for_each=["prefect.resource.id"],
+        for_each={"prefect.resource.id"},
     )
-    mark_crashed = {
-        "type": "change-flow-run-state",
-        "state": "CRASHED",
-        "name": "Crashed",
-        "message": f"no heartbeat for {settings.zombie_seconds:g} s: its process is gone",
-        "force": True,
-    }
+    mark_crashed = ChangeFlowRunState(
+        state=StateType.CRASHED,
+        name="Crashed",
+        message=f"no heartbeat for {settings.zombie_seconds:g} s: its process is gone",
+        force=True,
+    )
     hours = f"{settings.night_hours:g} hours"
+    make = partial(_automation, settings, block)
     return [
-        _automation("failed night", failed_night, _RUN_TEXT, block),
-        *(_automation(one.value, _seen({night_event(one)}, NIGHT), _NIGHT_TEXT, block) for one in VERDICTS),
+        make("failed night", failed_night, _RUN_TEXT),
+        *(make(one.value, _seen({night_event(one)}, NIGHT), _NIGHT_TEXT) for one in VERDICTS),
         # Such a night continues with the other CNN, and its verdict alone does not show the failure.
-        _automation("failed training", _seen({TRAINING_FAILED}, TRAINING), _NIGHT_TEXT, block),
-        _automation("worse than promised", _seen({FIELD_WORSE}, FIELD), _NIGHT_TEXT, block),
-        _automation("no night", no_night, f"no night has been completed for {hours}", block),
-        _automation(
-            "zombie run", zombie_run, "{{ event.resource.name }}: no heartbeat, marked crashed", block, mark_crashed
-        ),
+        make("failed training", _seen({TRAINING_FAILED}, TRAINING), _NIGHT_TEXT),
+        make("worse than promised", _seen({FIELD_WORSE}, FIELD), _NIGHT_TEXT),
+        make("no night", no_night, f"no night has been completed for {hours}"),
+        make("zombie run", zombie_run, "{{ event.resource.name }}: no heartbeat, marked crashed", mark_crashed),
     ]
 
 
@@ -71,7 +81,7 @@ def apply_alerts(server: PrefectServer, settings: AlertSettings) -> dict[str, st
     An unchanged automation is left alone, since an update resets a watchdog.
     """
     block = _webhook_block(server, settings)
-    wanted = {definition["name"]: definition for definition in definitions(settings, block)}
+    wanted = {definition.name: as_json(definition) for definition in definitions(settings, block)}
     done: dict[str, str] = {}
     stored = [one for one in server.ask("POST", "/automations/filter", {}) if one["name"].startswith(PREFIX)]
     for automation in stored:
@@ -97,41 +107,61 @@ def apply_alerts(server: PrefectServer, settings: AlertSettings) -> dict[str, st
     return done
 
 
-def _automation(name: str, trigger: Json, text: str, block: str | None, *first: Json) -> Json:
-    body = f'{{"alert": "{name}", "text": {{{{ ("{PREFIX}{name}: " ~ text) | tojson }}}}}}'
-    payload = f"{{% set text %}}{text}{{% endset %}}{body}"
-    call = {"type": "call-webhook", "block_document_id": block, "payload": payload}
-    actions = [*first, call if block else {"type": "do-nothing"}]
-    return {
-        "name": PREFIX + name,
-        "description": "See docs/how-to/unattended.md, Alerts",
-        "enabled": True,
-        "trigger": trigger,
-        "actions": actions,
-        "tags": ["malaria-retraining", f"definition:{digest(trigger, actions)}"],
-    }
+def _automation(
+    settings: AlertSettings, block: str | None, name: str, trigger: EventTrigger, text: str, *first: ActionTypes
+) -> AutomationCore:
+    from prefect.events.actions import CallWebhook, DoNothing
+    from prefect.events.schemas.automations import AutomationCore
+
+    title = PREFIX + name
+    call = CallWebhook(block_document_id=UUID(block), payload=body(settings, name, title, text)) if block else None
+    actions = [*first, call or DoNothing()]
+    made = AutomationCore(
+        name=title, description="See docs/how-to/unattended.md, Alerts", enabled=True, trigger=trigger, actions=actions
+    )
+    said = as_json(made)
+    made.tags = ["malaria-retraining", f"definition:{digest(said['trigger'], said['actions'])}"]
+    return made
 
 
-def _seen(expect: set[str], resource: str, *, match_related: Json | None = None) -> Json:
+def as_json(automation: AutomationCore) -> Json:
+    """Return an automation as Prefect's interface takes it; its sets in order, so that equal ones are equal texts."""
+    said: Json = automation.model_dump(mode="json", exclude={"owner_resource"})
+    for name in ("after", "expect", "for_each"):
+        said["trigger"][name] = sorted(said["trigger"][name])
+    return said
+
+
+def _seen(expect: set[str], resource: str, *, match_related: dict[str, str] | None = None) -> EventTrigger:
     return _trigger("Reactive", expect, resource, within=0, match_related=match_related or {})
 
 
 def _missed(
-    expect: set[str], resource: str, *, after: set[str], within: float, for_each: list[str] | None = None
-) -> Json:
-    return _trigger("Proactive", expect, resource, within=within, after=sorted(after), for_each=for_each or [])
+    expect: set[str], resource: str, *, after: set[str], within: float, for_each: set[str] | None = None
+) -> EventTrigger:
+    return _trigger("Proactive", expect, resource, within=within, after=after, for_each=for_each or set())
 
 
-def _trigger(posture: str, expect: set[str], resource: str, **more: Any) -> Json:
-    match = {"prefect.resource.id": resource}
-    return {"type": "event", "posture": posture, "expect": sorted(expect), "match": match, "threshold": 1, **more}
+def _trigger(
+    posture: Literal["Reactive", "Proactive"], expect: set[str], resource: str, *, within: float, **more: Any
+) -> EventTrigger:
+    from prefect.events.schemas.automations import EventTrigger, Posture
+
+    return EventTrigger(
+        posture=Posture[posture],
+        expect=expect,
+        match={"prefect.resource.id": resource},
+        threshold=1,
+        within=timedelta(seconds=within),
+        **more,
+    )
 
 
 def _webhook_block(server: PrefectServer, settings: AlertSettings) -> str | None:
     """Return the id of the block with the webhook's address, created or updated by the settings."""
     if settings.webhook is None:
         return None
-    data = {"url": settings.webhook.get_secret_value(), "headers": {"Content-Type": "application/json"}}
+    data = {"url": settings.webhook.get_secret_value(), "headers": headers(settings)}
     stored = _stored_block(server)
     if stored is None:
         type_ = server.ask("GET", "/block_types/slug/webhook")["id"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from infra.settings.secrets import SecretAddress
@@ -49,6 +49,7 @@ def names(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+MAIL = r"^([^@\s]+@[^@\s]+)?$"
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)]
 
 
@@ -124,12 +125,24 @@ class AlertSettings(Rules):
     """Address and thresholds of alerts."""
 
     webhook: SecretStr | None = Field(None, description="address that every alert is posted to")
+    service: Literal["json", "slack", "teams", "sendgrid"] = Field(
+        "json", description="what takes the alerts there; sendgrid sends e-mail; json is a plain `alert` and `text`"
+    )
+    token: SecretStr | None = Field(None, description="token that the service asks for, sent as `Bearer`")
+    mail_from: str = Field("", pattern=MAIL, description="sender of the e-mails, which the service has verified")
+    mail_to: Names = Field((), description="who gets the e-mails")
     night_hours: float = Field(26.0, gt=0.002, description="hours without a completed night before an alert")
     zombie_seconds: float = Field(
         300.0,
         ge=10,
         description="a run without a heartbeat (every 30 s) for this long is marked crashed, with an alert",
     )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.service == "sendgrid" and not (self.mail_from and self.mail_to and self.token):
+            raise ValueError("service sendgrid needs mail_from, mail_to and token")
+        return self
 
 
 class EventSettings(Rules):

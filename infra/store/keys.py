@@ -35,6 +35,11 @@ MODEL_NAME = "malaria-cell"
 CHAMPION_ALIAS = "champion"
 # A version that is registered and not champion yet.
 CHALLENGER_ALIAS = "challenger"
+# What a night makes, by Prefect's names for assets: lineage is drawn between them.
+SNAPSHOT_ASSET = "malaria://snapshot"
+CANDIDATE_ASSET = "malaria://candidates/"
+CHAMPION_ASSET = "malaria://champion"
+REPORT_ASSET = "malaria://report"
 
 # Files of file managers and of the official archive among images: counted, never fetched.
 JUNK_NAMES = frozenset({"thumbs.db", ".ds_store", "desktop.ini"})

@@ -8,7 +8,7 @@ import pytest
 
 from flows.cli import display
 from flows.events import GPU_UNUSED, emit_night_events
-from flows.unattended.alerts import definitions
+from flows.unattended.alerts import as_json, definitions
 from infra.settings.groups import AlertSettings
 from tests.builders import NOON
 from validation.records import Night, Verdict
@@ -34,12 +34,12 @@ def test_an_alert_waits_for_the_event(night: Night, monkeypatch: pytest.MonkeyPa
     verdict, failed, _ = events
     assert verdict["payload"]["sentence"] == "The champion stays"
     assert failed["payload"]["sentence"].endswith("the night continued without it: loss became nan")
-    [alert] = [one for one in definitions(AlertSettings(), None) if one["name"] == "malaria: failed training"]
-    assert alert["trigger"]["expect"] == [failed["event"]]
-    assert alert["trigger"]["match"]["prefect.resource.id"] == failed["resource"]["prefect.resource.id"]
+    alerts = {one.name: as_json(one)["trigger"] for one in definitions(AlertSettings(), None)}
+    alert = alerts["malaria: failed training"]
+    assert alert["expect"] == [failed["event"]]
+    assert alert["match"]["prefect.resource.id"] == failed["resource"]["prefect.resource.id"]
     # It is not a verdict: the watchdog for missing nights must not count it as one.
-    [watchdog] = [one for one in definitions(AlertSettings(), None) if one["name"] == "malaria: no night"]
-    assert not failed["event"].startswith(watchdog["trigger"]["expect"][0].removesuffix("*"))
+    assert not failed["event"].startswith(alerts["malaria: no night"]["expect"][0].removesuffix("*"))
 
 
 def test_a_gpu_that_was_not_used_is_an_event_and_a_line(

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -16,11 +17,13 @@ import yaml
 from pydantic import SecretStr
 
 from flows.events import NIGHT, night_event
-from flows.unattended.alerts import PREFIX, apply_alerts, definitions
+from flows.unattended.alerts import PREFIX, apply_alerts, as_json, definitions
 from infra.prefect_api import INTERRUPTED
 from infra.settings.groups import AlertSettings
+from infra.store.keys import CANDIDATE_ASSET, CHAMPION_ASSET, REPORT_ASSET, SNAPSHOT_ASSET
 from tests import ROOT
 from tests.fleet import Up, ended, fill, running, until
+from tests.flows.unattended.services import SERVICES, TOKEN, services
 from tests.loopback import serving
 from validation.errors import RetrainError
 from validation.records import Verdict
@@ -130,6 +133,8 @@ def test_the_schedule_brings_runs(machine: Up) -> None:
         ("retrain/nightly", {"models": ["random forest"]}),
         ("retrain/nightly", {"models": []}),
         ("retrain/nightly", {"unknown": 1}),
+        ("retrain/nightly", {"members": 6}),
+        ("retrain/nightly", {"dry_run": "perhaps"}),
         ("train/fastai", {"spec": {"model": "fastai"}}),
         ("promote/promotion", {}),
     ],
@@ -213,7 +218,7 @@ def test_alerts_are_brought_in_line_and_otherwise_left_alone(machine: Up, receiv
     same = ALERTS.model_copy(update={"webhook": SecretStr(receiver.url)})
     apply_alerts(machine.server, same)
     assert set(apply_alerts(machine.server, same).values()) == {"unchanged"}
-    stale = definitions(same, None)[0]
+    stale = as_json(definitions(same, None)[0])
     machine.server.ask("POST", "/automations/", {**stale, "name": f"{PREFIX}of an older version"})
     machine.server.ask("POST", "/automations/", {**stale, "name": "somebody else's"})
     done = apply_alerts(machine.server, same.model_copy(update={"night_hours": 30.0}))
@@ -224,6 +229,60 @@ def test_alerts_are_brought_in_line_and_otherwise_left_alone(machine: Up, receiv
     names = [automation["name"] for automation in machine.server.ask("POST", "/automations/filter", {})]
     assert len(names) == len(set(names))
     assert "somebody else's" in names
+
+
+def test_each_service_gets_alerts_that_it_accepts(machine: Up) -> None:
+    mail = {"mail_from": "night@example.org", "mail_to": "a@example.org", "token": TOKEN}
+    event, nasty = night_event(Verdict.INVALID_DATA), 'it said "why" {{ 1 / 0 }} <!here> & \\ and\nmore'
+    with services() as there:
+        for name in SERVICES:
+            settings = AlertSettings(
+                webhook=f"{there.url}/{name}", service=name, **(mail if name == "sendgrid" else {}), night_hours=26
+            )
+            apply_alerts(machine.server, settings)
+            # The server takes a moment to load a changed alert.
+            for seconds in (1, 2, 30, 60, 120):
+                machine.server.emit(event, {"prefect.resource.id": NIGHT}, {"sentence": nasty, "report": None})
+                with contextlib.suppress(AssertionError):
+                    until(partial(there.accepted.get, name), seconds)
+                    break
+            assert there.refused == []
+            assert nasty in there.accepted[name][0]
+
+
+def test_what_a_night_makes_is_an_asset_with_its_lineage(machine: Up, first_night: dict[str, Any]) -> None:
+    """Read as a page reads it: from the events of Prefect's server."""
+    wanted = {"event": {"name": ["prefect.asset.materialization.succeeded"]}, "order": "ASC"}
+
+    def made() -> dict[str, set[str]]:
+        found = machine.server.ask("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"]
+        return {
+            event["resource"]["prefect.resource.id"]: {
+                related["prefect.resource.id"]
+                for related in event["related"]
+                if related["prefect.resource.role"] == "asset"
+            }
+            for event in found
+        }
+
+    candidates = {f"{CANDIDATE_ASSET}{model}" for model in ("fastai", "keras")}
+    assert until(lambda: {**made()} if REPORT_ASSET in made() else None) == {
+        SNAPSHOT_ASSET: set(),
+        **{candidate: {SNAPSHOT_ASSET} for candidate in candidates},
+        CHAMPION_ASSET: candidates,
+        REPORT_ASSET: candidates,
+    }
+
+
+def test_a_dry_run_by_hand_looks_at_the_data_only(machine: Up, first_night: dict[str, Any]) -> None:
+    nights = sorted((machine.home / "store/retraining/nights").glob("*.json"))
+    parameters = {"dry_run": True, "members": 1, "models": ["keras"]}
+    run = ended(machine.server, machine.server.create_run("retrain/nightly", parameters=parameters)["id"])
+    assert run["state_name"] == "Completed", run["state"]
+    assert run["name"].startswith("dry run")
+    assert sorted((machine.home / "store/retraining/nights").glob("*.json")) == nights
+    ran = machine.server.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+    assert {task["name"].rpartition("-")[0] for task in ran} == {"pull", "validate"}
 
 
 def test_killed_in_the_middle_of_a_training_nothing_is_left_and_started_again_it_goes_on(

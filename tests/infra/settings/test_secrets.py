@@ -34,7 +34,13 @@ def given(folder: Path, text: str = f"{HOOK}\n") -> str:
 
 
 def test_these_settings_are_secrets() -> None:
-    assert {".".join(path) for path in SECRETS} == {"registry", "up.auth", "up.database", "alerts.webhook"}
+    assert {".".join(path) for path in SECRETS} == {
+        "registry",
+        "up.auth",
+        "up.database",
+        "alerts.webhook",
+        "alerts.token",
+    }
 
 
 def test_a_secret_is_read_from_the_file_that_is_named(
