@@ -52,12 +52,18 @@ def stage(
 
 
 def _described(function: Callable[P, R]) -> Callable[P, R]:
-    """Return ``function`` with the record that it returns named in the event of the asset that it materializes."""
+    """Return ``function`` with the record that it returns named in the event of the asset that it materializes.
+
+    Prefect infers what an asset is made of from arguments that share a part with earlier results, such as the name of a
+    split: one candidate would be made of the other. What is known is said instead (``of``).
+    """
 
     @functools.wraps(function)
     def described(*args: P.args, **kwargs: P.kwargs) -> R:
-        made = function(*args, **kwargs)
         if (context := AssetContext.get()) is not None:
+            context.upstream_assets.clear()
+        made = function(*args, **kwargs)
+        if context is not None:
             shown = {name: str(getattr(made, name)) for name in ("id", "version", "created_at") if hasattr(made, name)}
             for asset in context.downstream_assets:
                 asset.add_metadata(shown or {"made": str(made)})
