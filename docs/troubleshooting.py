@@ -172,7 +172,9 @@ class _Module:
                 for text, hint in self._worded(call, scope):
                     texts, hints = text.split(_SEVERAL), hint.split(_SEVERAL)
                     pairs = zip(texts, hints, strict=True) if len(texts) == len(hints) else ((t, hint) for t in texts)
-                    yield from (Message(self.path, call.lineno, name, *pair) for pair in pairs)
+                    for each, what_to_do in pairs:
+                        whole = each.removeprefix("[").removesuffix("]") if re.fullmatch(r"\[[^]]*\]", each) else each
+                        yield Message(self.path, call.lineno, name, whole, what_to_do)
 
     def _worded(self, call: ast.Call, scope: ast.FunctionDef | None) -> Iterator[tuple[str, str]]:
         """Yield message and hint; of a function that is given its message, one for each call of it."""

@@ -22,7 +22,8 @@ def promote_flow(decision: str) -> str | None:
         record = context.records.load(Decision, decision)
         if record.challenger is None:
             raise UsageError(
-                f"decision {decision} ({record.verdict.value}) has no challenger to promote", "name a decision that has"
+                f"decision {decision} ({record.verdict.value}) has no challenger to promote",
+                "name a decision that has one: `retrain history`",
             )
         challenger = context.records.load(Candidate, record.challenger)
         task = crown_task if record.verdict is Verdict.PROMOTED else promote_task

@@ -122,7 +122,7 @@ def read_block(name: str, block: str, api_url: str | None) -> str:
             f"{name} is to be read from Prefect's block {block!r}, and PREFECT_API_URL names no server", hint
         )
     if not block.replace("-", "").isalnum() or not block.isascii():
-        raise SettingsError(f"{name} names an impossible block {block!r}", "letters, digits and hyphens")
+        raise SettingsError(f"{name} names an impossible block {block!r}", "use letters, digits and hyphens")
     path = f"/block_types/slug/secret/block_documents/name/{block}?include_secrets=true"
     document = PrefectServer(api_url).ask("GET", path, missing=None)
     value = (document or {}).get("data", {}).get("value")

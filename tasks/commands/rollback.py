@@ -86,7 +86,7 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
     if decision.challenger is None:
         raise UsageError(
             f"decision {decision.id} ({decision.verdict.value}) has no challenger to promote",
-            "name a decision that has",
+            "name a decision that has one: `retrain history`",
         )
     seen = len(history(context))
     with context.workspace.champion_lock():

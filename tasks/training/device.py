@@ -17,7 +17,7 @@ from infra.processes.gpus import gpus
 from tasks.models import Device, get_model
 from validation.errors import RetrainError, TrainingFailed
 
-UNUSED_HINT = "`retrain devices` tells when it is mended; RETRAIN_TRAINING__UNUSABLE_GPU=warn trains on the CPU"
+UNUSED_HINT = "`retrain devices` says when it is fixed; RETRAIN_TRAINING__UNUSABLE_GPU=warn trains on the CPU"
 INSTALL = '`make install WITH="fastai keras"` (without a GPU: WITH="fastai keras-cpu")'
 SECONDS = 300.0
 
