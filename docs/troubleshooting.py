@@ -31,7 +31,7 @@ AREAS = {
         *("tasks/champion/", "tasks/promote", "tasks/judging/", "tasks/evaluate", "flows/promote"),
         *("flows/cli/champion", "tasks/commands/rollback", "tasks/commands/answer_approval"),
     ),
-    "The registry and model files": ("infra/registry/", "infra/scoring/"),
+    "The registry and model files": ("infra/registry/", "infra/scoring/", "tasks/commands/rebuild_registry"),
     "Predictions, reports and pruning": (
         *("tasks/commands/predict", "tasks/report", "tasks/nights", "tasks/pruning/", "flows/cli/prune"),
         "infra/report_server",

@@ -12,15 +12,14 @@ from typing import ParamSpec, TypeVar
 from infra.provenance import forget_peak_memory, hardware, peak_memory_mb, revision, versions
 from infra.registry.registry import Registry
 from infra.store.keys import SYNTHETIC_MARK
-from tasks.champion.in_force import check_in_force
+from tasks.champion.history import was_promoted
 from tasks.context import Context
-from tasks.nights import undamaged
+from tasks.nights import nights, undamaged
 from tasks.pruning.retire import find_retired
 from tasks.report import report, report_again, report_path
 from tasks.reporting.words.recorded import nothing_new
 from tasks.training.specs import member_specs
 from validation.digest import digest
-from validation.errors import ChampionUnusable
 from validation.records import (
     Candidate,
     ChampionRef,
@@ -60,16 +59,6 @@ class StageTimer:
             log.info("%s: %.1f s", name, self.seconds[name])
 
 
-def champion_problem(context: Context, registry: Registry) -> str:
-    """Return why the champion is not what was judged; empty when it is, or when there is none."""
-    try:
-        check_in_force(context, registry)
-    except ChampionUnusable as error:
-        log.error("%s", error)
-        return error.message
-    return ""
-
-
 def night_id(context: Context, snapshot: Snapshot, problem: str = "") -> str:
     """Return the id of the night over a snapshot: the same data and settings are the same night.
 
@@ -85,13 +74,27 @@ def night_id(context: Context, snapshot: Snapshot, problem: str = "") -> str:
     return digest(snapshot.id, settings.fingerprint(), specs, *([problem] if problem else []))
 
 
-def start_night(context: Context, id_: str, registry: Registry) -> Start:
+def start_night(context: Context, id_: str, registry: Registry, snapshot: Snapshot) -> Start:
     """Record the current champion; a killed night resumes with what it recorded first."""
     start = context.records.find(Start, id_)
     if start is None:
-        start = Start(id=id_, champion=registry.champion(), started_at=datetime.now(UTC))
-        start = context.records.save_once(start, id_)
+        champion = _champion_before(context, registry, snapshot)
+        start = context.records.save_once(Start(id=id_, champion=champion, started_at=datetime.now(UTC)), id_)
     return start
+
+
+def _champion_before(context: Context, registry: Registry, snapshot: Snapshot) -> ChampionRef | None:
+    """Return the champion, or the one before it where this night made it and has lost the record of its start."""
+    champion = registry.champion()
+    if champion is None:
+        return None
+    made_by = registry.decision_of(champion.version) or ""
+    decision = undamaged(partial(context.records.find, Decision, made_by))
+    is_own = decision is not None and decision.snapshot == snapshot.id and was_promoted(context, made_by)
+    if decision is None or not is_own or any(night.decision == made_by for night in nights(context)):
+        return champion
+    log.error("the record of this night's start is lost; it began with the champion that decision %s names", made_by)
+    return decision.champion_before
 
 
 def finished_night(context: Context, id_: str, registry: Registry, clock: StageTimer) -> Night | None:
@@ -128,6 +131,19 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
     )
     page = undamaged(partial(report_again, context, night))
     return None if page is None else night.model_copy(update={"report": str(page)})
+
+
+def keep_night(context: Context, night: Night) -> Night:
+    """Store a night's record, its last, and return the stored one: of two machines with one night the first counts."""
+    stored = context.records.save_once(night, night.id)
+    if stored != night:
+        if stored.decision != night.decision or stored.verdict is Verdict.CHAMPION_UNUSABLE:
+            context.records.save(night, night.id)
+            stored = night
+        else:
+            report(context, stored)  # which has the times and the machine of the night that counts
+    context.records.point("night", stored)
+    return stored
 
 
 def build_night_record(

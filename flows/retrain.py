@@ -17,12 +17,13 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.events import emit_night_events
-from flows.night import StageTimer, build_night_record, champion_problem, finished_night, night_id, start_night
+from flows.night import StageTimer, build_night_record, finished_night, keep_night, night_id, start_night
 from flows.opening import initiator, opened
 from flows.train import remote_trainings
 from infra.registry.registry import Registry
 from infra.settings.settings import load_settings
 from tasks.champion.history import reconcile_champion
+from tasks.champion.in_force import champion_problem
 from tasks.choose import prepare_contest_task
 from tasks.combine import combine_tasks, find_candidate
 from tasks.context import Context, Progress
@@ -114,7 +115,7 @@ def run_night(context: Context) -> Night:
     if (night := finished_night(context, id_, registry, clock)) is not None:
         publish_task(context, night)
         return night
-    start = start_night(context, id_, registry)
+    start = start_night(context, id_, registry, snapshot)
     validation = clock.time("validate", validate_task, context, snapshot, start.champion)
     evidence = Evidence(snapshot, validation)
     if validation.valid:
@@ -128,9 +129,7 @@ def run_night(context: Context) -> Night:
     night = build_night_record(context, start, decision, champion, clock, evidence.field)
     # The night is over once its record is stored, so the report, which can be rebuilt, comes first.
     clock.time("report", report_task, context, night)
-    night = night.model_copy(update={"seconds": dict(clock.seconds)})
-    context.records.save(night, id_)
-    context.records.point("night", night)
+    night = keep_night(context, night.model_copy(update={"seconds": dict(clock.seconds)}))
     # The night is over: none of these can fail it.
     refresh_index(context)
     note_in_registry(context, night, registry)

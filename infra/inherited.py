@@ -78,6 +78,11 @@ PASSED = (
     Passed(SERVER, "PREFECT_SERVER_SERVICES_*_LOOP_SECONDS PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY", "how often"),
 )
 
+# Set unless it was passed on. A busy server costs time and not the night: one on SQLite answers 503 within
+# seconds while others write, and 500 where it has run out of connections, which Prefect's client would not ask again.
+# It waits 2, 4, 8, ... seconds between its tries, about four minutes in all.
+PATIENCE = {"PREFECT_CLIENT_MAX_RETRIES": "7", "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504"}
+
 # Of all that is absent, what changes a night, a training or a server where it arrives.
 REMOVED = (
     ("PREFECT_SERVER_* PREFECT_API_DATABASE_*", "a temporary server would be another's: its login, its database"),
@@ -123,6 +128,7 @@ def fixed(home: Path, *, runs_days: float) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        **PATIENCE,
         # The packages use plain logging; this sends it to Prefect's pages.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,infra,validation",
         # By default Prefect keeps every run for ever.
@@ -167,7 +173,8 @@ def of_a_night(given: Mapping[str, str], set_: Mapping[str, str], inherit: Colle
         if "*" not in hosts:
             hosts += [host for host in _LOOPBACK if host not in hosts]
         kept |= dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
-    return {**kept, **{name: value for name, value in set_.items() if not (name in kept and _matches(name, inherit))}}
+    stays = [*inherit, *PATIENCE]
+    return {**kept, **{name: value for name, value in set_.items() if not (name in kept and _matches(name, stays))}}
 
 
 def of_work(night: Mapping[str, str]) -> dict[str, str]:

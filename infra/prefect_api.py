@@ -16,8 +16,10 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 ALIVE = ("PENDING", "RUNNING", "CANCELLING")
-# Waits between retries: a server on SQLite answers "unavailable" while another client is writing.
-_BUSY = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+# Answers of a busy server, or of a proxy before it: on SQLite "unavailable" while another client is writing.
+_BUSY = (429, 500, 502, 503, 504)
+# Waits between retries, in seconds.
+_WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # State name of a run that ended because its machine was stopped: the night is restarted.
 INTERRUPTED = "Interrupted"
@@ -46,9 +48,9 @@ class PrefectServer:
         import httpx
 
         try:
-            for wait in (*_BUSY, 0.0):
+            for wait in (*_WAITS, None):
                 answer = self._client.request(method, path, json=body)
-                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                if answer.status_code not in _BUSY or wait is None:
                     break
                 time.sleep(wait)
         except httpx.TransportError as error:

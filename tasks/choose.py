@@ -16,7 +16,7 @@ from infra.scoring.model_file import ModelFile
 from tasks.cells.cell_data import CellData, load_cells, tuned_cells
 from tasks.cells.scoring import score_cells
 from tasks.champion.history import champion_lineage, history
-from tasks.champion.in_force import registered_file
+from tasks.champion.in_force import champion_problem, registered_file
 from tasks.context import Context
 from tasks.judging.before_members import unseen
 from tasks.stage import stage
@@ -92,6 +92,9 @@ def prepare_contest(
     if champion is not None and champion.candidate == challenger.id:
         # This night was killed after its promotion: it resumes against the champion it started with.
         champion = start.champion
+    elif (champion and champion.version) != (start.champion and start.champion.version):
+        # Changed since this night began: what was found then was about another.
+        problem = champion_problem(context, registry)
     if champion is None:
         return contest(tuning={"challenger": challenger.tuning})
     if problem:

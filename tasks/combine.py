@@ -19,12 +19,14 @@ from tasks.models.onnx_file import combine as combine_files
 from tasks.stage import stage
 from tasks.training.specs import find_with_file
 from validation.digest import digest, sha256
-from validation.errors import ModelFileInvalid, TrainingFailed
+from validation.errors import ModelFileInvalid, ObjectMissing, TrainingFailed
 from validation.records import Candidate, Member, Pack, Split, TrainSpec
 from validation.statistics.metrics import summarise
 from validation.statistics.threshold import choose_threshold
 
 log = logging.getLogger(__name__)
+
+AGAIN = "run the night again"
 
 
 def find_candidate(context: Context, specs: Sequence[TrainSpec]) -> tuple[str, Candidate | None]:
@@ -68,9 +70,15 @@ def combine(
     try:
         onnx = combine_files([(member.spec.member, _member_file(context, member)) for member in members])
         candidate = _candidate(context, id_, onnx, members, missing, load_cells(context, split, pack))
+    except ObjectMissing as error:
+        # Another machine may have combined them meanwhile, and pruned their files.
+        _, stored = find_candidate(context, [member.spec for member in members])
+        if stored is None:
+            raise TrainingFailed(f"a member of {members[0].spec.model} is gone: {error.message}", AGAIN) from error
+        return stored
     except ModelFileInvalid as error:
         raise TrainingFailed(
-            f"the members of {members[0].spec.model} make no usable model file: {error.message}", "run the night again"
+            f"the members of {members[0].spec.model} make no usable model file: {error.message}", AGAIN
         ) from error
     context.store.put(candidate.model_key, onnx)
     stored = context.records.save_once(candidate, id_)

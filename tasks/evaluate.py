@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from infra.registry.registry import Registry
+from infra.store.keys import table_key
+from infra.store.records import DIGITS, table_bytes
 from tasks.cells.cell_data import CellData, load_cells
 from tasks.cells.scoring import ScoredFile, score_cells
 from tasks.choose import Contest, candidate_file, judgeable
@@ -23,7 +25,7 @@ from tasks.context import Context
 from tasks.judging.evidence import counts_digest, is_sealed, judged_digest, seal
 from tasks.judging.ledger import take_look
 from tasks.stage import stage
-from validation.digest import digest
+from validation.digest import digest, sha256
 from validation.errors import ChampionUnusable, LedgerSpent, ModelFileInvalid, ObjectMissing
 from validation.gate import GateResult, could_pass, level_of_look
 from validation.patients import FOLDS
@@ -56,9 +58,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
     named = load_cells(context, split, pack).judged_by(range(FOLDS))
     cells = _judging(context, contest, named)
     id_ = _id(context, contest, split, cells)
-    stored = context.records.find_whole(Evaluation, id_)
-    # One that was placed there, or whose sealing was killed, is made again.
-    if stored is not None and is_sealed(registry, stored):
+    if (stored := _sealed(context, registry, id_)) is not None:
         return stored
     scores = _compared(context, contest, cells)
     new = scores["challenger"].scored
@@ -73,6 +73,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
     if contest.other and (other := _other(context, contest.other, cells)):
         scores["other"] = other
     table = _table(cells, scores)
+    predictions = table_bytes(table)
     reference = contest.rivals.get("reference")
     metrics = {role: summarise(scored.scored) for role, scored in scores.items()}
     level = level_of_look(rules)
@@ -85,7 +86,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
         champion=champion,
         reference=reference.version if reference else None,
         look=look,
-        predictions=context.records.save_table(Evaluation, id_, "predictions", table),
+        predictions=table_key(Evaluation.kind, id_, f"predictions-{sha256(predictions)[:DIGITS]}"),
         judged=judged_digest(table),
         counts={role: counts_digest(table, role, scored.scored.threshold) for role, scored in scores.items()},
         challenger_metrics=metrics["challenger"],
@@ -98,9 +99,30 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
         other_metrics=metrics.get("other"),
         milliseconds={role: round(scored.milliseconds, 4) for role, scored in scores.items()},
     )
-    context.records.save(result, id_)
-    seal(registry, result)
-    return result
+    return _keep(context, registry, result, predictions)
+
+
+def _sealed(context: Context, registry: Registry, id_: str) -> Evaluation | None:
+    """Return a stored evaluation; None for one that was placed there, or is not whole: it is made again."""
+    stored = context.records.find_whole(Evaluation, id_)
+    return stored if stored is not None and is_sealed(registry, stored) else None
+
+
+def _keep(context: Context, registry: Registry, made: Evaluation, predictions: bytes) -> Evaluation:
+    """Seal an evaluation, store it with its table, and return it; of two machines the first that seals it counts.
+
+    Their scores may differ in the last bits. Where the first has not stored what it sealed, this one gets another id.
+    """
+    while not seal(registry, made):
+        if (stored := _sealed(context, registry, made.id)) is not None:
+            log.info("evaluation %s was made by another machine at the same time: its result counts", made.id)
+            return stored
+        again = digest(made.id, "again")
+        log.warning("evaluation %s is another in the registry: it is kept as %s", made.id, again)
+        made = made.model_copy(update={"id": again, "predictions": made.predictions.replace(made.id, again)})
+    context.store.put(made.predictions, predictions)
+    context.records.save(made, made.id)
+    return made
 
 
 def _id(context: Context, contest: Contest, split: Split, cells: CellData) -> str:

@@ -141,7 +141,7 @@ def _keep(context: Context, champion: ChampionRef, split: Split, cells: CellData
         table=context.records.save_table(FieldNight, id_, "patients", table),
         at=datetime.now(UTC),
     )
-    context.records.save(night, id_)
+    context.records.save_once(night, id_)
     log.info("version %s was scored on %d new patients before any training on them", champion.version, len(names))
 
 

@@ -24,12 +24,12 @@ def pack(context: Context, split: Split) -> Pack:
     rows = context.records.load_table(split.table)
     write_pack(context, path, rows, side)
     result = Pack(id=id_, split=split.id, side=side, cells=len(rows), pixels=pixels_digest(path))
-    if stored is not None and stored.pixels != result.pixels:
+    stored = context.records.save_once(result, id_)
+    if stored.pixels != result.pixels:
         raise RetrainError(
             f"pack {id_} came out with other pixels than recorded",
             "was Pillow changed? install the locked versions; else delete cache/cells under the home folder",
         )
-    context.records.save(result, id_)
     return result
 
 

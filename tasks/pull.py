@@ -176,7 +176,7 @@ def _snapshot(
         return snapshots.save(context, rows, id_, before=before, parent=parent), rows
     known = snapshots.rows_of(context, stored)
     if known is None:
-        snapshots.save_table(context, rows, id_)
+        snapshots.save_table(context, rows, id_, stored.table)
     return stored, rows if known is None else known
 
 

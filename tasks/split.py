@@ -28,15 +28,16 @@ def split(context: Context, validation: ValidationResult) -> Split:
     id_ = digest(validation.id, "folds", FOLDS)
     if (stored := context.records.find_whole(Split, id_)) is not None:
         return stored
-    known = remember(context)
-    table = assign_origins(known, context.records.load_table(validation.facts))
-    crossed = table["crossed"]
-    crossings = table.loc[crossed, CROSSINGS].sort_values("key", kind="stable")
+    facts, is_remembered = context.records.load_table(validation.facts), False
+    while not is_remembered:
+        known = remember(context)
+        dealt = assign_origins(known, facts)
+        table = dealt[~dealt["crossed"]].sort_values(["sha256", "key"], kind="stable")
+        is_remembered = memorise(context, id_, table, known)
+    crossings = dealt.loc[dealt["crossed"], CROSSINGS].sort_values("key", kind="stable")
     for key in crossings["key"][:10]:
         log.warning("left out: the pixels of %s were filed under another patient before", key)
-    table = table[~crossed].sort_values(["sha256", "key"], kind="stable")
     table = table.assign(fold=[fold_of(origin) for origin in table["origin"]])[COLUMNS]
-    memorise(context, id_, table, known)
     result = Split(
         id=id_,
         validation=validation.id,
@@ -46,8 +47,7 @@ def split(context: Context, validation: ValidationResult) -> Split:
         crossed=len(crossings),
         crossings=context.records.save_table(Split, id_, "crossings", crossings) if len(crossings) else None,
     )
-    context.records.save(result, id_)
-    return result
+    return context.records.save_once(result, id_)
 
 
 def _count(rows: pd.DataFrame) -> CellCount:

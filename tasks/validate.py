@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from infra.store.keys import data_docs_key
+from infra.store.records import DIGITS
 from tasks.cells.measuring import measure_all
 from tasks.cells.reference import Reference, reference_of
 from tasks.context import Context
@@ -21,7 +22,7 @@ from tasks.stage import stage
 from validation.batch.data_docs import data_docs_page
 from validation.batch.expectations import check_batch
 from validation.batch.totals import tonight, totals
-from validation.digest import digest
+from validation.digest import digest, sha256
 from validation.findings import REASONS, with_severities
 from validation.images.duplicates import near_duplicate_findings, without_duplicates
 from validation.images.facts import FACT_NAMES, FACTS_VERSION, ImageFacts, judge_image, learn_bounds
@@ -54,7 +55,7 @@ def validate(context: Context, snapshot: Snapshot, champion: ChampionRef | None 
     objects["new"] = _is_new(context, snapshot, objects)
     screened = _reject_bad_images(context, objects, reference)
     result = _result(context, id_, snapshot, objects, screened, reference)
-    context.records.save(result, id_)
+    result = context.records.save_once(result, id_)
     context.records.point("validation", result)
     if result.rejected:
         log.warning("%s of %s images rejected", f"{result.rejected:,}", f"{result.images:,}")
@@ -124,7 +125,9 @@ def _result(
     if snapshot.parent is not None:  # on the first night all is new, and the totals cover it
         values |= tonight(new, images=int(images["new"].sum()), rules=rules, reference=reference.facts)
     judged = check_batch(facts, values, rules, context.workspace.expectations)
-    context.store.put(data_docs_key(id_), data_docs_page(judged.results, title=f"Validation {id_}"))
+    docs = data_docs_page(judged.results, title=f"Validation {id_}")
+    docs_key = data_docs_key(id_, sha256(docs)[:DIGITS])
+    context.store.put(docs_key, docs)
     table = pd.DataFrame([finding.model_dump() for finding in findings], columns=FINDINGS[:4])
     table = table.merge(objects[["key", "sha256", "new"]], on="key", how="left")[FINDINGS]
     return ValidationResult(
@@ -145,7 +148,7 @@ def _result(
         bounds=screened.bounds,
         reference=reference.name,
         new=len(new),
-        data_docs=data_docs_key(id_),
+        data_docs=docs_key,
     )
 
 

@@ -49,6 +49,7 @@ PARSED = {
     "import s3://": "it needs a bucket: tests/tasks/intake/",
     "notify": "it needs a deployment: tests/flows/unattended/",
     "promote": "the champion is this challenger: tests/tasks/commands/",
+    "rebuild-registry": "the registry is not lost: tests/tasks/champion/",
     "reject": "no decision waits: tests/tasks/champion/",
     "restore": "everything would be in its way: tests/infra/test_backup.py",
     "rollback": "there is no champion before this one: tests/tasks/commands/",

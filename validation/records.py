@@ -506,7 +506,7 @@ class Promotion(Record):
     kind: ClassVar[str] = "history"
 
     number: int = Field(ge=1)
-    action: Literal["promoted", "approved", "override", "rollback"] = "promoted"
+    action: Literal["promoted", "approved", "override", "rollback", "rebuilt"] = "promoted"
     who: str = Field("the nightly run", description="the run or the person that changed the champion")
     decision: str
     version_before: str | None

@@ -1,4 +1,4 @@
-"""The commands about the champion: champion, history, rollback, promote, approve, reject."""
+"""The commands about the champion: champion, history, rollback, promote, approve, reject, rebuild-registry."""
 
 from __future__ import annotations
 
@@ -88,6 +88,21 @@ def promote(decision: Decision, why: Why, as_json: AsJson = False) -> None:
     context, registry = open_registry()
     champion = override(context, registry, find_decision(context, decision), why=why, who=person())
     _changed(context, champion, "override", as_json)
+
+
+def rebuild_registry(
+    champion: Annotated[
+        str, typer.Argument(metavar="SHA256", help="Of the champion's model file, 12 digits or more: see a report.")
+    ],
+    why: Why,
+    as_json: AsJson = False,
+) -> None:
+    """Make a registry that was lost without a backup again from the store, on a person's word."""
+    from infra.provenance import person
+    from tasks.commands.rebuild_registry import rebuild_registry as rebuild
+
+    context, registry = open_registry()
+    _changed(context, rebuild(context, registry, champion, why=why, who=person()), "rebuilt", as_json)
 
 
 def approve(decision: Decision, why: Why, as_json: AsJson = False) -> None:

@@ -177,6 +177,7 @@ def settings(as_json: AsJson = False) -> None:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(champion.champion, champion.history, champion.rollback, champion.promote, champion.approve, champion.reject),
+    champion.rebuild_registry,
     *(report, site, looks.looks, data.validate, data.quarantine),
     *(operate.up, operate.devices, operate.notify, operate.backup, operate.restore, prune),
 )
@@ -192,6 +193,7 @@ _EXAMPLES = {
     "promote": 'latest --why "reviewed by hand"',
     "approve": 'latest --why "report reviewed"',
     "reject": 'latest --why "too few patients"',
+    "rebuild-registry": '3f9a61c07be2 --why "the disk was lost; SHA-256 from the last report"',
     "report": "latest",
     "site": "--port 8765",
     "looks": "--json",
@@ -207,7 +209,7 @@ _EXAMPLES = {
 for _command in _COMMANDS:
     app.command()(_command)
 for _registered in app.registered_commands:
-    _name = str(_registered.name or getattr(_registered.callback, "__name__", ""))
+    _name = str(_registered.name or getattr(_registered.callback, "__name__", "")).replace("_", "-")
     _registered.epilog = f"Example: retrain {_name} {_EXAMPLES[_name]}".rstrip()
 
 

@@ -191,6 +191,16 @@ class Registry:
             self._call(lambda: self._client.set_registered_model_alias(MODEL_NAME, CHALLENGER_ALIAS, str(made.version)))
         return _reference(version)
 
+    def skip_version(self, number: int) -> None:
+        """Use up the number of a version that cannot be had again: no other gets it."""
+
+        def skip() -> None:
+            run = self._ledger_run()
+            version = self._client.create_model_version(MODEL_NAME, source=f"runs:/{run}/{number}", run_id=run)
+            self._client.delete_model_version(MODEL_NAME, version.version)
+
+        self._call(skip)
+
     def set_champion(self, version: str) -> None:
         """Point the alias to ``version``, which is no challenger any more."""
 

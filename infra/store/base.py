@@ -89,8 +89,8 @@ class Store(ABC):
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether it was written.
 
-        Atomic on a folder and in memory. In a bucket a check and a write, since not every S3-compatible store has
-        conditional writes: a caller that needs exactly one winner checks afterwards what was stored.
+        Of several writers at once one wins: on a folder, in memory, and in a bucket whose server knows conditional
+        writes. On another server it is a check and a write: whoever needs to know reads again what is stored.
         """
         if self.exists(key):
             return False

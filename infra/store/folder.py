@@ -116,9 +116,10 @@ class FolderStore(Store):
         temporary = write_beside(path, data)
         try:
             path.hardlink_to(temporary)
-        except OSError:
-            # The name is taken, or the file system has no hard links (exFAT, some shares): check and write, as in a
-            # bucket.
+        except OSError as error:
+            if isinstance(error, FileExistsError) and path.is_file():
+                return False
+            # A folder has this name, or the file system has no hard links (exFAT, some shares).
             return super().create(key, data)
         finally:
             temporary.unlink()

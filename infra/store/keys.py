@@ -8,7 +8,7 @@ Layout of the store:
     retraining/validations/<id>.docs.html    Great Expectations' Data Docs of a validation
     retraining/candidates/<id>/...           model file
     retraining/looks/<n>-<pair>.json         the ledger of looks
-    retraining/splits/origins/<id>.cells.parquet   the first name of every patient and cell, for ever
+    retraining/splits/origins/<n>-<split>-<token>.cells.parquet   first names of patients and cells, for ever
     retraining/members/<id>/...              a member's file and its native weights
     retraining/field/<id>.json               patients new to a champion, as it scored them
     retraining/history/<n>.json              changes of the champion, with their evidence
@@ -58,6 +58,11 @@ def table_key(kind: str, id_: str, table: str) -> str:
     return f"{OURS}{kind}/{id_}.{table}.parquet"
 
 
+def origins_key(number: int, split: str, token: str) -> str:
+    """Return the key of the table of origins that a split adds as ``number``; ``token`` is of one attempt alone."""
+    return f"{ORIGINS}{number:06d}-{split}-{token}.cells.parquet"
+
+
 def candidate_key(id_: str, name: str) -> str:
     """Return the key of a candidate's file ``name``."""
     return f"{OURS}candidates/{id_}/{name}"
@@ -68,9 +73,9 @@ def member_key(id_: str, name: str) -> str:
     return f"{OURS}members/{id_}/{name}"
 
 
-def data_docs_key(validation: str) -> str:
+def data_docs_key(validation: str, digest: str) -> str:
     """Return the key of a validation's Data Docs, beside the reports' folder, so that reports can link to them."""
-    return f"{OURS}validations/{validation}.docs.html"
+    return f"{OURS}validations/{validation}.{digest}.docs.html"
 
 
 def look_key(number: int, pair: str) -> str:

@@ -6,12 +6,15 @@ jitter. It cannot detect wrong bytes: the stores here do, and ask again.
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,6 +26,8 @@ from validation.errors import ObjectMissing, SettingsError, StoreUnreachable
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 
 class WrongBytes(StoreUnreachable):
     """A complete answer with other bytes than the server states."""
@@ -30,6 +35,9 @@ class WrongBytes(StoreUnreachable):
 
 class ObstoreStore(Store):
     """A bucket reached through obstore alone: Google Cloud (gs://) and Azure (az://)."""
+
+    # Until the server says otherwise.
+    _writes_conditionally = True
 
     def __init__(self, uri: str, *, wire: WireSettings | None = None) -> None:
         import obstore.store
@@ -90,6 +98,32 @@ class ObstoreStore(Store):
 
         refuse_odd(self.uri, key)
         translated(self.uri, lambda: obstore.put(self._data, key, data), key)
+
+    def create(self, key: str, data: bytes) -> bool:
+        import obstore
+        from obstore import exceptions
+
+        refuse_odd(self.uri, key)
+        # Asked first: a server that overlooks the condition would overwrite.
+        if self.exists(key):
+            return False
+        if self._writes_conditionally:
+            try:
+                obstore.put(self._data, key, data, mode="create")
+            except exceptions.AlreadyExistsError:
+                return False
+            except exceptions.BaseError as error:
+                if not _has_no_conditions(error):
+                    translated(self.uri, partial(_raise, error), key)
+                log.warning(
+                    "%s knows no conditional writes (%s): of two machines that write the same at once the later counts",
+                    *(self.uri, refusal_in(str(error)) or first_line(error)),
+                )
+                self._writes_conditionally = False
+            else:
+                return True
+        self.put(key, data)
+        return True
 
     def _remove(self, key: str) -> None:
         import obstore
@@ -177,6 +211,20 @@ def translated(uri: str, call: Callable[[], T], key: str = "") -> T:
             f"cannot reach {uri}: {first_line(error)}" + (f" (its certificate: {untrusted[1]})" if untrusted else ""),
             PRIVATE_CA if untrusted else "check the network and the store",
         ) from error
+
+
+def _has_no_conditions(error: Exception) -> bool:
+    """Whether a server refused a write because it had a condition."""
+    from obstore import exceptions
+
+    refusal = refusal_in(str(error))
+    return isinstance(error, exceptions.NotSupportedError) or (
+        refusal is not None and (refusal.code == "NotImplemented" or refusal.status == HTTPStatus.NOT_IMPLEMENTED)
+    )
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 # The query may contain a signature that grants access (Azure's, presigned links), which must not be logged.

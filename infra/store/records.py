@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from infra.store.base import Store
 from infra.store.keys import ORIGINS, OURS, latest_key, record_key, table_key
+from validation.digest import sha256
 from validation.errors import ObjectMissing, RetrainError, Unreachable, UsageError
 from validation.records import ApprovalAnswer, ApprovalRequest, Look, Promotion, Record, Retired
 
@@ -21,7 +22,9 @@ R = TypeVar("R", bound=Record)
 
 log = logging.getLogger(__name__)
 
-TABLE = ".parquet"
+TABLE, PAGE = ".parquet", ".html"
+# Of a file's SHA-256, in its name.
+DIGITS = 12
 # All others are left by a night's stages, each of which finds its own by its name, and makes it where it is not.
 NEVER_MADE_AGAIN = (ApprovalRequest.kind, Retired.kind)
 IN_THE_REGISTRY = (Promotion.kind, ApprovalAnswer.kind, Look.kind)
@@ -64,15 +67,14 @@ class Records:
         """Return a stored record all of whose tables can be read; None where it has to be made again."""
         if (stored := self.find(record, id_)) is None:
             return None
-        for value in dict(stored).values():
-            if isinstance(value, str) and value.endswith(TABLE):
-                try:
-                    self.load_table(value)
-                except Unreachable:
-                    raise
-                except RetrainError as error:
-                    log.error("made again: %s", error.message)
-                    return None
+        for table in (file for file in _files(stored) if file.endswith(TABLE)):
+            try:
+                self.load_table(table)
+            except Unreachable:
+                raise
+            except RetrainError as error:
+                log.error("made again: %s", error.message)
+                return None
         return stored
 
     def save(self, record: Record, id_: str) -> None:
@@ -80,13 +82,20 @@ class Records:
         self.store.put(record_key(record.kind, id_), record.model_dump_json(indent=2).encode())
 
     def save_once(self, record: R, id_: str) -> R:
-        """Store a record unless a whole one is there; return the stored one: of two machines one wins."""
+        """Store a record unless a whole one is there; return the stored one: of two machines one wins.
+
+        The tables of one that lost are removed, so that no record lies beside tables of another machine.
+        """
         key = record_key(record.kind, id_)
-        if not self.store.create(key, record.model_dump_json(indent=2).encode()):
-            if (winner := self.find(type(record), id_)) is not None:
-                return winner
+        is_new = self.store.create(key, record.model_dump_json(indent=2).encode())
+        if not is_new and self.find_whole(type(record), id_) is None:
             self.save(record, id_)  # in place of a damaged one
-        return self.find(type(record), id_) or record
+        stored = self.find(type(record), id_) or record
+        if lost := set(_files(record)) - set(_files(stored)):
+            log.info("%s was written by another machine at the same time: its record counts", key)
+            for file in lost:
+                self.store.delete(file)
+        return stored
 
     def ids(self, record: type[Record]) -> list[str]:
         """Return the ids of all stored records of a kind, sorted."""
@@ -109,12 +118,13 @@ class Records:
         return ids[0]
 
     def save_table(self, record: type[Record], id_: str, name: str, table: pd.DataFrame) -> str:
-        """Store a table of a record and return its key. Same table, same bytes."""
-        data = io.BytesIO()
-        # A flipped bit would otherwise be read as another value.
-        table.to_parquet(data, index=False, compression="zstd", write_page_checksum=True)
-        key = table_key(record.kind, id_, name)
-        self.store.put(key, data.getvalue())
+        """Store a table of a record under a key with its digest, and return the key. Same table, same bytes, same key.
+
+        So no table takes the place of another that a machine with the same record to make has stored meanwhile.
+        """
+        data = table_bytes(table)
+        key = table_key(record.kind, id_, f"{name}-{sha256(data)[:DIGITS]}")
+        self.store.put(key, data)
         return key
 
     def load_table(self, key: str) -> pd.DataFrame:
@@ -153,6 +163,20 @@ class Records:
                 f"the first: {error.errors()[0]['loc']} {error.errors()[0]['msg']}",
                 _remedy(key),
             ) from error
+
+
+def table_bytes(table: pd.DataFrame) -> bytes:
+    """Return a table as a Parquet file; same table, same bytes."""
+    data = io.BytesIO()
+    # A flipped bit would otherwise be read as another value.
+    table.to_parquet(data, index=False, compression="zstd", write_page_checksum=True)
+    return data.getvalue()
+
+
+def _files(record: Record) -> list[str]:
+    """Return the keys of the tables and pages that belong to a record alone."""
+    values = (value for value in dict(record).values() if isinstance(value, str))
+    return [value for value in values if value.startswith(OURS) and value.endswith((TABLE, PAGE))]
 
 
 def _remedy(key: str) -> str:

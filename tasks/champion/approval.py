@@ -42,7 +42,7 @@ def request_approval(context: Context, decision: Decision) -> ApprovalRequest:
         requested_at=now,
         expires_at=now + timedelta(hours=context.settings.promotion.approval_hours),
     )
-    context.records.save(request, decision.id)
+    request = context.records.save_once(request, decision.id)
     log.warning(
         "decision %s waits for a person until %s UTC: `retrain approve %s --why ...` or `retrain reject ...`",
         *(decision.id, f"{request.expires_at:%Y-%m-%d %H:%M}", decision.id),

@@ -36,7 +36,7 @@ class ChampionChange:
     ``gone``: the version before, where the registry has lost it.
     """
 
-    action: Literal["promoted", "approved", "override", "rollback"]
+    action: Literal["promoted", "approved", "override", "rollback", "rebuilt"]
     who: str
     decision: str
     before: ChampionRef | None
@@ -120,6 +120,8 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
     """
     entries = history(context)
     before = change.before.version if change.before else change.gone
+    if entries and _is_same_approval(entries[-1], change):
+        return change.after
     refuse_changed(entries[-1].version_after if entries else before, before)
     number = len(entries) + 1
     now = datetime.now(UTC)
@@ -149,10 +151,17 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
         winner = Promotion.model_validate_json(decided)
         if (winner.decision, winner.version_after) != (entry.decision, entry.version_after):
             refuse_changed(winner.version_after, before, f" ({winner.who}, {winner.at:%Y-%m-%d %H:%M:%S} UTC)")
-        elif change.action != "promoted":  # of two nights with one decision, either may say that it promoted
+        # Of two nights with one decision, either may say that it promoted.
+        elif change.action != "promoted" and not _is_same_approval(winner, change):
             refuse_done([winner], 0)
     log.info("version %s (%s) is champion now", change.after.version, change.after.model)
     return change.after
+
+
+def _is_same_approval(entry: Promotion, change: ChampionChange) -> bool:
+    """Whether an entry is this very approval, which whoever approved again has carried out meanwhile."""
+    made = entry.action, entry.decision, entry.version_after, entry.who
+    return change.action == "approved" and made == ("approved", change.decision, change.after.version, change.who)
 
 
 def refuse_done(entries: Sequence[Promotion], seen: int) -> None:
@@ -197,13 +206,19 @@ def champion_at(entries: Sequence[Promotion], moment: datetime) -> Promotion:
 def champion_lineage(entries: Sequence[Promotion]) -> list[str]:
     """Return the versions that led to today's champion, oldest first, without those that were rolled back."""
     lineage: list[str] = []
+    known: set[str] = set()
     for entry in entries:
+        if entry.action == "rebuilt":
+            continue
         if not lineage and entry.version_before is not None:
             lineage.append(entry.version_before)
-        if entry.action == "rollback" and entry.version_after in lineage:
-            del lineage[lineage.index(entry.version_after) + 1 :]
+            known.add(entry.version_before)
+        if entry.action == "rollback" and entry.version_after in known:
+            while lineage[-1] != entry.version_after:
+                known.discard(lineage.pop())
         else:
             lineage.append(entry.version_after)
+            known.add(entry.version_after)
     return lineage
 
 
@@ -225,16 +240,28 @@ def checked_why(why: str) -> str:
 
 
 def untouched_history(context: Context, registry: Registry) -> list[Promotion]:
-    """Return the history; raises RetrainError for an entry that differs from what was decided."""
+    """Return the history, of which the store alone proves nothing.
+
+    Raises:
+        RetrainError: for an entry that differs from what was decided.
+        ChampionUnusable: where the registry has no history at all, and the store has one.
+    """
     entries, decided = history(context), registry.entries_with_prefix(ENTRY)
+    if entries and not decided:
+        raise ChampionUnusable(
+            f"the history in {context.store.uri} says that version {entries[-1].version_after} is champion, but the "
+            f"registry {mask(registry.uri)} has no history: it was lost, or it is another one",
+            "is it the right one (RETRAIN_REGISTRY, RETRAIN_STORE)? restore the registry from a backup; without one "
+            "`retrain rebuild-registry` makes it again from the store, on a person's word",
+        )
     for entry in entries:
         text = decided.get(f"{entry.number:06d}")
-        if text is None and decided:
+        if text is None:
             raise RetrainError(
                 f"{history_key(entry.number)} in {context.store.uri} was never decided: the registry has no such entry",
                 f"find out who wrote it, and move {history_key(entry.number)} away",
             )
-        if text is not None and Promotion.model_validate_json(text) != entry:
+        if Promotion.model_validate_json(text) != entry:
             key = history_key(entry.number)
             raise RetrainError(
                 f"{key} in {context.store.uri} was changed: it differs from entry {entry.number} in the registry",

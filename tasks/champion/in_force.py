@@ -40,6 +40,16 @@ def check_in_force(context: Context, registry: Registry) -> ChampionRef | None:
     return champion
 
 
+def champion_problem(context: Context, registry: Registry) -> str:
+    """Return why the champion is not what was judged; empty when it is, or when there is none."""
+    try:
+        check_in_force(context, registry)
+    except ChampionUnusable as error:
+        log.error("%s", error)
+        return error.message
+    return ""
+
+
 def verified_file(context: Context, registry: Registry, champion: ChampionRef) -> bytes:
     """Return the champion's registered file; raises as ``check_in_force`` does."""
     problems = _of_candidate(context, champion)

@@ -43,14 +43,10 @@ def evaluation_digest(evaluation: Evaluation) -> str:
     return digest(text.encode())
 
 
-def seal(registry: Registry, evaluation: Evaluation) -> None:
-    """Write the digest of an evaluation into the registry, once.
-
-    Raises:
-        NotReproduced: when another digest is there already.
-    """
-    registry.put_if_absent(f"{SEAL}{evaluation.id}", evaluation_digest(evaluation))
-    verify_sealed(registry, evaluation)
+def seal(registry: Registry, evaluation: Evaluation) -> bool:
+    """Write the digest of an evaluation into the registry, once; return False when another is there already."""
+    text = evaluation_digest(evaluation)
+    return registry.put_if_absent(f"{SEAL}{evaluation.id}", text) == text
 
 
 def is_sealed(registry: Registry, evaluation: Evaluation) -> bool:

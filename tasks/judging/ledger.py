@@ -63,10 +63,9 @@ def read_ledger(context: Context, registry: Registry) -> list[LedgerEntry]:
     for place, number, pair, look in (*_decided(registry), *_copies(context), *_evaluated(context)):
         found.setdefault((number, pair), {})[place] = look
     # A damaged entry of the registry does not say whose it is: it is that of its number.
-    for number in [number for number, pair in found if not pair]:
-        others = [key for key in found if key[0] == number and key[1]]
-        if others:
-            found[others[0]] |= found.pop((number, ""))
+    named = {number: pair for number, pair in reversed(found) if pair}
+    for number in [number for number, pair in found if not pair and number in named]:
+        found[number, named[number]] |= found.pop((number, ""))
     level = level_of_look(context.settings.gate)
     entries = [_entry(number, pair, places, level) for (number, pair), places in sorted(found.items())]
     for entry in entries:
@@ -122,6 +121,13 @@ def repair_looks(context: Context, registry: Registry) -> None:
         if look is not None and (key := look_key(number, pair)) not in stored:
             context.store.put(key, look.model_dump_json(indent=2).encode())
             log.error("look %d was not in %s: %s is written again", number, context.store.uri, key)
+
+
+def restore_looks(context: Context, registry: Registry) -> None:
+    """Write the looks into a registry that has lost them, as the store and the evaluations have them."""
+    for entry in read_ledger(context, registry):
+        if entry.look is not None and entry.problem == f"{REGISTRY} has none":
+            registry.put_if_absent(f"{ENTRY}{entry.number:06d}", entry.look.model_dump_json(indent=2))
 
 
 def counted(entries: Sequence[LedgerEntry], level: float, now: datetime) -> list[LedgerEntry]:

@@ -59,8 +59,7 @@ def retire(context: Context, registry: Registry, decision: Decision, why: str) -
     registry.delete_report_page(decision.id)
     retired = find_retired(context, decision.id)
     if retired is None:
-        retired = Retired(decision=decision.id, why=why, at=datetime.now(UTC))
-        context.records.save(retired, decision.id)
+        retired = context.records.save_once(Retired(decision=decision.id, why=why, at=datetime.now(UTC)), decision.id)
     page = _page(decision, retired).encode()
     context.store.put(report_key(decision.id), page)
     path = context.workspace.reports / f"{decision.id}.html"

@@ -47,8 +47,7 @@ def exhibits(
         last_good=last_good.id if last_good else None,
         left_out=(*gathered.left_out, *damaged),
     )
-    context.records.save(result, decision.id)
-    return result
+    return context.records.save_once(result, decision.id)
 
 
 def _past(context: Context, tonight: Decision) -> tuple[PastNight, ...]:

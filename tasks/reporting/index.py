@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,16 +60,18 @@ def entries(context: Context) -> list[IndexRow]:
     """Return all decisions, newest first; of nights that came to the same one, the last."""
     # What cannot be read is said where the history is asked for.
     known = undamaged(partial(history, context)) or ()
-    changes: list[Promotion | ApprovalAnswer] = [change for change in known if change.action != "promoted"]
-    changes += [answer for answer in load_all(context, ApprovalAnswer) if answer.answer == "reject"]
+    changes: defaultdict[str, list[Promotion | ApprovalAnswer]] = defaultdict(list)
+    for change in known:
+        if change.action != "promoted":
+            changes[change.decision].append(change)
+    for answer in load_all(context, ApprovalAnswer):
+        if answer.answer == "reject":
+            changes[answer.decision].append(answer)
     latest: dict[str, Night] = {}
     for night in nights(context):
         if night.decision:
             latest.setdefault(night.decision, night)
-    return [
-        IndexRow(night, tuple(change for change in changes if change.decision == night.decision))
-        for night in latest.values()
-    ]
+    return [IndexRow(night, tuple(changes[decision])) for decision, night in latest.items()]
 
 
 def render_index(rows: list[IndexRow], waiting: Sequence[ApprovalRequest] = ()) -> str:

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from infra.local.files import write_atomic
 from infra.store.keys import table_key
+from infra.store.records import DIGITS
 from tasks.context import Context
 from tasks.nights import latest_of
 from tasks.snapshots.listing import TEXT, batches_of, joined
-from validation.digest import digest_of_list
+from validation.digest import digest_of_list, sha256
 from validation.errors import ObjectMissing
 from validation.records import CLASSES, Snapshot
 
@@ -84,7 +85,6 @@ def save(
     context: Context, rows: pa.RecordBatch, id_: str, *, before: pa.RecordBatch | None, parent: Snapshot | None
 ) -> Snapshot:
     """Store rows (schema ``ROWS``, sorted by key) as a snapshot and return it."""
-    save_table(context, rows, id_)
     usable = pc.not_equal(rows["sha256"], "")
     patients = rows["patient"].filter(usable)
     gone, same = 0, 0
@@ -95,7 +95,7 @@ def save(
     snapshot = Snapshot(
         id=id_,
         parent=parent.id if parent else None,
-        table=table_key(Snapshot.kind, id_, "objects"),
+        table=save_table(context, rows, id_),
         objects=rows.num_rows,
         bytes=pc.sum(rows["size"]).as_py() or 0,
         by_class={label: _count(pc.and_(usable, pc.equal(rows["label"], label))) for label in CLASSES},
@@ -105,21 +105,25 @@ def save(
         gone=gone,
         created_at=datetime.now(UTC),
     )
-    context.records.save(snapshot, id_)
-    return snapshot
+    return context.records.save_once(snapshot, id_)
 
 
-def save_table(context: Context, rows: pa.RecordBatch, id_: str) -> None:
-    """Store the rows of a snapshot and keep a copy. Same rows, same bytes."""
+def save_table(context: Context, rows: pa.RecordBatch, id_: str, key: str | None = None) -> str:
+    """Store the rows of a snapshot and keep a copy; return the key, by default one with the table's digest.
+
+    Two machines may have seen the same rows at different times.
+    """
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_batches([rows]), buffer, compression="zstd")
     data = buffer.getvalue()
-    context.store.put(table_key(Snapshot.kind, id_, "objects"), data)
+    key = key or table_key(Snapshot.kind, id_, f"objects-{sha256(data)[:DIGITS]}")
+    context.store.put(key, data)
     path = _copy(context, id_)
     write_atomic(path, data)
     by_age = sorted(path.parent.glob("*.parquet"), key=lambda copy: copy.stat().st_mtime)
     for old in by_age[:-COPIES]:
         old.unlink(missing_ok=True)
+    return key
 
 
 def _copy(context: Context, id_: str) -> Path:

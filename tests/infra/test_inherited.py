@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra import inherited
-from infra.inherited import PASSED, REMOVED, fixed, left_out, of_a_night, of_a_server, of_work
+from infra.inherited import PASSED, PATIENCE, REMOVED, fixed, left_out, of_a_night, of_a_server, of_work
 
 HOME = Path("/machine")
 OURS = fixed(HOME, runs_days=90)
@@ -67,6 +67,11 @@ def test_a_person_may_pass_on_more() -> None:
     assert kept == OURS | {"OMP_NUM_THREADS": "2", "SLURM_JOB_ID": "7", "TF_CPP_MIN_LOG_LEVEL": "0"}
     # Where it was not given, what is set stays set.
     assert of_a_night({}, OURS, ("TF_CPP_MIN_LOG_LEVEL",))["TF_CPP_MIN_LOG_LEVEL"] == "3"
+
+
+def test_a_persons_own_patience_counts() -> None:
+    assert of_a_night({}, OURS).items() >= PATIENCE.items()
+    assert of_a_night({"PREFECT_CLIENT_MAX_RETRIES": "0"}, OURS)["PREFECT_CLIENT_MAX_RETRIES"] == "0"
 
 
 def test_it_is_the_same_a_second_time() -> None:
@@ -128,7 +133,7 @@ def test_a_server_gets_the_way_out_and_nobodys_identity() -> None:
 def test_every_name_is_decided_once() -> None:
     names = [name for row in PASSED for name in row.names.split()]
     assert sorted(names) == sorted(set(names))
-    assert not set(names) & OURS.keys()
+    assert not set(names) & (OURS.keys() - PATIENCE.keys())
     assert all(why and row_names.split() for row_names, why in REMOVED)
 
 

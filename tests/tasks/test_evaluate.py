@@ -6,18 +6,23 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from infra.registry.registry import Registry
 from infra.scoring.model_file import ModelFile
-from infra.store.keys import record_key
+from infra.store.keys import record_key, table_key
+from infra.store.records import table_bytes
+from tasks import evaluate as module
 from tasks.cells.cell_data import load_cells
+from tasks.cells.scoring import ScoredFile, score_cells
 from tasks.champion.history import ChampionChange, append_change
 from tasks.choose import Contest, Rival, choose_challenger, prepare_contest
 from tasks.context import Context
 from tasks.evaluate import NoLook, evaluate
+from tasks.judging.evidence import is_sealed
 from tasks.judging.ledger import read_ledger
 from tasks.models.onnx_file import combine as combine_files
 from tests.builders import (
@@ -477,7 +482,8 @@ class TestChampionWithoutMembers:
         context.store.put(candidate.model_key, model)
         table = context.records.load_table(prepared.split.table)
         table["side"] = np.where(table["patient"].isin(seen), "train", "holdout")
-        context.records.save_table(Split, "5" * 24, "rows", table[["key", "sha256", "pixels", "patient", "side"]])
+        rows = table_bytes(table[["key", "sha256", "pixels", "patient", "side"]])
+        context.store.put(table_key(Split.kind, "5" * 24, "rows"), rows)
         context.store.put(
             record_key("candidates", candidate.id),
             json.dumps({"id": candidate.id, "spec": {"split": "5" * 24}}).encode(),
@@ -511,3 +517,41 @@ class TestChampionWithoutMembers:
         result = evaluate(context, contest, prepared.split, prepared.pack, registry)
         assert isinstance(result, NoLook)
         assert looks(context, registry) == []
+
+
+def test_of_two_machines_that_evaluate_at_once_the_result_of_one_counts(
+    context: Context,
+    prepared: Prepared,
+    registry: Registry,
+    good: Candidate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another processor scores the same file a last bit otherwise: both would have a right to the record's name."""
+    contest = contest_of(context, prepared, registry, good)
+    plain, made = score_cells, list[Evaluation]()
+
+    def slightly(*arguments: Any) -> ScoredFile:
+        scored = plain(*arguments)
+        probabilities = np.nextafter(scored.scored.probabilities, 1.0)
+        return replace(scored, scored=replace(scored.scored, probabilities=probabilities))
+
+    def late(*arguments: Any) -> ScoredFile:
+        """The other machine evaluates while this one scores."""
+        scored = plain(*arguments)
+        monkeypatch.setattr(module, "score_cells", slightly)
+        made.append(judged(context, contest, prepared, registry))
+        return scored
+
+    monkeypatch.setattr(module, "score_cells", late)
+    second = judged(context, contest, prepared, registry)
+    assert made == [second]
+    assert context.records.find_whole(Evaluation, second.id) == second
+    # What is sealed and not stored (it was killed in between, or has not come to it) is not waited for.
+    context.store.delete(record_key(Evaluation.kind, second.id))
+    monkeypatch.setattr(module, "score_cells", plain)
+    third = judged(context, contest, prepared, registry)
+    assert third.id != second.id
+    assert (third.challenger_metrics.tp, third.look) == (second.challenger_metrics.tp, second.look)
+    assert context.records.find_whole(Evaluation, third.id) == third
+    assert judged(context, contest, prepared, registry).id == third.id
+    assert is_sealed(registry, third)

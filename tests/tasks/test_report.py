@@ -28,7 +28,17 @@ from tests.builders import (
 )
 from tests.tasks.conftest import Crown
 from validation.errors import ObjectMissing, UsageError
-from validation.records import ApprovalAnswer, Candidate, Decision, Evaluation, Night, Split, Start, Verdict
+from validation.records import (
+    ApprovalAnswer,
+    Candidate,
+    Decision,
+    Evaluation,
+    Night,
+    Split,
+    Start,
+    ValidationResult,
+    Verdict,
+)
 
 pytestmark = pytest.mark.thorough
 
@@ -148,7 +158,9 @@ def test_the_link_to_the_data_docs_leads_to_them(context: Context, night: Night)
     (link,) = re.findall(r'href="([^"]+\.docs\.html)"', path.read_text())
     docs = (path.parent / link).resolve()
     validation = context.records.load(Decision, night.decision or "").validation
-    assert docs.read_bytes() == context.store.get(f"retraining/validations/{validation}.docs.html")
+    key = context.records.load(ValidationResult, validation).data_docs
+    assert key is not None
+    assert docs.read_bytes() == context.store.get(key)
     assert validation in docs.read_text()
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.store.keys import ORIGINS
 from tasks.context import Context
 from tasks.pull import pull
 from tasks.split import split
@@ -110,6 +111,44 @@ def test_a_renamed_patient_keeps_its_fold(context: Context, store: CountingStore
     store.objects |= {key.replace("C7P7", new): data for key, data in plain_cells(1, 4, seed=5, first=7).items()}
     table = rows(context, divided(context))
     assert set(table.loc[table["patient"] == new, "fold"]) == {fold_of(old)}
+
+
+@pytest.mark.parametrize("moment", ["before it is written", "when it is written"])
+def test_two_machines_that_split_at_once_agree(
+    moment: str, context: Context, store: CountingStore, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A patient comes under one name on this machine and, in the same hour, under another on the other one."""
+    old = "C90P90"
+    new = next(name for name in map("X{}".format, range(100)) if fold_of(name) != fold_of(old))
+    cells = plain_cells(1, 4, seed=9, first=90)
+    store.objects |= cells
+    validation = validate(context, pull(context))
+    for key in cells:
+        del store.objects[key]
+    store.objects |= {key.replace(old, new): data for key, data in cells.items()}
+    other = context_over(store, home / "other")
+    theirs = validate(other, pull(other))
+    results: list[Split] = []
+    plain, counted = store.put, list[str]()
+
+    def put(key: str, data: bytes) -> None:
+        if ORIGINS in key and not counted:
+            counted.append(key)
+            if moment == "when it is written":
+                plain(key, data)
+            results.append(split(other, theirs))
+        plain(key, data)
+
+    monkeypatch.setattr(store, "put", put)
+    monkeypatch.setattr("tasks.judging.assignments.LONGEST_WAIT_SECONDS", 0)
+    if moment == "when it is written":
+        # Each sees the table of the other: both withdraw, one reads again first.
+        monkeypatch.setattr("tasks.judging.assignments.time.sleep", lambda _: store.objects.pop(counted[0], None))
+    results.append(split(context, validation))
+    folds = [rows(context, result).query(f"patient in ['{old}', '{new}']")["fold"] for result in results]
+    assert [len(fold) for fold in folds] == [4, 4]
+    assert len({*folds[0], *folds[1]}) == 1
+    assert [result.crossed for result in results] == [0, 0]
 
 
 def test_a_cell_moved_to_another_known_patient_is_left_out_and_named(

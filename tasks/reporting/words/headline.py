@@ -9,7 +9,8 @@ from validation.records import ApprovalAnswer, FieldReport, Night, Promotion, Ve
 
 SYNTHETIC = "No figure here says anything about real blood films."
 _ANSWERS = {"approve": "Approved", "reject": "Rejected"}
-_DONE = _ANSWERS | {"approved": "Approved", "override": "Promoted by hand", "rollback": "Rolled back"}
+_CHANGES = {"approved": "Approved", "override": "Promoted by hand", "rollback": "Rolled back"}
+_DONE = _ANSWERS | _CHANGES | {"rebuilt": "Registry rebuilt"}
 
 
 def verdict_name(verdict: Verdict, answer: ApprovalAnswer | None = None, *, has_champion: bool) -> str:

@@ -60,6 +60,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "promote",
             "approve",
             "reject",
+            "rebuild-registry",
             "site",
         ),
     ],

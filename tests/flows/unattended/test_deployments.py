@@ -13,6 +13,7 @@ from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
 from flows.unattended.deploy import TAG
+from infra.inherited import PATIENCE
 from tests import ROOT
 
 pytestmark = pytest.mark.thorough
@@ -49,12 +50,13 @@ def test_the_nightly_run_has_a_schedule_with_a_time_zone_and_never_overlaps() ->
     assert "active" not in schedule
 
 
-def test_every_deployment_has_the_tag_and_a_heartbeat() -> None:
+def test_every_deployment_has_the_tag_a_heartbeat_and_patience() -> None:
     for deployment in DEPLOYMENTS:
         # Only tagged deployments are removed once they are gone from the file (flows/unattended/deploy.py).
         assert deployment["tags"] == [TAG]
         environment = deployment["work_pool"]["job_variables"]["env"]
         assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+        assert environment.items() >= PATIENCE.items()
 
 
 def test_the_models_parameter_allows_every_model() -> None:

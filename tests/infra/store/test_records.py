@@ -96,12 +96,29 @@ def test_an_empty_table(store: Store) -> None:
     assert records.load_table(key).empty
 
 
+def test_of_two_machines_with_one_record_one_counts_with_its_tables(store: Store) -> None:
+    mine, theirs = Records(store), Records(store)
+    made = []
+    # Both have written their tables before either writes its record.
+    for records, table in ((mine, TABLE), (theirs, TABLE.assign(share=[0.1 + 1e-9, 0.2]))):
+        made.append(SNAPSHOT.model_copy(update={"table": records.save_table(Snapshot, "0123", "rows", table)}))
+    assert theirs.save_once(made[1], "0123") == made[1]
+    assert mine.save_once(made[0], "0123") == made[1]
+    assert mine.load(Snapshot, "0123") == made[1]
+    assert [info.key for info in store.list("retraining/")] == [record_key("snapshots", "0123"), made[1].table]
+    assert mine.load_table(made[1].table)["share"][1] == 0.2
+    # One that is not whole does not count.
+    store.put(made[1].table, b"PAR1")
+    again = made[0].model_copy(update={"table": mine.save_table(Snapshot, "0123", "rows", TABLE)})
+    assert mine.save_once(again, "0123") == again == mine.find_whole(Snapshot, "0123")
+
+
 @pytest.mark.parametrize("cut", [0, 3, 100, -8])
 def test_a_damaged_table_is_named(store: Store, cut: int) -> None:
     records = Records(store)
     key = records.save_table(Snapshot, "0123", "rows", TABLE)
     store.put(key, store.get(key)[:cut])
-    with pytest.raises(RetrainError, match=r"0123\.rows\.parquet .* is damaged"):
+    with pytest.raises(RetrainError, match=r"0123\.rows-[0-9a-f]{12}\.parquet .* is damaged"):
         records.load_table(key)
     with pytest.raises(ObjectMissing):
         records.load_table("retraining/snapshots/none.parquet")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from infra.settings.groups import WireSettings
 from infra.store.base import Store
 from infra.store.folder import FolderStore
 from infra.store.memory import MemoryStore
 from infra.store.obstore import ObstoreStore
 from infra.store.opening import open_store
+from infra.store.s3 import S3Store
+from tests.loopback import serving
 from validation.errors import ObjectMissing, RetrainError, SettingsError, StoreUnreachable
 
 KEYS = [
@@ -122,6 +126,66 @@ def test_create_never_overwrites(store: Store) -> None:
     assert not store.create("a/b", b"second")
     assert store.get("a/b") == b"first"
     assert keys(store) == ["a/b"]
+
+
+def test_of_two_that_create_at_once_the_first_wins(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other writes after this one has found nothing there."""
+    if isinstance(store, MemoryStore):
+        pytest.skip("it checks and writes under a lock: test_one_of_many_creators_wins")
+    store.put("a/b", b"first")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(store, "exists", lambda _: False)
+        won = store.create("a/b", b"second")
+    # OpenStack's Swift, for one.
+    knows_conditions = "knows no conditional writes" not in caplog.text
+    assert won is not knows_conditions
+    assert store.get("a/b") == (b"first" if knows_conditions else b"second")
+
+
+@pytest.mark.server
+def test_a_server_without_conditional_writes_is_checked_and_written_to(
+    fake_aws: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As OpenStack's Swift refuses them; it is said once, and not asked again."""
+    objects: dict[str, bytes] = {}
+    conditional = []
+
+    class Swift(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_PUT(self) -> None:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("If-None-Match"):
+                conditional.append(self.path)
+                self._answer(501, b"<Error><Code>NotImplemented</Code><Message>no conditions</Message></Error>")
+            else:
+                objects[self.path] = data
+                self._answer(200, b"")
+
+        def do_HEAD(self) -> None:
+            self._answer(200 if self.path in objects else 404, b"")
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            for name, value in {"ETag": '"e"', "Content-Length": len(body)}.items():
+                self.send_header(name, str(value))
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(body)
+
+    with serving(Swift) as url:
+        wire = WireSettings(retries=1, first_wait_seconds=0.01, longest_wait_seconds=0.01)
+        store = S3Store("s3://cells", endpoint=url, wire=wire)
+        assert store.create("k", b"first")
+        asked = len(conditional)
+        assert asked
+        assert not store.create("k", b"second")
+        assert store.create("l", b"third")
+        assert objects == {"/cells/k": b"first", "/cells/l": b"third"}
+        assert len(conditional) == asked
+    assert caplog.text.count("knows no conditional writes (NotImplemented no conditions)") == 1
 
 
 def test_large_and_empty_objects(store: Store) -> None:

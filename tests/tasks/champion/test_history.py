@@ -18,12 +18,13 @@ from tasks.champion.history import (
     checked_why,
     history,
     reconcile_champion,
+    untouched_history,
 )
 from tasks.commands.describe_champion import describe_champion, describe_history
 from tasks.context import Context
 from tests.builders import NOON, channel_model, made_up_candidate, made_up_decision
 from validation.digest import digest
-from validation.errors import ChampionChanged, RetrainError, UsageError
+from validation.errors import ChampionChanged, ChampionUnusable, RetrainError, UsageError
 from validation.records import ChampionRef, Promotion
 
 pytestmark = pytest.mark.thorough
@@ -104,8 +105,24 @@ def test_a_champion_from_before_the_history_is_left_where_it_is(context: Context
     assert reconcile_champion(context, registry) == champion
 
 
+def decided(context: Context, registry: Registry, made: Promotion) -> None:
+    text = made.model_dump_json()
+    registry.put_if_absent(f"{ENTRY}{made.number:06d}", text)
+    context.store.put(history_key(made.number), text.encode())
+
+
+def test_an_entry_of_the_store_alone_makes_no_champion(context: Context, registry: Registry) -> None:
+    """A challenger that was registered and refused, and an entry that whoever may write to the bucket has put there."""
+    register(registry, "d1")
+    context.store.put(history_key(1), entry(1, "1").model_dump_json().encode())
+    for ask in (reconcile_champion, untouched_history):
+        with pytest.raises(ChampionUnusable, match="has no history: it was lost, or it is another one"):
+            ask(context, registry)
+    assert registry.champion() is None
+
+
 def test_a_registry_that_lost_the_champion_is_named_not_replaced(context: Context, registry: Registry) -> None:
-    context.store.put(history_key(1), entry(1, "7").model_dump_json().encode())
+    decided(context, registry, entry(1, "7"))
     with pytest.raises(RetrainError, match="version 7 is champion, but: no version 7") as caught:
         reconcile_champion(context, registry)
     assert "restore the registry" in caught.value.hint
@@ -113,7 +130,7 @@ def test_a_registry_that_lost_the_champion_is_named_not_replaced(context: Contex
 
 def test_another_registry_with_as_many_versions_is_noticed(context: Context, registry: Registry) -> None:
     register(registry, "another one")
-    context.store.put(history_key(1), entry(1, "1").model_dump_json().encode())
+    decided(context, registry, entry(1, "1"))
     with pytest.raises(RetrainError, match="by decision d1; the registry's is of decision another one"):
         reconcile_champion(context, registry)
     assert registry.champion() is None

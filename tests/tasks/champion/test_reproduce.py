@@ -15,6 +15,7 @@ import pytest
 from infra.registry.registry import Registry
 from infra.scoring.isolated import FRAMEWORKS, rescore
 from infra.scoring.model_file import ModelFile
+from infra.store.records import table_bytes
 from tasks.champion.history import history
 from tasks.choose import prepare_contest
 from tasks.context import Context
@@ -62,9 +63,7 @@ def record_other(context: Context, decision: Decision, cell: int, value: Callabl
     table = context.records.load_table(evaluation.predictions)
     recorded = table["challenger"].to_numpy(np.float32, copy=True)
     recorded[cell] = value(recorded[cell])
-    context.records.save_table(
-        Evaluation, evaluation.id, "predictions", table.assign(challenger=recorded.astype(np.float64))
-    )
+    context.store.put(evaluation.predictions, table_bytes(table.assign(challenger=recorded.astype(np.float64))))
 
 
 def test_a_promotion_scores_all_judged_cells_again_and_records_it(

@@ -15,12 +15,13 @@ from infra.registry.registry import LEDGER_TAG, Registry
 from infra.settings.settings import Settings, load_settings
 from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME
 from tasks.champion.history import current_champion, history, reconcile_champion
+from tasks.commands.rebuild_registry import rebuild_registry
 from tasks.commands.rollback import rollback
 from tasks.context import Context
 from tests.builders import channel_model, context_over, made_up_candidate, registry_in
 from tests.tasks.commands.test_rollback import decide, line_of_champions
-from validation.errors import ChampionUnusable, ModelFileInvalid, RetrainError, UsageError
-from validation.records import ChampionRef
+from validation.errors import ChampionUnusable, ModelFileInvalid, ObjectMissing, RetrainError, UsageError
+from validation.records import Candidate, ChampionRef
 
 pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("tried_here", "evidence_believed")]
 
@@ -140,11 +141,81 @@ def test_an_empty_registry_is_not_one_without_a_champion(
     shutil.copy(empty_registry, home / "mlflow.db")
     empty = Registry(Settings(home=home))
     for ask in (reconcile_champion, current_champion):
-        with pytest.raises(ChampionUnusable, match="version 2 is champion, but: no version 2") as caught:
+        with pytest.raises(ChampionUnusable, match="version 2 is champion, but") as caught:
             ask(context, empty)
         assert "restore the registry from a backup" in caught.value.hint
         assert "move" not in caught.value.hint
     assert len(history(context)) == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_lost_registry_is_made_again_on_a_persons_word(
+    killed: bool,
+    context: Context,
+    registry: Registry,
+    champions: list[ChampionRef],
+    home: Path,
+    empty_registry: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = champions[0]
+    del registry
+    shutil.copy(empty_registry, home / "mlflow.db")
+    shutil.rmtree(home / "mlflow-artifacts")
+    before = {info.key for info in context.store.list("retraining/history/")}
+    empty = Registry(Settings(home=home))
+    for named, why in (("0" * 64, "what else"), ("", "what else")):
+        with pytest.raises(UsageError, match="ends with a file of SHA-256"):
+            rebuild_registry(context, empty, named, why=why, who="ann@lab")
+    assert empty.version_numbers() == []
+    sha256 = champions[1].model_sha256
+    if killed:
+        monkeypatch.setattr(empty, "register", _interrupted_after(empty.register))
+        with pytest.raises(KeyboardInterrupt):
+            rebuild_registry(context, empty, sha256[:12], why="the disk was lost", who="ann@lab")
+        empty = Registry(Settings(home=home))
+    champion = rebuild_registry(context, empty, sha256[:12], why="the disk was lost", who="ann@lab")
+    assert (champion.version, champion.model_sha256, champion.threshold) == (
+        "2", champions[1].model_sha256, champions[1].threshold,
+    )  # fmt: skip
+    assert reconcile_champion(context, empty) == champion == empty.champion()
+    assert empty.model_bytes(empty.version("1")) == context.store.get(candidate_key_of(context, first))
+    last = history(context)[-1]
+    assert (last.number, last.action, last.who, last.why) == (3, "rebuilt", "ann@lab", "the disk was lost")
+    assert before < {info.key for info in context.store.list("retraining/history/")}
+    with pytest.raises(UsageError, match="it is not lost"):
+        rebuild_registry(context, empty, sha256, why="once more", who="ann@lab")
+    # The line of champions goes on where it was.
+    assert rollback(context, empty, None, why="to see", who="ann@lab").version == "1"
+
+
+def _interrupted_after(call: Callable[..., Any]) -> Callable[..., Any]:
+    def once(*arguments: Any) -> Any:
+        call(*arguments)
+        raise KeyboardInterrupt
+
+    return once
+
+
+def candidate_key_of(context: Context, champion: ChampionRef) -> str:
+    return context.records.load(Candidate, champion.candidate).model_key
+
+
+def test_what_was_never_champion_or_is_gone_is_not_had_again_and_keeps_its_number(
+    context: Context, registry: Registry, champions: list[ChampionRef], home: Path, empty_registry: Path
+) -> None:
+    context.store.delete(candidate_key_of(context, champions[0]))
+    shutil.copy(empty_registry, home / "mlflow.db")
+    empty = Registry(Settings(home=home))
+    rebuild_registry(context, empty, champions[1].model_sha256, why="the disk was lost", who="ann@lab")
+    assert empty.version_numbers() == ["2"]
+    with pytest.raises(UsageError, match="no version 1"):
+        rollback(context, empty, "1", why="to see", who="ann@lab")
+    # Without the champion's own file there is nothing to go on with.
+    shutil.copy(empty_registry, home / "mlflow.db")
+    context.store.delete(candidate_key_of(context, champions[1]))
+    with pytest.raises(ObjectMissing):
+        rebuild_registry(context, Registry(Settings(home=home)), champions[1].model_sha256, why="x", who="ann@lab")
 
 
 def test_the_alias_removed_by_hand_comes_back(

@@ -8,6 +8,7 @@ import pytest
 
 from infra.registry.registry import Registry
 from infra.store.keys import MODEL_NAME
+from infra.store.records import table_bytes
 from tasks.champion.history import ChampionChange, append_change, history
 from tasks.champion.in_force import check_in_force
 from tasks.choose import prepare_contest
@@ -117,7 +118,7 @@ def test_an_evaluation_that_was_edited_with_its_predictions_is_refused(registry:
     before, records = registry.champion(), better.context.records
     table = records.load_table(better.evaluation.predictions)
     table["label"] = 1 - table["label"]
-    records.save_table(Evaluation, better.evaluation.id, "predictions", table)
+    better.context.store.put(better.evaluation.predictions, table_bytes(table))
     with pytest.raises(NotReproduced, match=r"judged cells .* were changed"):
         promote(better.context, better.decision, better.candidate, registry)
     counts = {"challenger": counts_digest(table, "challenger", better.candidate.threshold)}
