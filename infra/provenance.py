@@ -8,6 +8,7 @@ import pwd
 import re
 import socket
 import subprocess
+import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -77,6 +78,14 @@ def hardware() -> str:
     memory = psutil.virtual_memory().total / 2**30
     processor = _read_field("/proc/cpuinfo", "model name") or platform.machine()
     return f"{processor}, {cores} core{'s' * (cores != 1)}, {memory:.0f} GiB memory, {platform.system()}"
+
+
+def version() -> str:
+    """Return this project's version; in a container image its code lies beside pyproject.toml, not installed."""
+    try:
+        return metadata.version("malaria-retraining")
+    except metadata.PackageNotFoundError:
+        return str(tomllib.loads((CODE_ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 
 def versions() -> dict[str, str]:

@@ -61,9 +61,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from infra.provenance import version
 
-        typer.echo(f"retrain {version('malaria-retraining')}")
+        typer.echo(f"retrain {version()}")
         raise typer.Exit
 
 

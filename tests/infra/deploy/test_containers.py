@@ -1,0 +1,111 @@
+"""The images, built without a registry and started as their user: each finds what it needs, and has no more.
+
+Debian's packages lay the base under the tag that the Dockerfile names (the real one has a newer patch of Python 3.11).
+It needs root, ``buildah`` and ``debootstrap``, as CI has them. The layers stay in ``TEST_CONTAINERS`` if that names a
+folder, so that packages are installed again only after the lock has changed. ``TEST_IMAGES=orchestration,fastai,keras``
+builds those with CUDA's libraries too: gigabytes, so not by default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.deploy.images.pick import IMAGES
+from infra.provenance import version
+from tests import ROOT
+
+pytestmark = [pytest.mark.longest, pytest.mark.timeout(1_800)]
+
+BUILT = os.environ.get("TEST_IMAGES", "orchestration").split(",")
+MIRROR = "http://deb.debian.org/debian"
+
+Buildah = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(os.environ.get("TEST_CONTAINERS") or tmp_path_factory.mktemp("containers")).resolve()
+
+
+@pytest.fixture(scope="module")
+def buildah(folder: Path) -> Buildah:
+    missing = [name for name in ("buildah", "debootstrap") if shutil.which(name) is None]
+    if missing or os.getuid() != 0:
+        pytest.skip(f"not installed: {', '.join(missing)}" if missing else "building images needs root here")
+
+    def call(*arguments: str | Path, ok: bool = True) -> str:
+        command = ["buildah", "--root", folder / "layers", "--runroot", folder / "run", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert not ok or done.returncode == 0, (done.stdout + done.stderr)[-3_000:]
+        return done.stdout.strip() if done.returncode == 0 else f"failed: {done.stderr}"
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path, buildah: Buildah) -> None:
+    """Lay Debian with Python under the tag that the Dockerfile begins from."""
+    [tag] = {line.split()[1] for line in (ROOT / "infra/deploy/images/Dockerfile").open() if line.startswith("FROM ")}
+    if not buildah("images", "--quiet", "--filter", f"reference={tag}"):
+        root = folder / "debian"
+        include = "--include=python3,python3-venv,ca-certificates"
+        laid = ["debootstrap", "--variant=minbase", include, "bookworm", root, MIRROR]
+        done = subprocess.run(laid, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"debootstrap: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+        (root / "usr/bin/python").symlink_to("python3")
+        container = buildah("from", "scratch")
+        buildah("add", "--quiet", container, root, "/")
+        buildah("commit", "--quiet", "--rm", container, f"docker.io/library/{tag}")
+        shutil.rmtree(root)
+
+
+def outside() -> list[str]:
+    """The mounts by which pip reaches and trusts in the container what it does on this machine."""
+    said = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    named = {Path(path) for path in re.findall(r"(?<![:/\w])(?:file://)?(/[\w./-]+)", said.stdout)}
+    # An index in a folder keeps its files beside its pages.
+    folders = sorted({path.parent if path.name == "simple" else path for path in named if path.is_dir()})
+    files = (Path("/etc/pip.conf"), Path("~/.config/pip/pip.conf").expanduser(), Path("/etc/ssl/certs"))
+    return [f"--volume={path}:{path}:ro" for path in (*files, *folders) if path.exists()]
+
+
+@pytest.fixture(scope="module", params=[pytest.param(image, id=image) for image in IMAGES if image in BUILT])
+def image(request: pytest.FixtureRequest, base: None, buildah: Buildah) -> Iterator[tuple[str, str]]:
+    """Build one as its first lines say; give its name and a container of it."""
+    del base
+    name = str(request.param)
+    options = ["--isolation", "chroot", "--pull-never", "--layers", f"--build-arg=IMAGE={name}", *outside()]
+    buildah("bud", "-f", "infra/deploy/images/Dockerfile", *options, "-t", f"malaria/{name}", ".")
+    container = buildah("from", "--pull-never", f"localhost/malaria/{name}")
+    yield name, container
+    buildah("rm", container)
+
+
+def test_it_has_what_it_needs_and_no_more_and_runs_as_a_user(image: tuple[str, str], buildah: Buildah) -> None:
+    name, container = image
+
+    def run(*command: str, ok: bool = True) -> str:
+        return buildah("run", "--isolation", "chroot", container, "--", *command, ok=ok)
+
+    assert run("id", "-u") == "10001"
+    assert run("retrain", "--version") == f"retrain {version()}"
+    assert "/data" in run("retrain", "settings")
+    flow = "flows.retrain" if name == "orchestration" else "flows.train"
+    run("python", "-c", f"import {flow}, mlflow.onnx, infra.registry.registry")
+    has = {"fastai": name == "fastai", "torch": name == "fastai", "tensorflow": name == "keras", "pytest": False}
+    for module, wanted in has.items():
+        assert run("python", "-c", f"import {module}", ok=False).startswith("failed") == (not wanted), module
+    # Its code is root's; what it writes goes to its volume.
+    assert run("sh", "-c", "touch /app/x 2>/dev/null || echo refused") == "refused"
+    assert run("sh", "-c", "touch /data/x && echo written") == "written"
+    if name != "orchestration":
+        assert name in run("retrain", "devices")
