@@ -5,7 +5,7 @@
 #                          WITH="fastai keras", "fastai keras-cpu", one of them, or none: what else to install than make
 #                          chooses for this machine; TORCH_INDEX=URL: torch from there, for instance without CUDA
 # make quick               the tests of rules, words and stages: no server, no browser, no framework
-# make test-all            make test, then what takes longest: real CNNs killed, the soak, trainings on several devices
+# make test-all            make test, then what takes longest: kills at random moments, the soak, production, images
 # make check               linter and types
 # make docs                the documents as a site, in site/; a link that leads nowhere is an error
 # make deploy              update the server that PREFECT_API_URL names: deployments, schedules, alerts

@@ -123,6 +123,7 @@ def figures(night: dict[str, Any]) -> list[str]:
     return re.findall(r"<svg.*?</svg>", Path(night["report"]).read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.longest
 @pytest.mark.thorough
 @pytest.mark.server
 def test_a_night_comes_to_the_same(tmp_path: Path) -> None:
@@ -145,6 +146,7 @@ def test_a_night_comes_to_the_same(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.longest
 @pytest.mark.slow(minutes=2)
 @pytest.mark.timeout(1800)
 def test_trainings_of_both_cnns_come_to_the_same(tmp_path: Path) -> None:

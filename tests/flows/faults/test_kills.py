@@ -23,6 +23,7 @@ def undisturbed(nights: Nights) -> Told:
     return nights.run(nights.home("undisturbed"))
 
 
+@pytest.mark.longest
 def test_a_night_killed_at_random_moments_ends_as_if_it_had_never_been(nights: Nights, undisturbed: Told) -> None:
     home = nights.home("killed")
     before = inputs(home)
@@ -48,6 +49,7 @@ def test_a_night_killed_at_random_moments_ends_as_if_it_had_never_been(nights: N
     assert len(looks) == 1
 
 
+@pytest.mark.longest
 def test_the_prefect_server_killed_at_a_random_moment_costs_no_night(
     nights: Nights, prefect: Prefect, undisturbed: Told
 ) -> None:

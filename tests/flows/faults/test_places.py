@@ -55,6 +55,7 @@ class Outage(Proxy):
         return self.how if self.begins and self.asked >= self.begins else None
 
 
+@pytest.mark.longest
 def test_a_store_that_is_away_cut_short_or_silent_from_a_random_moment_on(
     nights: Nights, moto_endpoint: str, fake_aws: None
 ) -> None:

@@ -25,7 +25,7 @@ from tests.flows.faults.conftest import Prefect
 from tests.nights import Nights, bring
 from tests.sound import check_sound, inputs
 
-pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
+pytestmark = [pytest.mark.longest, pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 
 # For a machine that is five times slower, and loaded.
 LONG = 400.0

@@ -30,7 +30,7 @@ from tests import ROOT
 from tests.fleet import EAGER, MODELS, ended, fake_environment, fill, hold_training, let_training_go, until
 from tests.servers import databases
 
-pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=2), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.longest, pytest.mark.server, pytest.mark.slow(minutes=2), pytest.mark.timeout(1800)]
 
 FILE: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "deploy" / "compose.yaml").read_text())
 COMPOSE, CONFIGS = FILE["services"], FILE["configs"]

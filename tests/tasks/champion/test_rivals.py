@@ -202,11 +202,13 @@ def test_of_two_promotions_at_once_one_wins_on_sqlite(sqlite: Place) -> None:
     race(sqlite, 20)
 
 
+@pytest.mark.longest
 def test_a_promotion_killed_anywhere_is_all_or_nothing_on_sqlite(sqlite: Place) -> None:
     sqlite.first_champion()
     kill_everywhere(sqlite, KILLS)
 
 
+@pytest.mark.longest
 def test_the_first_champion_killed_at_every_step(sqlite: Place) -> None:
     decision, candidate = sqlite.challenge(None)
     for kill in [("mlflow.MlflowClient.create_registered_model", when) for when in ("before", "after")]:
@@ -221,6 +223,7 @@ def test_the_first_champion_killed_at_every_step(sqlite: Place) -> None:
     assert champion.candidate == candidate.id
 
 
+@pytest.mark.longest
 @pytest.mark.server
 def test_a_server_over_postgresql_with_a_bucket(server: Place) -> None:
     race(server, 10)
