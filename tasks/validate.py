@@ -10,12 +10,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
 from infra.store.keys import data_docs_key
 from infra.store.records import DIGITS
 from tasks.cells.measuring import measure_all
+from tasks.cells.near_pairs import near_pairs
 from tasks.cells.reference import Reference, reference_of
 from tasks.context import Context
 from tasks.stage import stage
@@ -102,7 +104,8 @@ def _reject_bad_images(context: Context, objects: pd.DataFrame, reference: Refer
         Finding(reason="no patient", key=key, detail=REASONS["no patient"].meaning)
         for key in facts.loc[facts["patient"] == "", "key"]
     ]
-    findings += [*bad, *odd, *duplicates, *near_duplicate_findings(facts), *without_patient]
+    near = near_duplicate_findings(facts, partial(near_pairs, context))
+    findings += [*bad, *odd, *duplicates, *near, *without_patient]
     return Screened(facts, with_severities(findings, rules.severities), bounds)
 
 

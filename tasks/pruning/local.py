@@ -14,6 +14,7 @@ from infra.local.facts_cache import FactsCache
 from infra.local.packed_cells import PackedCellCache, keep_packed_cells
 from infra.local.temporary import abandoned_folders
 from infra.store.keys import OURS
+from tasks.cells.near_pairs import pairs_path
 from tasks.cells.packing import packed_cells_place
 from tasks.context import Context
 from tasks.pruning.removal import CACHES, LEFTOVERS, REPORTS, TRAININGS, Removal, left_behind, of_path
@@ -108,8 +109,8 @@ def _other_versions(context: Context) -> Unneeded:
     for path in _entries(context, "cells"):
         if path != place and not path.name.startswith(".tmp-"):
             yield CACHES, path, "cells packed at another size, or by another Pillow"
-    for path in facts.parent.glob("facts-*.sqlite*"):
-        if not path.name.startswith(facts.name):
+    for path in (*facts.parent.glob("facts-*.sqlite*"), *facts.parent.glob("near-duplicates-*.npz")):
+        if not path.name.startswith((facts.name, pairs_path(context).name)):
             yield CACHES, path, "facts measured by other rules"
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from validation.images.fingerprints import near_duplicates
 from validation.records import Finding
+
+Pairs = Callable[[pd.DataFrame], list[tuple[int, int]]]
+
+
+def compare_all(facts: pd.DataFrame) -> list[tuple[int, int]]:
+    """Return the positions of nearly equal images, each compared with all."""
+    return near_duplicates(facts["fingerprint"].tolist())
 
 
 def without_duplicates(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
@@ -33,12 +42,15 @@ def without_duplicates(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]
     return facts[~disputed & ~later].sort_values("key", kind="stable"), findings
 
 
-def near_duplicate_findings(facts: pd.DataFrame) -> list[Finding]:
-    """Return a finding for each image that hardly differs from an earlier one."""
+def near_duplicate_findings(facts: pd.DataFrame, pairs: Pairs = compare_all) -> list[Finding]:
+    """Return a finding for each image that hardly differs from an earlier one.
+
+    ``pairs`` returns the positions of the nearly equal ones of some facts, as ``near_duplicates`` does.
+    """
     facts = facts.sort_values(["first_seen", "key"], kind="stable")
     keys, patients, labels = (facts[column].tolist() for column in ("key", "patient", "label"))
     first: dict[int, int] = {}
-    for one, other in near_duplicates(facts["fingerprint"].tolist()):
+    for one, other in pairs(facts):
         first.setdefault(other, one)
     findings = []
     for later, earlier in sorted(first.items()):

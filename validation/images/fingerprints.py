@@ -19,7 +19,7 @@ _WAVES = 192
 # Fingerprints with a cosine above this are near duplicates. The closest two of 6,890 real cells, of different patients,
 # have 0.961; altered copies are above it (docs/data.md).
 ALIKE = 0.97
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE, _COLUMNS_AT_ONCE = 512, 65_536
 _OUTLINE = 95
 
 
@@ -48,20 +48,29 @@ def _frequencies() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     return places, frequency[places].astype(np.float32)
 
 
-def near_duplicates(fingerprints: Sequence[str]) -> list[tuple[int, int]]:
+def near_duplicates(fingerprints: Sequence[str], known: npt.NDArray[np.bool_] | None = None) -> list[tuple[int, int]]:
     """Return the pairs (i, j), i < j, of nearly equal fingerprints, sorted; empty fingerprints pair with none.
 
-    All pairs are compared: time grows with the square of their number, memory linearly.
+    ``known`` [n]: which have been compared with each other before; pairs of two of them are left out. Time grows with
+    the number of the others times that of all, memory with that of all.
     """
     vectors = _unit_vectors(fingerprints)
     outline = _outlines(vectors)
-    pairs: list[tuple[int, int]] = []
-    for start in range(0, len(vectors), _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, len(vectors))
-        later, earlier = np.nonzero(outline[start:stop] @ outline[:stop].T > ALIKE)
-        later += start
-        alike = (earlier < later) & (np.einsum("ij,ij->i", vectors[later], vectors[earlier]) > ALIKE)
-        pairs += zip(earlier[alike].tolist(), later[alike].tolist(), strict=True)
+    compared = np.zeros(len(vectors), bool) if known is None else known
+    new = np.flatnonzero(~compared)
+    pairs: set[tuple[int, int]] = set()
+    last = int(np.flatnonzero(compared).max(initial=-1))
+    for rows in np.split(new, range(_ROWS_AT_ONCE, len(new), _ROWS_AT_ONCE)):
+        # Of two new ones the later is compared with the earlier.
+        end = max(last, int(rows.max(initial=-1))) + 1
+        for start in range(0, end, _COLUMNS_AT_ONCE):
+            others = slice(start, min(start + _COLUMNS_AT_ONCE, end))
+            one, other = np.nonzero(outline[rows] @ outline[others].T > ALIKE)
+            one, other = rows[one], other + start
+            meet = (other < one) | compared[other]
+            one, other = one[meet], other[meet]
+            alike = np.einsum("ij,ij->i", vectors[one], vectors[other]) > ALIKE
+            pairs.update(zip(*np.sort([one[alike], other[alike]], axis=0).tolist(), strict=True))
     return sorted(pairs)
 
 

@@ -42,7 +42,7 @@ def buildah(folder: Path) -> Buildah:
         pytest.skip(f"not installed: {', '.join(missing)}" if missing else "building images needs root here")
 
     def call(*arguments: str | Path, ok: bool = True) -> str:
-        command = ["buildah", "--root", folder / "layers", "--runroot", folder / "run", *arguments]
+        command: list[str | Path] = ["buildah", "--root", folder / "layers", "--runroot", folder / "run", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert not ok or done.returncode == 0, (done.stdout + done.stderr)[-3_000:]
         return done.stdout.strip() if done.returncode == 0 else f"failed: {done.stderr}"
@@ -53,11 +53,12 @@ def buildah(folder: Path) -> Buildah:
 @pytest.fixture(scope="module")
 def base(folder: Path, buildah: Buildah) -> None:
     """Lay Debian with Python under the tag that the Dockerfile begins from."""
-    [tag] = {line.split()[1] for line in (ROOT / "infra/deploy/images/Dockerfile").open() if line.startswith("FROM ")}
+    lines = (ROOT / "infra/deploy/images/Dockerfile").read_text().splitlines()
+    [tag] = {line.split()[1] for line in lines if line.startswith("FROM ")}
     if not buildah("images", "--quiet", "--filter", f"reference={tag}"):
         root = folder / "debian"
         include = "--include=python3,python3-venv,ca-certificates"
-        laid = ["debootstrap", "--variant=minbase", include, "bookworm", root, MIRROR]
+        laid: list[str | Path] = ["debootstrap", "--variant=minbase", include, "bookworm", root, MIRROR]
         done = subprocess.run(laid, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"debootstrap: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
