@@ -39,7 +39,7 @@ def approve_flow(decision: DecisionId, answer: Reply, name: Name, why: Why) -> s
         decision: The decision that waits: its id, the start of its id, or 'latest'.
         answer: approve makes the challenger champion, reject leaves the champion in place.
         name: Your name; the history records it beside the account that ran this.
-        why: Your reason; it is recorded too. The report on the decision is the link on the page of its night.
+        why: Your reason; it is recorded too. The description has a link to what waits and to its report.
 
     Raises:
         ApprovalClosed: when it has been answered, or has expired.

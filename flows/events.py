@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from validation.records import Night, Verdict
 
@@ -21,9 +22,10 @@ def night_event(verdict: Verdict) -> str:
     return f"{NIGHT}.{verdict.value.replace(' ', '-')}"
 
 
-def emit_night_events(night: Night) -> None:
+def emit_night_events(night: Night, links: Mapping[str, str] | None = None) -> None:
     """Emit the night's verdict, and an event for each failed training, each unused GPU, and a worse champion.
 
+    Each has the ``links`` of the night: ``page``, its report, and ``form``, where a person answers it.
     A failure here costs no night.
     """
     # Only a flow emits; alerts read the names without loading Prefect, which reads its settings when imported.
@@ -32,6 +34,7 @@ def emit_night_events(night: Night) -> None:
     payload = {
         **night.model_dump(mode="json", include={"verdict", "sentence", "decision", "report", "synthetic"}),
         "night": night.id,
+        **(links or {}),
     }
     try:
         emit_event(

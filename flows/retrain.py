@@ -36,7 +36,7 @@ from tasks.pruning.prune import tidy
 from tasks.pull import pull_task
 from tasks.report import report_task
 from tasks.reporting.index import refresh_index
-from tasks.reporting.publish import note_in_registry, publish_task
+from tasks.reporting.publish import night_links, note_in_registry, publish_task
 from tasks.split import split_task
 from tasks.train import train_task
 from tasks.training.specs import member_specs
@@ -78,7 +78,7 @@ def retrain(models: Models | None = None, members: Members | None = None, dry_ru
         night = run_night(context)
         # Within the lock, so that no other night begins meanwhile; this one's record is stored already.
         tidy(context)
-    emit_night_events(night)
+    emit_night_events(night, night_links(context, night))
     return night.model_dump(mode="json")
 
 

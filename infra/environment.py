@@ -32,6 +32,12 @@ def prefect_api_url() -> str | None:
     return os.environ.get("PREFECT_API_URL") or None
 
 
+def prefect_page_url() -> str | None:
+    """Return the address of that server's pages: Prefect's own PREFECT_UI_URL, or the API's without ``/api``."""
+    page = os.environ.get("PREFECT_UI_URL") or (prefect_api_url() or "").rstrip("/").removesuffix("/api")
+    return page.rstrip("/") or None
+
+
 def prefect_api_auth() -> str | None:
     """Return ``user:password`` for a Prefect server that requires them, if the environment names them."""
     return os.environ.get("PREFECT_API_AUTH_STRING") or None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
-from infra.environment import prefect_api_auth
+from infra.environment import prefect_api_auth, prefect_api_url, prefect_page_url
 from validation.errors import RetrainError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,23 @@ _WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # State name of a run that ended because its machine was stopped: the night is restarted.
 INTERRUPTED = "Interrupted"
+
+
+def form_address(deployment: str, parameters: Json) -> str | None:
+    """Return the address of a deployment's form on Prefect's page, filled in with ``parameters``.
+
+    None where the environment names no server, or one that does not answer or has no such deployment.
+    """
+    url, page = prefect_api_url(), prefect_page_url()
+    if url is None:
+        return None
+    try:
+        found = PrefectServer(url).ask("GET", f"/deployments/name/{deployment}", missing=None)
+    except RetrainError as error:
+        log.warning("no link to the form %s: %s", deployment, error.message)
+        return None
+    filled_in = quote(json.dumps(parameters))
+    return f"{page}/deployments/deployment/{found['id']}/run?parameters={filled_in}" if found else None
 
 
 class PrefectServer:

@@ -1,22 +1,25 @@
-"""A small web server for the reports: read-only, pages only, loopback only."""
+"""A small web server for the reports: read-only, pages only; for other machines only with a login."""
 
 from __future__ import annotations
 
+import base64
+import hmac
 import logging
 import mimetypes
+import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from infra.settings.groups import LOOPBACK, SiteSettings, reachable, refuse_open
 from infra.store.keys import OURS, is_odd
 from validation.errors import RetrainError, UsageError
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 START = "/reports/index.html"
 # The files of a report or of Data Docs: no record, no table, no model file.
 SUFFIXES = (".html", ".css", ".js", ".png", ".svg", ".ico", ".woff2")
@@ -25,9 +28,19 @@ SUFFIXES = (".html", ".css", ".js", ".png", ".svg", ".ico", ".woff2")
 SILENCE_SECONDS = 60.0
 
 TEXT = "text/plain; charset=utf-8"
+# What an answer of one status says besides.
+_MORE = {
+    HTTPStatus.FOUND: {"Location": START},
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": 'Basic realm="reports", charset="UTF-8"'},
+}
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 Read = Callable[[str], bytes | None]
+
+
+def page_address(site: SiteSettings, key: str) -> str | None:
+    """Return the address of the page at ``key`` as readers reach it; None where the site is served nowhere."""
+    return f"{site.base}/{key.removeprefix(OURS)}" if site.base else None
 
 
 class _Server(ThreadingHTTPServer):
@@ -39,20 +52,26 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def local_site(read: Read, port: int) -> Iterator[ThreadingHTTPServer]:
-    """Yield a server on loopback that does not serve yet; port 0 is any free one.
+def report_site(
+    read: Read, port: int, *, host: str = LOOPBACK, login: str | None = None, names: Collection[str] = ()
+) -> Iterator[ThreadingHTTPServer]:
+    """Yield a server that does not serve yet; port 0 is any free one.
 
-    ``read`` returns the bytes of a key under ``retraining/``, or None.
+    ``read`` returns the bytes of a key under ``retraining/``, or None. ``login`` is the ``user:password`` that every
+    request must have. Without one, it answers only to its host's own name, to ``localhost`` and to ``names``.
 
     Raises:
-        UsageError: when the port is taken or not permitted.
+        UsageError: when the port is taken or not permitted, or other machines would need no login.
     """
+    refuse_open("RETRAIN_SITE__HOST", host, login)
+    kind = type("_Server", (_Server,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET})
+    wanted = "Basic " + base64.b64encode(login.encode()).decode() if login else ""
     try:
-        server = _Server((HOST, port), _handler(read))
+        server = kind((host, port), _handler(read, wanted, {reachable(host), "localhost", *names}))
     except (OSError, OverflowError) as error:
         raise UsageError(
-            f"cannot serve on port {port} of {HOST}: {getattr(error, 'strerror', None) or error}",
-            "choose another one with --port, or 0 for any free one",
+            f"cannot serve on port {port} of {host}: {getattr(error, 'strerror', None) or error}",
+            "choose another one with RETRAIN_SITE__PORT, for `retrain site` also with --port (0: any free one)",
         ) from None
     try:
         yield server
@@ -60,7 +79,7 @@ def local_site(read: Read, port: int) -> Iterator[ThreadingHTTPServer]:
         server.server_close()
 
 
-def _handler(read: Read) -> type[BaseHTTPRequestHandler]:
+def _handler(read: Read, wanted: str, names: Collection[str]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "retrain", ""
         timeout = SILENCE_SECONDS
@@ -73,18 +92,30 @@ def _handler(read: Read) -> type[BaseHTTPRequestHandler]:
 
         def _send_headers(self) -> bytes:
             """Send status and headers, and return the body."""
-            status, kind, body = self._page(self.path)
+            status, kind, body = self._refusal() or self._page(self.path)
             self.send_response(status)
-            headers = {"Content-Type": kind, "Content-Length": str(len(body)), **HEADERS}
-            for name, value in ({**headers, "Location": START} if status == HTTPStatus.FOUND else headers).items():
+            headers = {"Content-Type": kind, "Content-Length": str(len(body)), **HEADERS, **_MORE.get(status, {})}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             return body
 
+        def _refusal(self) -> tuple[HTTPStatus, str, bytes] | None:
+            if wanted:
+                given = self.headers.get("Authorization") or ""
+                if hmac.compare_digest(given.encode(), wanted.encode()):
+                    return None
+                return HTTPStatus.UNAUTHORIZED, TEXT, b"These pages need a login.\n"
+            # Another Host is a page of another site, whose name resolves to this address.
+            if (self.headers.get("Host") or "").rsplit(":", 1)[0] not in names:
+                return (
+                    HTTPStatus.FORBIDDEN,
+                    TEXT,
+                    b"This is another name than RETRAIN_SITE__ADDRESS has.\n",
+                )
+            return None
+
         def _page(self, target: str) -> tuple[HTTPStatus, str, bytes]:
-            # Another Host is a page of another site, whose name resolves to 127.0.0.1.
-            if (self.headers.get("Host") or "").rsplit(":", 1)[0] not in (HOST, "localhost"):
-                return HTTPStatus.FORBIDDEN, TEXT, b"This server is for this machine only.\n"
             try:
                 path = unquote(urlsplit(target).path)
             except ValueError:  # for instance http://[/

@@ -110,8 +110,10 @@ class Up:
         self.folder = folder
         self.home = folder / "home"
         self.port = free_port()
+        self.site = f"http://127.0.0.1:{free_port()}"
+        ports = {"RETRAIN_UP__PORT": str(self.port), "RETRAIN_SITE__PORT": self.site.rpartition(":")[2]}
         self.environment = fake_environment(
-            folder, self.home, RETRAIN_UP__PORT=str(self.port), **{"RETRAIN_TRAINING__MEMBERS": "1", **settings}
+            folder, self.home, **ports, **{"RETRAIN_TRAINING__MEMBERS": "1", **settings}
         )
         self.server = PrefectServer(f"http://127.0.0.1:{self.port}/api")
         self.process: subprocess.Popen[str] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -14,8 +15,6 @@ from flows.cli.common import AsJson, open_context
 if TYPE_CHECKING:
     from infra.report_server import Read
     from tasks.context import Context
-
-PORT = 8765
 
 
 def report(
@@ -36,7 +35,10 @@ def report(
 
 
 def site(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes any free port.")] = PORT,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="0 takes any free port.", show_default="RETRAIN_SITE__PORT"),
+    ] = None,
     build_only: Annotated[
         bool, typer.Option("--build-only", help="Build the index, print where it is, serve nothing.")
     ] = False,
@@ -44,10 +46,12 @@ def site(
 ) -> None:
     """Build the index of all decisions and serve it, with every report, to browsers on this machine.
 
-    It serves on loopback only, until Ctrl-C (or SIGTERM).
+    It serves on loopback (RETRAIN_SITE__HOST), until Ctrl-C (or SIGTERM).
     """
     from flows.unattended.signals import interrupt_on_signals
-    from infra.report_server import HOST, START, local_site
+    from infra.report_server import START, report_site
+    from infra.settings.groups import is_loopback, reachable
+    from infra.settings.settings import secret_value
     from tasks.reporting.index import build_site
 
     context = open_context()
@@ -55,9 +59,13 @@ def site(
     if build_only:
         console.emit({"index": index}, as_json, lambda _: console.out.print(f"index: {index}"))
         return
-    with local_site(reader(context), port) as server:
-        url = f"http://{HOST}:{server.server_address[1]}{START}"
-        text = f"{url}\nfor this machine only; Ctrl-C ends it"
+    settings = context.settings.site
+    login, named = secret_value(context.settings.up.auth), urlsplit(settings.address or "").hostname
+    port = settings.port if port is None else port
+    with report_site(reader(context), port, host=settings.host, login=login, names=[named] if named else []) as server:
+        url = f"http://{reachable(settings.host)}:{server.server_address[1]}{START}"
+        whom = "for this machine only" if is_loopback(settings.host) else "for whoever has the login"
+        text = f"{url}\n{whom}; Ctrl-C ends it"
         console.emit({"url": url, "index": index}, as_json, lambda _: console.out.print(text))
         try:
             interrupt_on_signals()

@@ -31,7 +31,10 @@ WATCH_BEGAN = "malaria.watch.began"
 BLOCK = "malaria-alerts"
 FLOW = "retrain"
 VERDICTS = (Verdict.PROMOTED, Verdict.INVALID_DATA, Verdict.AWAITING_APPROVAL, Verdict.CHAMPION_UNUSABLE)
-_NIGHT_TEXT = "{{ event.payload.sentence }} (report: {{ event.payload.report or 'none' }})"
+_NIGHT_TEXT = (
+    "{{ event.payload.sentence }} (report: {{ event.payload.page or event.payload.report or 'none' }}"
+    "{% if event.payload.form %}; answer: {{ event.payload.form }}{% endif %})"
+)
 _RUN_TEXT = "{{ event.resource.name }}: {{ event.payload.validated_state.message or 'no reason is known' }}"
 
 

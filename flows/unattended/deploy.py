@@ -20,8 +20,10 @@ from flows.unattended.alerts import apply_alerts
 from infra.environment import CODE_ROOT, prefect_api_url
 from infra.prefect_api import PrefectServer
 from infra.processes.gpus import gpus
+from infra.report_server import page_address
 from infra.runtime import prepare_environment
 from infra.settings.settings import Settings, load_settings
+from infra.store.keys import INDEX, report_key
 from validation.errors import RetrainError, UsageError
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ def deploy(server: PrefectServer, settings: Settings, login: Mapping[str, str] |
     environment.setdefault("MALARIA_CODE", str(CODE_ROOT))
     # The registry and folder of the images, for pools of containers: as infra/deploy/images/Dockerfile names them.
     environment.setdefault("MALARIA_IMAGES", "malaria")
+    environment["MALARIA_SITE"] = page_address(settings.site, report_key(INDEX)) or "`retrain site`"
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)],
         cwd=CODE_ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,

@@ -1,8 +1,8 @@
 """``retrain up``: everything that runs unattended, on one machine, with one command.
 
 A Prefect server (on loopback, or on another address with a password), the work pools ``cpu`` and ``gpu``, a worker for
-each, the deployments with their schedules, the alerts, and the bridge from a queue if one is set. All of it ends with
-this process, however it ends.
+each, the deployments with their schedules, the alerts, the site of all reports, and the bridge from a queue if one is
+set. All of it ends with this process, however it ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from infra.inherited import of_a_server
 from infra.prefect_api import INTERRUPTED, PrefectServer
 from infra.processes.gpus import gpus
 from infra.processes.supervisor import Supervisor
-from infra.settings.groups import UpSettings, is_loopback
+from infra.settings.groups import refuse_open
 from infra.settings.settings import Settings, secret_value
 from validation.errors import RetrainError, UsageError
 from validation.redaction import mask
@@ -27,7 +27,7 @@ from validation.redaction import mask
 log = logging.getLogger(__name__)
 
 NIGHTLY = "retrain/nightly"
-SERVER, BRIDGE = "prefect-server", "bridge"
+SERVER, BRIDGE, SITE = "prefect-server", "bridge", "site"
 POOLS = ("cpu", "gpu")
 # Migrating a new database takes about 5 s, on a loaded machine several times that.
 START_SECONDS = 180.0
@@ -47,7 +47,9 @@ class LocalDeployment:
         self.own_server = named is None
         self.auth = secret_value(settings.up.auth) or prefect_api_auth()
         if self.own_server:
-            refuse_open_server(settings.up, self.auth)
+            refuse_open("RETRAIN_UP__HOST", settings.up.host, self.auth)
+        if settings.site.port:
+            refuse_open("RETRAIN_SITE__HOST", settings.site.host, secret_value(settings.up.auth))
         self.server = PrefectServer(named or settings.up.url, auth=self.auth if self.own_server else None)
         self.services = Supervisor(settings.home / "logs")
         self.slots = 0
@@ -59,6 +61,9 @@ class LocalDeployment:
         Raises:
             RetrainError: when a part does not start, with its name and its log.
         """
+        if port := self.settings.site.port:
+            hint = "by another `retrain site` or `retrain up`? change RETRAIN_SITE__PORT; 0: do not serve reports"
+            refuse_taken(self.settings.site.host, port, "RETRAIN_SITE__HOST", hint)
         if self.own_server:
             log.info("starting Prefect's server at %s", self.server.url.removesuffix("/api"))
             self._start_server()
@@ -72,6 +77,9 @@ class LocalDeployment:
         if self.settings.events.queue:
             environment = {**os.environ, "PREFECT_API_URL": self.server.url, **self._login()}
             self.services.start(BRIDGE, ["flows.cli", "notify", "--listen"], environment)
+        if self.settings.site.port:
+            # Not waited for: it reads the store, which may answer later; the other parts start without it too.
+            self.services.start(SITE, ["flows.cli", "site"], dict(os.environ))
         self._check()
         if self.own_server:
             self._resume_night()
@@ -84,6 +92,7 @@ class LocalDeployment:
         return {
             "prefect": self.server.url.removesuffix("/api"),
             "mlflow": page,
+            "site": f"{settings.site.base}/" if settings.site.base else "not served (RETRAIN_SITE__PORT is 0)",
             "reports": str(settings.home / "reports"),
             "logs": str(settings.home / "logs"),
             "next_night": self.next_night(),
@@ -107,7 +116,7 @@ class LocalDeployment:
 
     def stop(self) -> None:
         """Stop everything, the server last, since the interrupted runs are recorded on it."""
-        self.services.stop([*map(_worker, POOLS), BRIDGE], grace=3.0)
+        self.services.stop([*map(_worker, POOLS), BRIDGE, SITE], grace=3.0)
         self.services.end_all(but=[SERVER])
         if self.server_is_up:
             # Only on the server started here: on any other, other machines' runs are alive.
@@ -120,17 +129,8 @@ class LocalDeployment:
 
     def _start_server(self) -> None:
         host, port = self.settings.up.host, self.settings.up.port
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            # As the server itself does, so that a connection still closing does not block the port.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                problem, hint = f"cannot listen at {host} port {port}: {error.strerror}", "see RETRAIN_UP__HOST"
-                if error.errno == errno.EADDRINUSE:
-                    problem = f"port {port} is taken"
-                    hint = "by another Prefect server? set PREFECT_API_URL to use it, or change RETRAIN_UP__PORT"
-                raise UsageError(problem, hint) from None
+        hint = "by another Prefect server? set PREFECT_API_URL to use it, or change RETRAIN_UP__PORT"
+        refuse_taken(host, port, "RETRAIN_UP__HOST", hint)
         arguments = ["prefect", "server", "start", "--host", host, "--port", str(port)]
         service = self.services.start(SERVER, arguments, self._server_environment())
         self.services.wait(service, self.server.healthy, START_SECONDS)
@@ -201,17 +201,17 @@ class LocalDeployment:
             log.info("the night %s was interrupted: it resumes as run %s", runs[0]["name"], run["name"])
 
 
-def refuse_open_server(settings: UpSettings, auth: str | None) -> None:
-    """Refuse to start a server that other machines can reach without a password.
-
-    Raises:
-        UsageError: any client of Prefect's server can start runs, and read their logs.
-    """
-    if not is_loopback(settings.host) and not auth:
-        raise UsageError(
-            f"RETRAIN_UP__HOST is {settings.host}: other machines would reach Prefect's server without a password",
-            "set RETRAIN_UP__AUTH=user:password (or RETRAIN_UP__AUTH_FILE), or leave the host at 127.0.0.1",
-        )
+def refuse_taken(host: str, port: int, setting: str, hint: str) -> None:
+    """Raise UsageError where this machine cannot listen: with the host's ``setting``, or ``hint`` for a taken port."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the server itself does, so that a connection still closing does not block the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UsageError(f"port {port} is taken", hint) from None
+            raise UsageError(f"cannot listen at {host} port {port}: {error.strerror}", f"see {setting}") from None
 
 
 def _worker(pool: str) -> str:

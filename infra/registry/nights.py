@@ -8,18 +8,20 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from infra.registry.versions import with_link
+from infra.settings.groups import SiteSettings
 from validation.records import FieldReport, Night
 
 REPORT = "report.html"
 
 
-def log_night(client: Any, experiment: str, night: Night, page: bytes) -> None:
+def log_night(client: Any, experiment: str, night: Night, page: bytes, site: SiteSettings) -> None:
     """Log a night in its own run, unless a complete one exists."""
     runs = client.search_runs([experiment], f"tags.night = '{night.id}' and attributes.status = 'FINISHED'")
     if any(run.data.tags.get("decision", "") == (night.decision or "") for run in runs):
         return
     name = f"night {night.started_at:%Y-%m-%d} {night.verdict.value}"
-    run = client.create_run(experiment, run_name=name, tags=_tags(night)).info.run_id
+    run = client.create_run(experiment, run_name=name, tags=_tags(night, site)).info.run_id
     client.log_batch(run, metrics=_metrics(night))
     client.log_text(run, page.decode(), REPORT)
     client.log_text(run, night.model_dump_json(indent=2), "night.json")
@@ -27,7 +29,7 @@ def log_night(client: Any, experiment: str, night: Night, page: bytes) -> None:
     client.set_terminated(run)
 
 
-def _tags(night: Night) -> dict[str, str]:
+def _tags(night: Night, site: SiteSettings) -> dict[str, str]:
     values = {
         "night": night.id,
         "verdict": night.verdict.value,
@@ -37,7 +39,7 @@ def _tags(night: Night) -> dict[str, str]:
         "champion_before": night.champion_before,
         "champion_after": night.champion_after,
         "synthetic": str(night.synthetic).lower(),
-        "mlflow.note.content": night.sentence,
+        "mlflow.note.content": with_link(night.sentence, night.decision or "", site),
     }
     return {name: value for name, value in values.items() if value is not None}
 

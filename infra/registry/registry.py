@@ -33,7 +33,7 @@ from infra.registry.mlflow_client import (
 )
 from infra.registry.nights import field_tags, log_night
 from infra.registry.trainings import log_trainings
-from infra.registry.versions import EVIDENCE, log_version, tags_of
+from infra.registry.versions import CARD, EVIDENCE, log_version, tags_of, with_link
 from infra.settings.settings import Settings
 from infra.store.keys import CHALLENGER_ALIAS, CHAMPION_ALIAS, MODEL_NAME, OURS
 from validation.digest import sha256
@@ -70,7 +70,7 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         # SQLAlchemy would load another driver than psycopg2, which is the installed one.
         self.uri = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", settings.registry.get_secret_value())
-        self._store = settings.store
+        self._store, self._site = settings.store, settings.site
         silence_mlflow()
         # A server has its own place for files (--artifacts-destination); a database has none.
         self._artifacts = settings.registry_artifacts if is_database(self.uri) else None
@@ -168,9 +168,16 @@ class Registry:
         return self._call(read)
 
     def register(
-        self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None = None
+        self,
+        candidate: Candidate,
+        model: bytes,
+        decision: Decision,
+        evaluation: Evaluation | None = None,
+        card: str = "",
     ) -> ChampionRef:
-        """Register a candidate's model file and return its version; the champion is not changed.
+        """Register a candidate's model file, with its ``card`` beside it, and return its version.
+
+        The champion is not changed.
 
         A decision registers once: a night that was killed here finds its version again.
 
@@ -186,7 +193,7 @@ class Registry:
         versions = self._call(self._versions)
         version = next((version for version in versions if version.tags.get("decision") == decision.id), None)
         if version is None:
-            version = made = self._call(lambda: self._new_version(candidate, model, decision, evaluation))
+            version = made = self._call(lambda: self._new_version(candidate, model, decision, evaluation, card))
             # By itself: repeated after a passing failure, the call above would make another version.
             self._call(lambda: self._client.set_registered_model_alias(MODEL_NAME, CHALLENGER_ALIAS, str(made.version)))
         return _reference(version)
@@ -217,7 +224,7 @@ class Registry:
 
         What was promised of the champion and found since is in the tags of its version, and in the night's metrics.
         """
-        self._call(lambda: log_night(self._client, self._experiment(VERDICTS), night, page))
+        self._call(lambda: log_night(self._client, self._experiment(VERDICTS), night, page, self._site))
         if night.field is not None:
             version, tags = night.field.version, field_tags(night.field)
             known = self._call(lambda: self._client.get_model_version(MODEL_NAME, version).tags)
@@ -362,7 +369,7 @@ class Registry:
         return list(all_pages(self._client.search_model_versions, f"name='{MODEL_NAME}'"))
 
     def _new_version(
-        self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None
+        self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None, card: str
     ) -> Any:
         self._create_model(self._ledger_run())  # a model that was deleted on MLflow's page leaves the ledger
         experiment = self._experiment()
@@ -373,6 +380,10 @@ class Registry:
         mlflow = self._selected()
         with mlflow.start_run(experiment_id=experiment, run_name=name, tags={"decision": decision.id}):
             logged = log_version(mlflow, model, candidate, decision, evaluation)
+        if card:
+            with temporary_folder("card") as folder:
+                (folder / CARD).write_text(card, encoding="utf-8")
+                self._client.log_model_artifact(logged.model_id, str(folder / CARD))
         flush_files(self._client, logged.model_id, self._artifacts)
         # Last, when the run has ended: a version exists with everything it refers to, or not at all.
         return self._client.create_model_version(
@@ -381,7 +392,7 @@ class Registry:
             run_id=logged.run_id,
             model_id=logged.model_id,
             tags=tags_of(candidate, decision, self._store),
-            description=decision.sentence,
+            description=with_link(decision.sentence, decision.id, self._site),
         )
 
     def _selected(self) -> Any:

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from infra.provenance import code_revision
+from infra.report_server import page_address
 from infra.scoring.model_file import INPUT, MEMBERS, OUTPUT
+from infra.settings.groups import SiteSettings
 from infra.store.keys import report_key
 from validation.records import Candidate, Decision, Evaluation, Metrics
 from validation.redaction import mask
 
 EVIDENCE = "evidence"
+CARD = "README.md"
 
 
 def log_version(mlflow: Any, model: bytes, candidate: Candidate, decision: Decision, judged: Evaluation | None) -> Any:
@@ -42,6 +45,12 @@ def log_version(mlflow: Any, model: bytes, candidate: Candidate, decision: Decis
         save_as_external_data=False,
         pip_requirements=[f"{name}=={version(name)}" for name in ("onnxruntime", "numpy")],
     )
+
+
+def with_link(sentence: str, decision: str, site: SiteSettings) -> str:
+    """Return a sentence with a link to the report on its decision, in Markdown, as MLflow's pages show notes."""
+    address = page_address(site, report_key(decision))
+    return f"{sentence}\n\n[Report]({address})" if address else sentence
 
 
 def tags_of(candidate: Candidate, decision: Decision, store: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_va
 from pydantic_settings import NoDecode
 
 from infra.settings.secrets import SecretAddress
+from validation.errors import UsageError
 from validation.patients import FOLDS
 from validation.records import CLASSES
 from validation.redaction import holds_login
@@ -33,6 +34,43 @@ def without_login(value: str | None) -> str | None:
         raise ValueError("this address must not contain a password or token: it would be shown")
     urlsplit(value or "")  # a ValueError says what is wrong with it
     return value
+
+
+def _web_address(value: str | None) -> str | None:
+    """Return an address that a browser opens, without a final slash."""
+    parts = urlsplit(without_login(value) or "")
+    if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+        raise ValueError("expected the address of a site, for instance https://reports.example.org")
+    return value.rstrip("/") if value else None
+
+
+def ip_address(value: str) -> str:
+    """Return an IP address to serve on, which may be called localhost."""
+    if not is_loopback(value):
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            raise ValueError("expected an IP address, for instance 127.0.0.1, 0.0.0.0 or 192.168.1.10") from None
+    return value
+
+
+def refuse_open(setting: str, host: str, login: str | None) -> None:
+    """Refuse to serve other machines without a password.
+
+    Raises:
+        UsageError: a client of Prefect's server can start runs and read logs, a reader of reports sees patients' cells.
+    """
+    if not is_loopback(host) and not login:
+        raise UsageError(
+            f"{setting} is {host}: other machines would reach it without a password",
+            "set RETRAIN_UP__AUTH=user:password (or RETRAIN_UP__AUTH_FILE), or leave the host at 127.0.0.1",
+        )
+
+
+def reachable(host: str) -> str:
+    """Return how this machine's own processes write the host of a server that listens on ``host``."""
+    host = LOOPBACK if host in ("0.0.0.0", "localhost") else "::1" if host == "::" else host  # noqa: S104
+    return f"[{host}]" if ":" in host else host
 
 
 def well_formed(value: SecretAddress) -> SecretAddress:
@@ -87,15 +125,7 @@ class UpSettings(Rules):
     gpu_slots: int = Field(0, ge=0, description="concurrent trainings; 0: one per GPU, at least 1")
     train_on_workers: bool = Field(True, description="send trainings to the pool `gpu`, whatever `training.where` is")
 
-    @field_validator("host")
-    @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if not is_loopback(value):
-            try:
-                ipaddress.ip_address(value)
-            except ValueError:
-                raise ValueError("expected an IP address, for instance 127.0.0.1, 0.0.0.0 or 192.168.1.10") from None
-        return value
+    _is_an_address = field_validator("host")(ip_address)
 
     @field_validator("auth")
     @classmethod
@@ -117,8 +147,48 @@ class UpSettings(Rules):
     @property
     def url(self) -> str:
         """Address of the server for this machine's own processes."""
-        host = LOOPBACK if self.host in ("0.0.0.0", "localhost") else "::1" if self.host == "::" else self.host  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/api"
+        return f"http://{reachable(self.host)}:{self.port}/api"
+
+
+class SiteSettings(Rules):
+    """The site of all reports.
+
+    `retrain site` and `retrain up` serve it.
+    """
+
+    host: str = Field(LOOPBACK, min_length=1, description="IP address to serve it on; any but loopback needs `up.auth`")
+    port: int = Field(8765, ge=0, le=65_535, description="port to serve it on; 0: `retrain up` does not serve it")
+    address: Annotated[str | None, AfterValidator(_web_address)] = Field(
+        None,
+        description="its address as readers reach it, such as `https://reports.example.org`: links on Prefect's and "
+        "MLflow's pages and in alerts begin with it; default: host and port",
+    )
+
+    _is_an_address = field_validator("host")(ip_address)
+
+    @property
+    def base(self) -> str | None:
+        """Address that links to its pages begin with; None where it is served nowhere."""
+        return self.address or (f"http://{reachable(self.host)}:{self.port}" if self.port else None)
+
+
+class AboutSettings(Rules):
+    """What pages and model cards say about the model and its cells.
+
+    Free text; a page says what is not stated.
+    """
+
+    intended_use: str = Field(
+        "For sorting single, already segmented cells of thin blood films, and for people who check what it sorts.",
+        min_length=1,
+        description="what the model is for; that it is not a medical device is always said",
+    )
+    labelled_by: str = Field("", description="who labelled the cells, and how: the reference standard")
+    sites: str = Field("", description="where the films come from: clinics, years, stain, microscopes")
+    owner: str = Field("", description="who is responsible for the model")
+    licence: str = Field("", description="licence of the model file, such as `Apache-2.0`")
+    citation: str = Field("", description="how to cite the model, or the cells it is trained on")
+    told: str = Field("", description="who is told of a change of the champion, besides the alerts, and how")
 
 
 class AlertSettings(Rules):

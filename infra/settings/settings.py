@@ -27,11 +27,13 @@ from pydantic_settings.exceptions import SettingsError as Unparsable
 
 from infra.environment import CODE_ROOT, prefect_api_url
 from infra.settings.groups import (
+    AboutSettings,
     AlertSettings,
     ClassNames,
     EventSettings,
     Names,
     PruneSettings,
+    SiteSettings,
     TrainingSettings,
     UpSettings,
     WireSettings,
@@ -112,6 +114,8 @@ class Settings(BaseSettings):
     promotion: PromotionRules = PromotionRules()
     training: TrainingSettings = TrainingSettings()
     up: UpSettings = UpSettings()
+    site: SiteSettings = SiteSettings()
+    about: AboutSettings = AboutSettings()
     alerts: AlertSettings = AlertSettings()
     events: EventSettings = EventSettings()
     prune: PruneSettings = PruneSettings()

@@ -41,6 +41,9 @@ CANDIDATE_ASSET = "malaria://candidates/"
 CHAMPION_ASSET = "malaria://champion"
 REPORT_ASSET = "malaria://report"
 
+# Pages beside the reports, whose names are digests: the index of all, and the planned changes.
+INDEX, PLAN = "index", "planned-changes"
+
 # Files of file managers and of the official archive among images: counted, never fetched.
 JUNK_NAMES = frozenset({"thumbs.db", ".ds_store", "desktop.ini"})
 
@@ -97,13 +100,8 @@ def proposal_key(number: int, digest: str) -> str:
 
 
 def report_key(id_: str) -> str:
-    """Return the key of the report on a decision."""
+    """Return the key of the report on a decision, or of another page beside it."""
     return f"{OURS}reports/{id_}.html"
-
-
-def report_index_key() -> str:
-    """Return the key of the index of all reports."""
-    return f"{OURS}reports/index.html"
 
 
 def latest_key(name: str) -> str:

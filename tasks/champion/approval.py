@@ -9,12 +9,15 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from infra.prefect_api import form_address
 from infra.settings.settings import Settings
 from tasks.context import Context
 from validation.gate import GateResult
 from validation.records import ApprovalAnswer, ApprovalRequest, Decision, Verdict
 
 log = logging.getLogger(__name__)
+
+FORM = "approve/approval"
 
 
 def waits_for_person(settings: Settings) -> list[str]:
@@ -41,6 +44,7 @@ def request_approval(context: Context, decision: Decision) -> ApprovalRequest:
         sentence=decision.sentence,
         requested_at=now,
         expires_at=now + timedelta(hours=context.settings.promotion.approval_hours),
+        form=form_address(FORM, {"decision": decision.id}),
     )
     request = context.records.save_once(request, decision.id)
     log.warning(

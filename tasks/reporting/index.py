@@ -8,23 +8,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from markupsafe import Markup
 
 from infra.local.files import write_atomic
-from infra.store.keys import report_index_key
+from infra.store.keys import INDEX, PLAN, report_key
 from tasks.champion.approval import open_requests
 from tasks.champion.history import history
 from tasks.context import Context
 from tasks.nights import load_all, nights, undamaged
 from tasks.reporting.figures.trends import decisions_plot
+from tasks.reporting.format import count
 from tasks.reporting.page import page_environment
+from tasks.reporting.planned_changes import render_plan
 from tasks.reporting.words.headline import answered, index_headline, night_name
+from tasks.reporting.words.next_steps import form_of
 from validation.errors import RetrainError
 from validation.records import ApprovalAnswer, ApprovalRequest, Night, Promotion
 
@@ -40,11 +44,12 @@ class IndexRow:
 
 
 def build_site(context: Context) -> Path:
-    """Write the index of all decisions into the store and beside the reports on this machine; return its path."""
+    """Write index and planned changes into the store and beside this machine's reports; return the index's path."""
     page = render_index(entries(context), undamaged(partial(open_requests, context)) or ()).encode()
-    context.store.put(report_index_key(), page)
-    path = context.workspace.reports / "index.html"
-    write_atomic(path, page)
+    for name, content in {PLAN: render_plan(context.settings).encode(), INDEX: page}.items():
+        context.store.put(report_key(name), content)
+        path = context.workspace.reports / f"{name}.html"
+        write_atomic(path, content)
     return path
 
 
@@ -74,6 +79,17 @@ def entries(context: Context) -> list[IndexRow]:
     return [IndexRow(night, tuple(changes[decision])) for decision, night in latest.items()]
 
 
+def by_month(rows: list[IndexRow]) -> list[tuple[str, str, list[IndexRow]]]:
+    """Return the rows of each month, newest first, with its name and how its nights ended."""
+    months = []
+    for month, group in groupby(rows, key=lambda row: f"{row.night.started_at:%B %Y}"):
+        members = list(group)
+        ended = Counter(night_name(row.night) for row in members).most_common()
+        words = ", ".join(f"{amount} {name}" for name, amount in ended)
+        months.append((month, f"{count(len(members), 'decision')}: {words}", members))
+    return months
+
+
 def render_index(rows: list[IndexRow], waiting: Sequence[ApprovalRequest] = ()) -> str:
     """Return the index page, with what waits for a person first; the same rows give the same bytes."""
     nights = [row.night for row in rows]
@@ -85,6 +101,8 @@ def render_index(rows: list[IndexRow], waiting: Sequence[ApprovalRequest] = ()) 
         lead=index_headline(len(rows), champion),
         answered=answered,
         waiting=sorted(waiting, key=lambda request: request.expires_at),
+        form_of=form_of,
+        months=by_month(rows),
         chart=Markup(decisions_plot(nights[::-1])),  # noqa: S704 - numbers and dates
         verdicts=sorted({night_name(night) for night in nights}),
         field=next((night.field for night in nights if night.field and night.field.version == champion), None),

@@ -6,12 +6,17 @@ On Prefect's it is a markdown and a link artifact under fixed keys; each night a
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from infra.registry.registry import Registry
+from infra.report_server import page_address
 from infra.store.keys import report_key
+from tasks.champion.approval import open_request
 from tasks.context import Context
+from tasks.nights import undamaged
 from tasks.reporting.format import shorten
 from tasks.reporting.words.headline import SYNTHETIC, field_sentence, night_name
 from tasks.stage import stage
@@ -29,12 +34,25 @@ _ESCAPED = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[
 def publish_artifacts(context: Context, night: Night) -> None:
     """Show a night's verdict on Prefect's pages. A failure is logged and costs the night nothing."""
     try:
-        create_markdown_artifact(markdown(night), key=KEY, description=f"Verdict: {night.verdict.value}")
+        links = night_links(context, night)
+        create_markdown_artifact(markdown(night, links), key=KEY, description=f"Verdict: {night.verdict.value}")
         if night.decision is not None:
-            link = f"{mask(context.store.uri).rstrip('/')}/{report_key(night.decision)}"
-            create_link_artifact(link, link_text=f"Report {night.decision}", key=LINK_KEY)
+            create_link_artifact(links["page"], link_text=f"Report {night.decision}", key=LINK_KEY)
     except Exception as error:  # Prefect's server may be gone, or refuse: the report is in the store all the same
         log.warning("the verdict is not on Prefect's page: %s: %s", type(error).__name__, shorten(str(error), 200))
+
+
+def night_links(context: Context, night: Night) -> dict[str, str]:
+    """Return the address of a night's report (``page``), and of the form where it waits for an answer; empty for none.
+
+    Where the site of reports is served nowhere, a report's address is that in the store.
+    """
+    if night.decision is None:
+        return {"page": "", "form": ""}
+    key = report_key(night.decision)
+    page = page_address(context.settings.site, key) or f"{mask(context.store.uri).rstrip('/')}/{key}"
+    request = undamaged(partial(open_request, context, night.decision))
+    return {"page": page, "form": (request.form or "") if request is not None else ""}
 
 
 def note_in_registry(context: Context, night: Night, registry: Registry) -> None:
@@ -53,8 +71,8 @@ def note_in_registry(context: Context, night: Night, registry: Registry) -> None
         log.warning("tonight's trainings are not on MLflow's page: %s: %s", type(error).__name__, error)
 
 
-def markdown(night: Night) -> str:
-    """Return a night's verdict as Markdown; what comes from outside is plain text in it."""
+def markdown(night: Night, links: Mapping[str, str] | None = None) -> str:
+    """Return a night's verdict and its ``links`` as Markdown; what comes from outside is plain text in it."""
     lines = [f"## {night_name(night).capitalize()}", _text(night.sentence, 600), ""]
     if night.synthetic:
         lines += [f"**Synthetic cells. {SYNTHETIC}**", ""]
@@ -72,6 +90,9 @@ def markdown(night: Night) -> str:
     lines.append(f"Champion: {_text(night.champion_before or 'none')} → {_text(night.champion_after or 'none')}")
     if night.decision is not None:
         lines += ["", f"`retrain report {_text(night.decision)}`"]
+        names = {"page": "The report", "form": "Approve or reject"}
+        open_ones = {kind: link for kind, link in (links or {}).items() if link.startswith("http")}
+        lines += [f"\n[{names[kind]}]({link})" for kind, link in open_ones.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from infra.report_server import local_site
+from infra.report_server import report_site
 from validation.errors import StoreUnreachable, UsageError
 
 PAGES = {
@@ -30,7 +30,7 @@ def read(key: str) -> bytes | None:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with local_site(read, 0) as server:
+    with report_site(read, 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         with httpx.Client(
@@ -102,6 +102,36 @@ def test_a_store_that_does_not_answer_is_said(client: httpx.Client) -> None:
 
 
 def test_a_taken_port_says_what_to_do() -> None:
-    with local_site(read, 0) as server, pytest.raises(UsageError, match="cannot serve on port") as caught:
-        local_site(read, server.server_address[1]).__enter__()
+    with report_site(read, 0) as server, pytest.raises(UsageError, match="cannot serve on port") as caught:
+        report_site(read, server.server_address[1]).__enter__()
     assert "--port" in caught.value.hint
+
+
+def test_other_machines_need_the_login() -> None:
+    with pytest.raises(UsageError, match=r"RETRAIN_SITE__HOST is 0\.0\.0\.0"):
+        report_site(read, 0, host="0.0.0.0").__enter__()
+    with report_site(read, 0, host="0.0.0.0", login="reader:ä long one") as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        page = f"http://127.0.0.1:{server.server_address[1]}/reports/index.html"
+        headers = {"Host": "reports.example.org"}
+        asked = [httpx.get(page, headers=headers, auth=login, trust_env=False, timeout=120)
+                 for login in (None, ("reader", "wrong"), ("reader", "ä long one"))]  # fmt: skip
+        server.shutdown()
+        thread.join()
+    assert [answer.status_code for answer in asked] == [401, 401, 200]
+    assert asked[0].headers["www-authenticate"].startswith("Basic")
+
+
+def test_it_answers_to_the_name_that_the_settings_give_it() -> None:
+    with report_site(read, 0, names=["reports.example.org"]) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        page = f"http://127.0.0.1:{server.server_address[1]}/reports/index.html"
+        codes = [
+            httpx.get(page, headers={"Host": host}, trust_env=False, timeout=120).status_code
+            for host in ("reports.example.org", "evil.example")
+        ]
+        server.shutdown()
+        thread.join()
+    assert codes == [200, 403]

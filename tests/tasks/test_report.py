@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.registry.registry import Registry
-from infra.store.keys import record_key, report_index_key, report_key
+from infra.store.keys import INDEX, record_key, report_key
 from tasks.choose import prepare_contest
 from tasks.context import Context
 from tasks.decide import Evidence, decide
@@ -144,8 +144,10 @@ def test_an_answer_is_on_the_report_and_the_index(context: Context, night: Night
     answer = ApprovalAnswer(decision=night.decision, answer="reject", who="Ann", why="stain", at=NOON)
     context.records.save(answer, night.decision)
     show_answer(context, night.decision)
-    for key in (report_key(night.decision), report_index_key()):
-        assert b"Rejected by Ann" in context.store.get(key)
+    assert b"As of 2026-01-02 12:00 UTC: rejected by Ann, because: stain." in context.store.get(
+        report_key(night.decision)
+    )
+    assert b"Rejected by Ann" in context.store.get(report_key(INDEX))
 
 
 def test_an_answer_whose_report_cannot_be_built_stands(context: Context, caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,8 @@ def data_docs_page(results: Mapping[str, Any], *, title: str) -> bytes:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{_STYLE}</style></head>'
-        f"<body><main><h1>{escape(title)}</h1><p>Great Expectations' Data Docs: what was expected of tonight's "
+        f'<body><main><p><a href="../reports/index.html">All decisions</a></p>'
+        f"<h1>{escape(title)}</h1><p>Great Expectations' Data Docs: what was expected of tonight's "
         f"batch, and what was found.</p>{sections}</main></body></html>"
     ).encode()
 

@@ -60,7 +60,8 @@ def headline(r: ReportInputs) -> str:
 def approval_state(r: ReportInputs) -> str:
     """Return until when a decision waits for a person, and as of when that is so; or the answer."""
     if r.answer is not None:
-        return f"{answered(r.answer)}."
+        done, who = _ANSWERS[r.answer.answer].lower(), shorten(r.answer.who, 60)
+        return f"As of {when(r.answer.at)}: {done} by {who}, because: {shorten(r.answer.why, 160)}."
     if r.request is None:
         return ""
     return f"As of {when(r.night.finished_at)} it waits for a person, until {when(r.request.expires_at)}."

@@ -5,23 +5,30 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tasks.reporting.inputs import ReportInputs
-from validation.records import Verdict
+from validation.records import ApprovalRequest, Verdict
 
 
 class NextSteps(NamedTuple):
-    """A heading, a sentence, commands (what each does, and the line to type), and another decision to read, if any."""
+    """A heading, a sentence, commands (what each does, and the line to type); another decision to read, and a form."""
 
     heading: str
     sentence: str
     commands: tuple[tuple[str, str], ...]
     link_text: str = ""
     link: str | None = None
+    form: str | None = None
 
 
 _WHY = '--why "REASON"'
 _RUN = ("Run a night", "retrain run")
 _RUN_AGAIN = ("Then run the night again", "retrain run")
 _HISTORY = ("See every change of the champion", "retrain history")
+
+
+def form_of(request: ApprovalRequest | None) -> str | None:
+    """Return the address of a request's form on Prefect's page, if it is one of a web page: it comes from the store."""
+    form = (request.form if request is not None else None) or ""
+    return form if form.startswith(("http://", "https://")) else None
 
 
 def next_steps(r: ReportInputs) -> NextSteps:
@@ -62,6 +69,7 @@ def next_steps(r: ReportInputs) -> NextSteps:
                 ("Make the challenger champion", f"retrain approve {decision} {_WHY}"),
                 ("Keep the champion as it is", f"retrain reject {decision} {_WHY}"),
             ),
+            form=form_of(r.request),
         ),
         Verdict.CHAMPION_UNUSABLE: NextSteps(
             "What to do now",

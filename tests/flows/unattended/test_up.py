@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -108,6 +109,17 @@ def test_everything_is_there_and_ready(machine: Up) -> None:
     assert images == dict.fromkeys(images, "malaria/orchestration") | trainings
 
 
+def test_it_serves_the_reports_and_the_form_leads_to_them(machine: Up) -> None:
+    def served() -> str:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(machine.site, follow_redirects=True, trust_env=False, timeout=120).text
+        return ""
+
+    assert "Planned changes" in until(served)
+    approval = machine.server.deployment("approve/approval")
+    assert f"{machine.site}/reports/index.html" in approval["description"]
+
+
 def test_the_page_is_complete_and_calls_no_other_host(machine: Up) -> None:
     address = f"http://127.0.0.1:{machine.port}"
     page = httpx.get(address, follow_redirects=True, trust_env=False, timeout=120)
@@ -163,7 +175,8 @@ def test_a_night_by_hand_trains_on_the_gpu_pool_at_the_same_time_and_promotes(
     assert {member["device"] for record in records for member in record["members"]} == {"cpu"}
     alert = receiver.alert("promoted")
     assert alert["text"].startswith("malaria: promoted: ")
-    assert "report" in alert["text"]
+    decision = re.findall(rf"\(report: {machine.site}/reports/(\w+)\.html\)", alert["text"])[0]
+    assert httpx.get(f"{machine.site}/reports/{decision}.html", trust_env=False, timeout=120).status_code == 200
     assert receiver.paths == {f"/hook/{SECRET}"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from infra.prefect_server import free_port
 from infra.privacy import keep_files_private
 from infra.settings.groups import is_loopback
 from infra.settings.settings import Settings, load_settings
-from validation.errors import RetrainError, SettingsError
+from validation.errors import RetrainError, SettingsError, UsageError
 
 LOGIN = "operator:a-long-password"
 
@@ -32,6 +33,20 @@ def test_a_server_that_others_reach_is_refused_without_a_password(
     assert f"RETRAIN_UP__HOST is {host}" in shown
     assert "RETRAIN_UP__AUTH=user:password" in shown
     assert "Traceback" not in shown
+    assert not (home / "prefect").exists()
+
+
+def test_reports_that_others_reach_need_a_password_and_a_port_of_their_own(home: Path) -> None:
+    with pytest.raises(UsageError, match=r"RETRAIN_SITE__HOST is 0\.0\.0\.0"):
+        LocalDeployment(Settings(home=home, site={"host": "0.0.0.0"}))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        machine = LocalDeployment(Settings(home=home, site={"port": taken.getsockname()[1]}))
+        try:
+            with pytest.raises(UsageError, match="is taken") as caught:
+                machine.start()
+        finally:
+            machine.stop()
+    assert "RETRAIN_SITE__PORT" in caught.value.hint
     assert not (home / "prefect").exists()
 
 

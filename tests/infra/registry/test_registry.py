@@ -92,7 +92,8 @@ def test_the_same_decision_registers_once(registry: Registry) -> None:
 def test_a_version_tells_where_it_came_from(registry: Registry, home: Path) -> None:
     import mlflow
 
-    register(registry)
+    candidate, decision = made_up_candidate(GREEN_MODEL), made_up_decision("a" * 24)
+    registry.register(candidate, GREEN_MODEL, decision, card="---\nlibrary_name: onnx\n---\n")
     client = mlflow.MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
     version = client.get_model_version(MODEL_NAME, "1")
     assert version.tags["decision"] == "a" * 24
@@ -106,7 +107,10 @@ def test_a_version_tells_where_it_came_from(registry: Registry, home: Path) -> N
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", version.tags["code_revision"])
     assert version.tags["code_changed"] in ("true", "false", "unknown")
     assert version.tags["version.onnxruntime"] == importlib.metadata.version("onnxruntime")
-    assert version.description == "It was promoted"
+    page = f"http://127.0.0.1:8765/reports/{'a' * 24}.html"
+    assert version.description == f"It was promoted\n\n[Report]({page})"
+    card = mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/1/README.md")
+    assert Path(card).read_text() == "---\nlibrary_name: onnx\n---\n"
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["recipe.epochs"] == "2"
@@ -288,6 +292,8 @@ def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(regist
     folder = client.download_artifacts(run.info.run_id, "")
     assert (Path(folder) / "report.html").read_text() == "<p>the report</p>"
     assert Night.model_validate_json((Path(folder) / "night.json").read_text()) == night
+    page = f"http://127.0.0.1:8765/reports/{'d' * 24}.html"
+    assert run.data.tags["mlflow.note.content"] == f"The champion stays: no better\n\n[Report]({page})"
     # It is no version of the model, and no run that one comes from.
     assert registry.champion() is None
 

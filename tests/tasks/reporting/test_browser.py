@@ -13,6 +13,7 @@ import pytest
 
 from tasks.reporting.index import build_site
 from tasks.reporting.page import render_report
+from tests.fleet import until
 from tests.tasks.reporting import samples
 from tests.tasks.reporting.test_index import a_night, remembered
 from validation.records import Verdict
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.thorough
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-PAGES = ("promoted", "champion unusable", "nothing new", "index")
+PAGES = ("promoted", "champion unusable", "nothing new", "index", "planned changes")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         addresses[name] = path.as_uri()
     verdicts = enumerate(Verdict, start=1)
     context = remembered(folder / "home", *(a_night(number, verdict) for number, verdict in verdicts))
-    return addresses | {"index": build_site(context).as_uri()}
+    index = build_site(context)
+    return addresses | {"index": index.as_uri(), "planned changes": (index.parent / "planned-changes.html").as_uri()}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_no_page_uses_the_network_or_bars_a_reader(name: str, tab: Any, pages: d
 
 
 @pytest.mark.parametrize("width", [360, 820])
-@pytest.mark.parametrize("name", ["promoted", "index"])
+@pytest.mark.parametrize("name", ["promoted", "index", "planned changes"])
 def test_nothing_is_wider_than_the_screen(name: str, width: int, tab: Any, pages: dict[str, str]) -> None:
     tab.set_viewport_size({"width": width, "height": 740})
     tab.goto(pages[name])
@@ -123,14 +125,62 @@ def test_the_first_screen_holds_the_verdict_the_reason_and_the_command(tab: Any,
         assert tab.locator(name).bounding_box()["y"] < 900, name
 
 
-def test_it_is_half_as_long_as_it_was_and_unfolds(tab: Any, pages: dict[str, str]) -> None:
-    tab.set_viewport_size({"width": 1440, "height": 900})
+@pytest.mark.parametrize(("width", "was"), [(1440, 19_517), (820, 24_405), (390, 32_132)])
+def test_it_is_half_as_long_as_it_was(width: int, was: int, tab: Any, pages: dict[str, str]) -> None:
+    tab.set_viewport_size({"width": width, "height": 900})
     tab.goto(pages["promoted"])
-    assert tab.evaluate("document.documentElement.scrollHeight") < 10_000
+    assert tab.evaluate("document.documentElement.scrollHeight") < was / 2
+
+
+def test_what_is_folded_unfolds(tab: Any, pages: dict[str, str]) -> None:
+    tab.goto(pages["promoted"])
     settings = tab.locator("summary", has_text="Settings")
     assert not tab.get_by_text("RETRAIN_SEED").is_visible()
     settings.click()
     assert tab.get_by_text("RETRAIN_SEED").is_visible()
+
+
+def test_a_gallery_on_a_phone_is_a_strip_that_keys_scroll(tab: Any, pages: dict[str, str]) -> None:
+    tab.set_viewport_size({"width": 390, "height": 900})
+    tab.goto(pages["promoted"])
+    strip = tab.locator("ul.cells.gained").first
+    assert len({cell.bounding_box()["y"] for cell in strip.locator("li").all()}) == 1
+    assert strip.evaluate("e => e.scrollWidth > e.clientWidth")
+    strip.focus()
+    tab.keyboard.press("ArrowRight")
+    until(lambda: strip.evaluate("e => e.scrollLeft") > 0)
+
+
+def test_two_decisions_are_set_side_by_side_by_their_address(tab: Any, pages: dict[str, str], tmp_path: Path) -> None:
+    nights = (a_night(number, value=0.90 + number / 100) for number in (1, 2, 3))
+    address = build_site(remembered(tmp_path, *nights)).as_uri()
+    tab.goto(address)
+    side_by_side = tab.locator("#compared")
+    assert not side_by_side.is_visible()
+    tab.get_by_label("Compare 2026-01-05").check()
+    assert not side_by_side.is_visible()
+    tab.get_by_label("Compare 2026-01-03").check()
+
+    def shown() -> list[list[str]]:
+        return [row.inner_text().split("\t") for row in tab.locator("#side-by-side tr").all()]
+
+    head, *rows = shown()
+    assert [cell.split(" ")[0] for cell in head[1:3]] == ["2026-01-03", "2026-01-05"]
+    found = {row[0]: row[1:] for row in rows}
+    assert "night 1" in found["Verdict"][0]
+    assert found["Sensitivity"] == ["91.0% 90.0–92.0", "93.0% 92.0–94.0", "+2.0"]
+    assert found["AUC"][2] == "+0.020"
+    # Another reader of the same address sees the same.
+    shared = tab.url
+    tab.goto("about:blank")
+    tab.goto(shared)
+    assert shown() == [head, *rows]
+    # A third takes the place of the first.
+    tab.get_by_label("Compare 2026-01-04").check()
+    assert tab.locator(".index input:checked").count() == 2
+    tab.click("#close")
+    assert not side_by_side.is_visible()
+    assert "compare" not in tab.url
 
 
 def test_pictures_grow_where_a_reader_asks_for_it(tab: Any, pages: dict[str, str]) -> None:
@@ -163,7 +213,7 @@ def test_it_prints_on_few_pages_in_black_on_white(tab: Any, pages: dict[str, str
 
 def test_the_index_filters_by_verdict_and_text(tab: Any, pages: dict[str, str]) -> None:
     tab.goto(pages["index"])
-    rows = tab.locator(".index tbody tr:visible")
+    rows = tab.locator(".index tr[data-id]:visible")
     assert rows.count() == len(Verdict)
     tab.select_option("select[name=verdict]", "kept")
     assert rows.count() == 1
@@ -185,7 +235,7 @@ def test_the_index_filters_by_verdict_and_text(tab: Any, pages: dict[str, str]) 
 def test_a_year_of_nights_is_paged(tab: Any, tmp_path: Path) -> None:
     nights = (a_night(number, field=samples.field_report() if number == 119 else None) for number in range(1, 120))
     tab.goto(build_site(remembered(tmp_path, *nights)).as_uri())
-    rows = tab.locator(".index tbody tr:visible")
+    rows = tab.locator(".index tr[data-id]:visible")
     assert rows.count() == 50
     tab.click("#more")
     tab.click("#more")
@@ -197,7 +247,7 @@ def test_the_index_is_whole_without_its_script(browser: Any, pages: dict[str, st
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(pages["index"])
-    assert page.locator(".index tbody tr:visible").count() == len(Verdict)
+    assert page.locator(".index tr[data-id]:visible").count() == len(Verdict)
     assert not page.locator("#filters").is_visible()
     context.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.store.keys import history_key, record_key, report_index_key
+from infra.store.keys import INDEX, history_key, record_key, report_key
 from infra.store.memory import MemoryStore
 from tasks.champion.approval import request_approval
 from tasks.context import Context
@@ -19,7 +19,7 @@ from tests.builders import NOON, CountingStore, context_over, made_up_decision
 from tests.tasks.reporting.samples import field_report
 from tests.tasks.reporting.test_page import HOSTILE, text_of
 from tests.tasks.test_report import night_of
-from validation.records import ApprovalAnswer, Interval, Night, Promotion, Verdict
+from validation.records import ApprovalAnswer, ApprovalRequest, Interval, Night, Promotion, Verdict
 
 pytestmark = pytest.mark.thorough
 
@@ -43,7 +43,7 @@ def test_all_decisions_are_listed_newest_first_with_their_numbers(tmp_path: Path
     context = remembered(tmp_path, a_night(2, value=0.961), a_night(1, Verdict.PROMOTED), a_night(3, metrics={}))
     path = build_site(context)
     page = path.read_text()
-    assert context.store.get(report_index_key()) == path.read_bytes()
+    assert context.store.get(report_key(INDEX)) == path.read_bytes()
     assert path.parent == context.workspace.reports
     assert [e.night.sentence for e in entries(context)] == ["night 3", "night 2", "night 1"]
     assert re.findall(r'href="(d\d[^"]*)"', page) == [f"{f'd{n}' * 6}.html" for n in (3, 2, 1)]
@@ -84,6 +84,13 @@ def test_what_waits_for_a_person_comes_first(tmp_path: Path) -> None:
     assert text.index("Waiting for you: 2") < text.index("Decisions, newest first")
     assert f"decision {'d1' * 6}" in text
     assert f"decision {'d3' * 6}" not in text
+    forms = {"d1": "http://127.0.0.1:4200/deployments/deployment/x/run", "d2": "javascript:alert(1)"}
+    for name, form in forms.items():
+        stored = context.records.load(ApprovalRequest, name * 6)
+        context.records.save(stored.model_copy(update={"form": form}), stored.decision)
+    page = build_site(context).read_text()
+    assert f'<a href="{forms["d1"]}">' in page
+    assert "javascript:" not in page
     assert "Rejected by Ann, 2026-01-02 12:00 UTC: stain" in text
 
 
@@ -101,6 +108,15 @@ def test_later_changes_are_shown_with_the_decision(tmp_path: Path) -> None:
 def test_of_two_nights_with_one_decision_the_last_counts(tmp_path: Path) -> None:
     again = a_night(1, sentence="again", id="later", started_at=NOON + timedelta(days=5))
     assert [e.night.sentence for e in entries(remembered(tmp_path, a_night(1), again))] == ["again"]
+
+
+def test_decisions_are_grouped_by_month_with_how_they_ended(tmp_path: Path) -> None:
+    nights = [a_night(n, Verdict.PROMOTED if n == 30 else Verdict.KEPT, champion_before="1") for n in (28, 30, 31, 60)]
+    text = text_of(build_site(remembered(tmp_path, *nights)).read_text())
+    assert "March 2026 1 decision: 1 kept" in text
+    assert "February 2026 1 decision: 1 kept" in text
+    assert "January 2026 2 decisions: 1 promoted, 1 kept" in text
+    assert text.index("March 2026") < text.index("February 2026") < text.index("January 2026")
 
 
 def test_a_damaged_record_hides_no_other(tmp_path: Path) -> None:

@@ -576,19 +576,34 @@ def awaiting(**found: Any) -> ReportInputs:
         decision=made.decision.id, challenger="a" * 64, champion=CHAMPION, sentence="It is better", requested_at=end,
         expires_at=end + timedelta(hours=72),
     )  # fmt: skip
-    return replace(made, request=request, **found)
+    return replace(made, **{"request": request, **found})
 
 
-def test_a_decision_that_waits_says_as_of_when_and_until_when() -> None:
+def test_a_decision_that_waits_says_as_of_when_and_until_when_and_links_its_form() -> None:
     text = text_of(render_report(awaiting()))
+    assert "Open the form" not in text
+    request = awaiting().request
+    assert request is not None
+    for form, is_link in (("https://prefect.example.org/run?a=1&b=2", True), ("javascript:alert(1)", False)):
+        page = render_report(awaiting(request=request.model_copy(update={"form": form})))
+        assert (f'<a href="{escape(form)}">Open the form</a>' in page) is is_link
+        assert ("javascript:" in page) is False
     assert "As of 2026-03-14 02:22 UTC it waits for a person, until 2026-03-17 02:22 UTC" in text
 
 
 @pytest.mark.parametrize(
     ("reply", "facts", "wrong"),
     [
-        ("approve", ["Approved by Ann", "it became champion", "retrain rollback", "was approved"], "Nothing changes"),
-        ("reject", ["Rejected by Ann", "Version 7 stays champion", "Nothing changes", "retrain promote"], "rollback"),
+        (
+            "approve",
+            ["approved by Ann, because: ok", "it became champion", "retrain rollback", "was approved"],
+            "Nothing changes",
+        ),
+        (
+            "reject",
+            ["rejected by Ann, because: ok", "Version 7 stays champion", "Nothing changes", "retrain promote"],
+            "rollback",
+        ),
     ],
 )
 def test_an_answered_decision_shows_its_answer_and_asks_for_none(reply: Any, facts: list[str], wrong: str) -> None:
@@ -596,7 +611,7 @@ def test_an_answered_decision_shows_its_answer_and_asks_for_none(reply: Any, fac
     text = text_of(
         render_report(awaiting(answer=ApprovalAnswer(decision="d", answer=reply, who="Ann", why="ok", at=at)))
     )
-    for fact in (*facts, "2026-03-14 02:22 UTC: ok", "left to a person"):
+    for fact in (*facts, "As of 2026-03-14 02:22 UTC", "left to a person"):
         assert fact in text
     for words in (wrong, "retrain approve", "must now", "until a person", "if approved"):
         assert words not in text[: text.index("Conditions of a promotion")]

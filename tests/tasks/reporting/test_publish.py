@@ -7,13 +7,16 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from infra.settings.groups import SiteSettings
 from infra.store.keys import report_key
-from tasks.reporting.publish import KEY, LINK_KEY, markdown, note_in_registry, publish_artifacts
+from tasks.champion.approval import request_approval
+from tasks.reporting.publish import KEY, LINK_KEY, markdown, night_links, note_in_registry, publish_artifacts
 from tests import ROOT
 from tests.builders import (
     CountingStore,
@@ -63,7 +66,7 @@ def test_each_night_is_another_version_under_one_key(prefect_url: str, tmp_path:
         == before + 2
     )
     link = httpx.get(f"{prefect_url}/artifacts/{LINK_KEY}/latest", trust_env=False, timeout=120).json()
-    assert f"retraining/reports/{'d2' * 6}.html" in link["data"]
+    assert f"http://127.0.0.1:8765/reports/{'d2' * 6}.html" in link["data"]
 
 
 @pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")
@@ -112,6 +115,25 @@ def test_a_first_champion_and_the_field_are_named() -> None:
     shown = markdown(a_night(1, Verdict.PROMOTED, field=field_report("sensitivity")))
     assert "## First champion" in shown
     assert "sensitivity of version 7 cannot be what was promised" in shown
+
+
+def test_links_lead_to_the_report_where_it_is_served_and_to_the_form(tmp_path: Path) -> None:
+    night = a_night(1, Verdict.AWAITING_APPROVAL)
+    decision = made_up_decision(night.decision or "", verdict=Verdict.AWAITING_APPROVAL)
+    context = context_over(CountingStore(), tmp_path)
+    served = request_approval(context, decision).model_copy(update={"form": "https://prefect.example.org/x/run?p=1"})
+    assert night_links(context, night) == {"page": f"http://127.0.0.1:8765/reports/{night.decision}.html", "form": ""}
+    context.records.save(served, decision.id)
+    site = SiteSettings(address="https://reports.example.org/")
+    named = replace(context, settings=context.settings.model_copy(update={"site": site}))
+    links = night_links(named, night)
+    assert links == {"page": f"https://reports.example.org/reports/{night.decision}.html", "form": served.form}
+    assert f"[The report]({links['page']})" in markdown(night, links)
+    assert f"[Approve or reject]({links['form']})" in markdown(night, links)
+    off = replace(context, settings=context.settings.model_copy(update={"site": SiteSettings(port=0)}))
+    page = night_links(off, night)["page"]
+    assert page.endswith(f"/retraining/reports/{night.decision}.html")
+    assert "The report" not in markdown(night, night_links(off, night))
 
 
 def test_the_numbers_are_in_a_table() -> None:

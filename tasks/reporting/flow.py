@@ -1,0 +1,98 @@
+"""What became of the images (STARD 2015, its flow diagram), and what is stated of the model and its cells. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rich.filesize import decimal
+
+from infra.settings.groups import AboutSettings
+from tasks.reporting.format import count, shorten
+from tasks.reporting.inputs import ReportInputs
+from validation.records import NEGATIVE, POSITIVE, CellCount, Metrics, ValidationResult
+
+# What the settings state, by the words for it.
+ABOUT = {
+    "labelled_by": "Labelled by",
+    "sites": "Sites",
+    "owner": "Owner",
+    "licence": "Licence",
+    "citation": "How to cite",
+}
+
+
+class Step(NamedTuple):
+    """One box of the flow: how many, of what, in more words; and what leaves it before the next box."""
+
+    amount: str
+    what: str
+    more: str = ""
+    leaves: tuple[str, ...] = ()
+
+
+def steps(r: ReportInputs) -> list[Step]:
+    """Return the flow from the images found to the calls of the judged ones, as far as the night came."""
+    found, checked, e = r.snapshot, r.validation, r.evaluation
+    classes = ", ".join(f"{shorten(name, 40)} {amount:,}" for name, amount in found.by_class.items())
+    changes = f"{found.new:,} new, {found.gone:,} gone since the snapshot before"
+    flow = [
+        Step(
+            f"{found.objects:,}",
+            "labelled images found",
+            f"{decimal(found.bytes)}; {count(found.patients, 'patient')}. {classes}. {changes}.",
+            _set_aside(checked),
+        ),
+        Step(f"{checked.accepted:,}", f"accepted, of {count(checked.patients, 'patient')}"),
+    ]
+    if r.split is None:
+        return [*flow, Step("None", "trained on", "The night did not get that far.")]
+    if r.split.crossed:
+        flow[1] = flow[1]._replace(leaves=(f"{r.split.crossed:,} filed under another patient before: left out",))
+    alone, judging = r.split.without_patient, r.split.judging
+    unjudged: tuple[str, ...] = (f"{count(alone, 'image')} with no patient: trained on, never judged",) if alone else ()
+    if e is not None and e.unjudged:
+        unjudged += (e.unjudged,)
+    named = f", {judging.cells:,} of them of {count(judging.patients, 'patient')}" if alone else f", {_of(judging)}"
+    members = "Each member of a CNN is trained without the patients that it judges."
+    trained = Step(f"{judging.cells + alone:,}", f"trained on{named}", members, unjudged)
+    if e is None:
+        return [*flow, trained, Step("None", "judged", "No look was taken.")]
+    m = e.challenger_metrics
+    judged = CellCount(patients=m.patients, positive=m.tp + m.fn, negative=m.tn + m.fp)
+    return [*flow, trained, Step(f"{m.cells:,}", f"judged, {_of(judged)}", _calls(m))]
+
+
+def _set_aside(checked: ValidationResult) -> tuple[str, ...]:
+    """Return how many images were rejected, by reason; a reason's severity is that of its examples."""
+    if not checked.rejected:
+        return ()
+    reasons = {example.reason for example in checked.examples if example.severity != "warn"}
+    amounts = sorted(((n, reason) for reason, n in checked.reasons.items() if reason in reasons), reverse=True)
+    words = ", ".join(f"{shorten(reason, 40)} {amount:,}" for amount, reason in amounts)
+    several = " (some for several reasons)" if sum(amount for amount, _ in amounts) > checked.rejected else ""
+    return (f"{checked.rejected:,} set aside{several}: {words}" if words else f"{checked.rejected:,} set aside",)
+
+
+def _of(cells: CellCount) -> str:
+    parts = f"{cells.positive:,} {POSITIVE}, {cells.negative:,} {NEGATIVE}"
+    return f"{parts}, of {count(cells.patients, 'patient')}"
+
+
+def _calls(m: Metrics) -> str:
+    return (
+        f"The challenger called {m.tp + m.fp:,} infected ({m.fp:,} wrongly) and {m.tn + m.fn:,} uninfected "
+        f"({m.fn:,} wrongly)."
+    )
+
+
+def intended_use(settings: Mapping[str, str]) -> str:
+    """Return what the model is for, by a night's recorded settings."""
+    stated = settings.get("about.intended_use") or str(AboutSettings.model_fields["intended_use"].default)
+    return stated.strip().rstrip(".") + "."
+
+
+def stated(settings: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return what a night's recorded settings state of the model and its cells, and what they do not."""
+    known = {words: text for name, words in ABOUT.items() if (text := settings.get(f"about.{name}", "").strip())}
+    return known, [words for words in ABOUT.values() if words not in known]
