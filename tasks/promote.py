@@ -17,6 +17,7 @@ from tasks.context import Context
 from tasks.judging.evidence import verify_sealed
 from tasks.judging.verdict import verdict_of
 from tasks.models import model_names
+from tasks.reporting.model_card import model_card
 from tasks.stage import stage
 from validation.errors import NotReproduced, ObjectMissing
 from validation.records import Candidate, ChampionRef, Decision, Evaluation, Verdict
@@ -80,7 +81,8 @@ def register_and_try(
             f"files of challengers that were never registered are removed after {rules.models_days:g} days and "
             f"{rules.models_nights} nights (prune.models_days, prune.models_nights); run a night to train again",
         ) from error
-    reference = registry.register(challenger, model, decision, evaluation)
+    card = model_card(challenger, decision, evaluation, context.settings.printable())
+    reference = registry.register(challenger, model, decision, evaluation, card)
     return reference, reproduce(context, registry, reference, decision, strict=strict), evaluation
 
 
