@@ -164,6 +164,8 @@ def test_the_link_to_the_data_docs_leads_to_them(context: Context, night: Night)
     assert key is not None
     assert docs.read_bytes() == context.store.get(key)
     assert validation in docs.read_text()
+    (back,) = re.findall(r'href="([^"]+)"', docs.read_text())
+    assert (docs.parent / back).resolve() == (path.parent / "index.html").resolve()
 
 
 def of_version_0_1(context: Context, decision: str) -> None:

@@ -111,7 +111,7 @@ def test_of_two_nights_with_one_decision_the_last_counts(tmp_path: Path) -> None
 
 
 def test_decisions_are_grouped_by_month_with_how_they_ended(tmp_path: Path) -> None:
-    nights = [a_night(n, Verdict.PROMOTED if n == 30 else Verdict.KEPT, champion_before="1") for n in (28, 30, 31, 60)]
+    nights = [a_night(n, Verdict.PROMOTED if n == 28 else Verdict.KEPT, champion_before="1") for n in (27, 28, 30, 60)]
     text = text_of(build_site(remembered(tmp_path, *nights)).read_text())
     assert "March 2026 1 decision: 1 kept" in text
     assert "February 2026 1 decision: 1 kept" in text

@@ -35,7 +35,6 @@ def test_each_rule_is_that_of_the_settings(tmp_path: Path) -> None:
     assert "without a person" in text
     assert "A webhook (none is set)" in text
     assert "Not stated (setting about.told)" in text
-    assert "RETRAIN" not in text
     other = plan(
         tmp_path,
         gate={"sensitivity_margin": 0.02, "reference": "4", "looks": 12},
