@@ -87,9 +87,9 @@ def _calls(m: Metrics) -> str:
 
 
 def intended_use(settings: Mapping[str, str]) -> str:
-    """Return what the model is for, by a night's recorded settings."""
+    """Return what the model is for, by a night's recorded settings, and what it is never for."""
     stated = settings.get("about.intended_use") or str(AboutSettings.model_fields["intended_use"].default)
-    return stated.strip().rstrip(".") + "."
+    return f"{stated.strip().rstrip('.')}. Not a medical device. It does not decide whether a patient has malaria."
 
 
 def stated(settings: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -13,9 +13,8 @@ import yaml
 from infra.store.keys import MODEL_NAME
 from tasks.reporting.flow import intended_use, stated
 from tasks.reporting.format import METRICS, number
+from tasks.reporting.words.headline import SYNTHETIC
 from validation.records import NEGATIVE, POSITIVE, Candidate, Decision, Evaluation, Interval
-
-SYNTHETIC = "Trained on synthetic cells: not a diagnostic model. No figure here says anything about real blood films."
 
 
 def model_card(
@@ -27,9 +26,9 @@ def model_card(
     shape = f"uint8 [n, {candidate.side}, {candidate.side}, 3], RGB"
     lines = [
         f"# {MODEL_NAME}: {candidate.model}, {len(candidate.members)} members",
-        *([f"**{SYNTHETIC}**"] if decision.synthetic else []),
+        *([f"**Trained on synthetic cells. {SYNTHETIC}**"] if decision.synthetic else []),
         "## Intended use and limits",
-        f"{intended_use(settings)} Not a medical device. It does not decide whether a patient has malaria.",
+        intended_use(settings),
         "## Use",
         f"`models:/{MODEL_NAME}@champion`, or the ONNX file beside this card. In: `images`, {shape}. Out: "
         f"`probability`, that of {POSITIVE}, and each member's. Infected: from {candidate.threshold!r} on.",
