@@ -61,9 +61,12 @@ class LocalDeployment:
         Raises:
             RetrainError: when a part does not start, with its name and its log.
         """
-        if port := self.settings.site.port:
-            hint = "by another `retrain site` or `retrain up`? change RETRAIN_SITE__PORT; 0: do not serve reports"
-            refuse_taken(self.settings.site.host, port, "RETRAIN_SITE__HOST", hint)
+        site = self.settings.site
+        if site.port and (error := why_not_listen(site.host, site.port)):
+            raise UsageError(
+                f"cannot serve the reports at {site.host} port {site.port}: {error.strerror}",
+                "change RETRAIN_SITE__HOST or RETRAIN_SITE__PORT; with port 0 they are not served",
+            )
         if self.own_server:
             log.info("starting Prefect's server at %s", self.server.url.removesuffix("/api"))
             self._start_server()
@@ -129,8 +132,12 @@ class LocalDeployment:
 
     def _start_server(self) -> None:
         host, port = self.settings.up.host, self.settings.up.port
-        hint = "by another Prefect server? set PREFECT_API_URL to use it, or change RETRAIN_UP__PORT"
-        refuse_taken(host, port, "RETRAIN_UP__HOST", hint)
+        if error := why_not_listen(host, port):
+            problem, hint = f"cannot listen at {host} port {port}: {error.strerror}", "see RETRAIN_UP__HOST"
+            if error.errno == errno.EADDRINUSE:
+                problem = f"port {port} is taken"
+                hint = "by another Prefect server? set PREFECT_API_URL to use it, or change RETRAIN_UP__PORT"
+            raise UsageError(problem, hint)
         arguments = ["prefect", "server", "start", "--host", host, "--port", str(port)]
         service = self.services.start(SERVER, arguments, self._server_environment())
         self.services.wait(service, self.server.healthy, START_SECONDS)
@@ -201,17 +208,16 @@ class LocalDeployment:
             log.info("the night %s was interrupted: it resumes as run %s", runs[0]["name"], run["name"])
 
 
-def refuse_taken(host: str, port: int, setting: str, hint: str) -> None:
-    """Raise UsageError where this machine cannot listen: with the host's ``setting``, or ``hint`` for a taken port."""
+def why_not_listen(host: str, port: int) -> OSError | None:
+    """Return why this machine cannot listen at a host and port, or None."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # As the server itself does, so that a connection still closing does not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise UsageError(f"port {port} is taken", hint) from None
-            raise UsageError(f"cannot listen at {host} port {port}: {error.strerror}", f"see {setting}") from None
+            return error
+    return None
 
 
 def _worker(pool: str) -> str:

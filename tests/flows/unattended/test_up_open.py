@@ -42,11 +42,10 @@ def test_reports_that_others_reach_need_a_password_and_a_port_of_their_own(home:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         machine = LocalDeployment(Settings(home=home, site={"port": taken.getsockname()[1]}))
         try:
-            with pytest.raises(UsageError, match="is taken") as caught:
+            with pytest.raises(UsageError, match="cannot serve the reports"):
                 machine.start()
         finally:
             machine.stop()
-    assert "RETRAIN_SITE__PORT" in caught.value.hint
     assert not (home / "prefect").exists()
 
 
