@@ -134,8 +134,14 @@ class WatchedRegistry(Registry):
         return self._version(version).evaluation if name == "evaluation" else None
 
     def register(
-        self, candidate: Candidate, model: bytes, decision: Decision, evaluation: Evaluation | None = None
+        self,
+        candidate: Candidate,
+        model: bytes,
+        decision: Decision,
+        evaluation: Evaluation | None = None,
+        card: str = "",
     ) -> ChampionRef:
+        del card
         if sha256(model) != candidate.model_sha256:
             raise ModelFileInvalid("not the candidate's file")
         self._step()

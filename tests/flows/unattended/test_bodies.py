@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from tests.flows.unattended.services import SERVICES, TOKEN, services
 
 pytestmark = pytest.mark.thorough
 
+PAGE, FORM = "https://reports.example.org/reports/d.html", "https://prefect.example.org/run?parameters=%7B%22a%22%7D"
 BLOCK = "6f1c6c9e-9df8-4f8c-8a9e-3c0d5d7d7d7d"
 NASTY = 'it said "why" {{ 1 / 0 }} <!channel> & \\ {% endset %}\nand <b>more</b>'
 
@@ -43,6 +45,24 @@ def test_every_alert_is_accepted_with_any_words(service: str) -> None:
         automation["name"].removeprefix("malaria: ") for automation in found
     ]
     assert sum(NASTY in text for text in texts) == len(found) - 1  # a night that did not come has no words of its own
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"page": PAGE, "form": FORM, "report": "/home/d.html"}, f"It waits (report: {PAGE}; answer: {FORM})"),
+        ({"page": PAGE, "form": "", "report": "/home/d.html"}, f"It waits (report: {PAGE})"),
+        # An event of an earlier version, and a night without a decision.
+        ({"report": "/home/d.html"}, "It waits (report: /home/d.html)"),
+        ({"page": "", "form": "", "report": None}, "It waits (report: none)"),
+    ],
+)
+def test_an_alert_of_a_night_links_its_report_and_the_form(payload: dict[str, str], said: str) -> None:
+    found = {one.name: as_json(one) for one in definitions(settings("json"), BLOCK)}
+    template = found["malaria: awaiting approval"]["actions"][-1]["payload"]
+    event = {"payload": {"sentence": "It waits", **payload}}
+    shown = json.loads(ImmutableSandboxedEnvironment(autoescape=False).from_string(template).render(event=event))
+    assert shown == {"alert": "awaiting approval", "text": f"malaria: awaiting approval: {said}"}
 
 
 def test_without_a_webhook_an_alert_only_shows_on_the_page() -> None:
