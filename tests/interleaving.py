@@ -28,6 +28,7 @@ from infra.registry.registry import Registry
 from infra.store.keys import OURS, record_key
 from infra.store.memory import MemoryStore
 from tasks.champion.history import ENTRY, history, reconcile_champion, untouched_history
+from tasks.combine import combine_tasks
 from tasks.commands.answer_approval import answer
 from tasks.commands.rollback import override, rollback
 from tasks.context import Context
@@ -259,6 +260,7 @@ def quiet_world(folder: Path) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in vars(retrain) if name.endswith("_task")]:
             patch.setattr(retrain, name, getattr(retrain, name).fn)
+        patch.setattr(retrain, "combine_tasks", {model: task.fn for model, task in combine_tasks.items()})
         patch.setattr(retrain, "publish_task", lambda *_: None)  # it needs Prefect's server
         patch.setattr("tasks.intake.import_cells._WORKERS", 1)
         patch.setattr("tasks.judging.assignments.LONGEST_WAIT_SECONDS", 0.0)
