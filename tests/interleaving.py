@@ -28,7 +28,6 @@ from infra.registry.registry import Registry
 from infra.store.keys import OURS, record_key
 from infra.store.memory import MemoryStore
 from tasks.champion.history import ENTRY, history, reconcile_champion, untouched_history
-from tasks.combine import combine_tasks
 from tasks.commands.answer_approval import answer
 from tasks.commands.rollback import override, rollback
 from tasks.context import Context
@@ -38,6 +37,7 @@ from tasks.judging.ledger import read_ledger
 from tasks.nights import load_all
 from tasks.pruning.prune import prune
 from tests.builders import GREEN, RED, channel_member, context_over, leave_finished_training, plain_cells, with_settings
+from tests.stages import plain_stages
 from validation.digest import digest, sha256
 from validation.errors import ModelFileInvalid, RetrainError, UsageError
 from validation.records import (
@@ -258,10 +258,7 @@ class World:
 def quiet_world(folder: Path) -> Iterator[World]:
     """A world with two champions behind it, a challenger that waits for a person, and cells for tonight."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in vars(retrain) if name.endswith("_task")]:
-            patch.setattr(retrain, name, getattr(retrain, name).fn)
-        patch.setattr(retrain, "combine_tasks", {model: task.fn for model, task in combine_tasks.items()})
-        patch.setattr(retrain, "publish_task", lambda *_: None)  # it needs Prefect's server
+        plain_stages(patch)
         patch.setattr("tasks.intake.import_cells._WORKERS", 1)
         patch.setattr("tasks.judging.assignments.LONGEST_WAIT_SECONDS", 0.0)
         # A process of its own for each would take longer than all the rest.

@@ -20,6 +20,7 @@ from tasks.pull import pull
 from tasks.report import report
 from tasks.reporting.index import build_site
 from tests.builders import RED, channel_member, folder_context, leave_finished_trainings, plain_cells, prepare
+from tests.stages import plain_stages
 from validation.errors import RetrainError
 from validation.records import Candidate, Night, Split, Start, Verdict
 
@@ -36,9 +37,7 @@ KINDS = (
 @pytest.fixture(autouse=True)
 def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations: None) -> None:
     """Outside a flow a Prefect task would start a server; the plain functions do the same."""
-    for name in [name for name in vars(retrain) if name.endswith("_task")]:
-        monkeypatch.setattr(retrain, name, getattr(retrain, name).fn)
-    monkeypatch.setattr(retrain, "publish_task", lambda *_: None)  # it needs Prefect's server
+    plain_stages(monkeypatch)
 
 
 @pytest.fixture
@@ -97,7 +96,10 @@ def test_what_a_night_left_is_made_again_when_it_is_damaged(context: Context, ca
         assert all(Path(key).name.partition(".")[0] in caplog.text for key in damaged), (kind, suffix)
         assert again.champion_after == "1"
         assert (again.verdict, again.decision) == (first.verdict, first.decision), kind
-        assert contents(context) == whole, (kind, suffix)
+        found = contents(context)
+        # Without a start, what is prepared above is for the champion of now, and is there too.
+        assert {key: found.get(key) for key in whole} == whole, (kind, suffix)
+        assert found.keys() == whole.keys() or kind == "starts"
     # The first promotion: one look, one entry and its proposal.
     assert (len(keys(context, "looks")), len(keys(context, "history"))) == (1, 2)
     assert retrain.run_night(context).verdict is Verdict.NOTHING_NEW

@@ -23,6 +23,7 @@ from tasks.context import Context
 from tasks.judging.ledger import read_ledger
 from tests import ROOT
 from tests.builders import RED, channel_member, folder_context, leave_finished_trainings, plain_cells, prepare
+from tests.stages import plain_stages
 from validation.records import Decision, Night, Split
 
 pytestmark = pytest.mark.thorough
@@ -36,9 +37,7 @@ JUMPING = [timedelta(0), timedelta(days=-3650), timedelta(hours=1)]
 @pytest.fixture(autouse=True)
 def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations: None) -> None:
     """Outside a flow a Prefect task would start a server."""
-    for name in [name for name in vars(retrain) if name.endswith("_task")]:
-        monkeypatch.setattr(retrain, name, getattr(retrain, name).fn)
-    monkeypatch.setattr(retrain, "publish_task", lambda *_: None)
+    plain_stages(monkeypatch)
 
 
 def set_clock(patch: pytest.MonkeyPatch, wrong_by: timedelta) -> None:

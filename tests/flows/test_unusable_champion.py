@@ -12,6 +12,7 @@ from infra.registry.registry import Registry
 from infra.store.folder import FolderStore
 from tasks.context import Context
 from tests.builders import RED, channel_member, folder_context, leave_finished_trainings, plain_cells, prepare
+from tests.stages import plain_stages
 from validation.records import Decision, Night, Verdict
 
 pytestmark = pytest.mark.thorough
@@ -20,9 +21,7 @@ pytestmark = pytest.mark.thorough
 @pytest.fixture(autouse=True)
 def stages_are_plain_functions(monkeypatch: pytest.MonkeyPatch, no_expectations: None) -> None:
     """Outside a flow a Prefect task would start a server; the plain functions do the same."""
-    for name in [name for name in vars(retrain) if name.endswith("_task")]:
-        monkeypatch.setattr(retrain, name, getattr(retrain, name).fn)
-    monkeypatch.setattr(retrain, "publish_task", lambda *_: None)  # it needs Prefect's server
+    plain_stages(monkeypatch)
 
 
 def a_night(context: Context, fastai: bytes, keras: bytes) -> Night:

@@ -103,13 +103,13 @@ def _run(
 
 def stages_as_functions() -> None:
     """Let the flow's stages be plain functions; the few nights by the command line have a Prefect server."""
-    from flows import retrain
+    import pytest
 
-    for name in [name for name in vars(retrain) if name.endswith("_task")]:
-        task = getattr(retrain, name)
-        setattr(retrain, name, getattr(task, "fn", task))
-    for name in ("emit_night_events", "publish_task"):
-        setattr(retrain, name, lambda *_: None)
+    from tests.stages import plain_stages
+
+    patch = pytest.MonkeyPatch()
+    plain_stages(patch)
+    patch.setattr("flows.retrain.emit_night_events", lambda *_: None)
 
 
 def load_everything() -> None:

@@ -40,6 +40,7 @@ from tests.builders import (
     registry_in,
     with_settings,
 )
+from tests.stages import plain_stages
 from validation.errors import ObjectMissing, StoreUnreachable
 from validation.records import Candidate, Decision, Night, Snapshot, Split, Verdict
 
@@ -71,9 +72,7 @@ def a_night(context: Context, fastai: bytes, keras: bytes) -> Night:
 def lived(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[tuple[Context, list[Night]]]:
     """The world, made once; a test gets a copy of it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in vars(retrain) if name.endswith("_task")]:
-            patch.setattr(retrain, name, getattr(retrain, name).fn)
-        patch.setattr(retrain, "publish_task", lambda *_: None)  # it needs Prefect's server
+        plain_stages(patch)
         home = tmp_path_factory.mktemp("lived") / "home"
         registry_in(home, empty_registry)
         context = context_over(CountingStore(plain_cells()), home, gate=GATE)
