@@ -16,12 +16,15 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from infra.registry.registry import TRAININGS, Registry
+from infra.settings.settings import Settings
 from infra.store.folder import FolderStore
 from infra.store.keys import SYNTHETIC_MARK
 from tasks.intake.demo import deliver
@@ -180,6 +183,24 @@ def test_both_cnns_were_trained_in_separate_processes_and_each_left_one_model_fi
             assert member["history"]
             frameworks = {"torch", "tensorflow"} & set(member["versions"])
             assert len(frameworks) == 1, member["versions"]
+
+
+def test_every_training_is_a_run_in_mlflow_with_its_curves(machine: Machine, first_night: dict[str, Any]) -> None:
+    client = Registry(Settings(home=machine.home))._client
+    found = client.search_runs([client.get_experiment_by_name(TRAININGS).experiment_id])
+    runs = [run for run in found if run.data.tags["night"] == first_night["id"] and run.data.tags["level"] == "member"]
+    assert sorted((run.data.params["cnn"], run.data.params["member"]) for run in runs) == [
+        (cnn, member) for cnn in ("fastai", "keras") for member in ("1", "2")
+    ]
+    began = datetime.fromisoformat(first_night["started_at"]).timestamp() * 1_000
+    for run in runs:
+        assert run.data.tags["outcome"] == (
+            "promoted" if run.data.params["cnn"] == first_night["challenger_model"] else "not chosen"
+        )
+        curve = client.get_metric_history(run.info.run_id, "tuning_loss")
+        assert curve
+        times = [began, run.info.start_time, *(point.timestamp for point in curve), run.info.end_time]
+        assert times == sorted(times)
 
 
 def test_the_champion_loads_with_mlflow_alone_and_agrees_with_predict(
