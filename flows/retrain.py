@@ -25,7 +25,7 @@ from infra.settings.settings import load_settings
 from tasks.champion.history import reconcile_champion
 from tasks.champion.in_force import champion_problem
 from tasks.choose import prepare_contest_task
-from tasks.combine import combine_tasks, find_candidate
+from tasks.combine import combine_task, find_candidate
 from tasks.context import Context, Progress
 from tasks.decide import Evidence, decide_task
 from tasks.evaluate import NoLook, evaluate_task
@@ -210,4 +210,4 @@ def _train_model(
             log.error("%s", error)
             missing[spec.member] = error.message
         progress.advance()
-    return combine_tasks[specs[0].model](context, members, missing, split, pack)
+    return combine_task(context, members, missing, split, pack)

@@ -14,7 +14,6 @@ from infra.store.keys import CANDIDATE_ASSET, SNAPSHOT_ASSET, candidate_key
 from tasks.cells.cell_data import CellData, load_cells, tuned_cells
 from tasks.cells.scoring import score_cells
 from tasks.context import Context
-from tasks.models import model_names
 from tasks.models.onnx_file import combine as combine_files
 from tasks.stage import stage
 from tasks.training.specs import find_with_file
@@ -138,5 +137,4 @@ def _candidate(
     )
 
 
-# One for each CNN, since each makes another thing.
-combine_tasks = {model: stage(combine, makes=CANDIDATE_ASSET + model, of=[SNAPSHOT_ASSET]) for model in model_names()}
+combine_task = stage(combine, makes=CANDIDATE_ASSET, each="model", of=[SNAPSHOT_ASSET])

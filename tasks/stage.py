@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.assets import Asset
 from prefect.cache_policies import NO_CACHE
 from prefect.context import AssetContext, TaskRunContext
 from prefect.runtime import task_run
@@ -34,14 +35,16 @@ def stage(
     name: str | None = None,
     run_name: Callable[[dict[str, Any]], str] | None = None,
     makes: str = "",
+    each: str = "",
     of: Sequence[str] = (),
 ) -> Task[P, R]:
     """Return ``function`` as a Prefect task, its runs named by their arguments; outside a flow call the function.
 
-    ``makes``: the asset that it materializes, ``of``: those that it is made of (infra/store/keys.py).
+    ``makes``: the asset that it materializes, ``of``: those that it is made of (infra/store/keys.py). With ``each``
+    there is one for each value of that field of its result, ``makes`` and the value.
     """
     # Prefect stores the text of the exception that ended a task.
-    redacted = redact_exceptions()(_described(function) if makes else function)
+    redacted = redact_exceptions()(_described(function, each) if makes else function)
     called = (lambda: run_name(task_run.parameters)) if run_name else None
     options: dict[str, Any] = {"name": name or function.__name__, "task_run_name": called}
     options |= {"cache_policy": NO_CACHE, "persist_result": False}
@@ -51,7 +54,7 @@ def stage(
     return MaterializingTask(redacted, assets=[makes], asset_deps=list(of), materialized_by="retrain", **options)
 
 
-def _described(function: Callable[P, R]) -> Callable[P, R]:
+def _described(function: Callable[P, R], each: str) -> Callable[P, R]:
     """Return ``function`` with the record that it returns named in the event of the asset that it materializes.
 
     Prefect infers what an asset is made of from arguments that share a part with earlier results, such as the name of a
@@ -65,6 +68,10 @@ def _described(function: Callable[P, R]) -> Callable[P, R]:
         made = function(*args, **kwargs)
         if context is not None:
             shown = {name: str(getattr(made, name)) for name in ("id", "version", "created_at") if hasattr(made, name)}
+            if each:
+                named = {Asset(key=f"{asset.key}{getattr(made, each)}") for asset in context.downstream_assets}
+                context.downstream_assets.clear()
+                context.downstream_assets.update(named)
             for asset in context.downstream_assets:
                 asset.add_metadata(shown or {"made": str(made)})
         return made

@@ -127,6 +127,7 @@ def other_machine(tmp_path: Path, prefect_url: str, forks: Forks, empty_registry
 def first_night(ahead: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[str, Any]:
     _, done = ahead
     assert done.returncode == 0, done.stderr
+    assert "not on MLflow's page" not in done.stderr, done.stderr
     night: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return night
 
