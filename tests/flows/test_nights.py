@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infra.registry.registry import TRAININGS, Registry
-from infra.settings.settings import Settings
+from infra.registry.registry import TRAININGS
 from infra.store.folder import FolderStore
 from infra.store.keys import SYNTHETIC_MARK
 from tasks.intake.demo import deliver
@@ -187,7 +186,9 @@ def test_both_cnns_were_trained_in_separate_processes_and_each_left_one_model_fi
 
 
 def test_every_training_is_a_run_in_mlflow_with_its_curves(machine: Machine, first_night: dict[str, Any]) -> None:
-    client = Registry(Settings(home=machine.home))._client
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{machine.home / 'mlflow.db'}")
     found = client.search_runs([client.get_experiment_by_name(TRAININGS).experiment_id])
     runs = [run for run in found if run.data.tags["night"] == first_night["id"] and run.data.tags["level"] == "member"]
     assert sorted((run.data.params["cnn"], run.data.params["member"]) for run in runs) == [
