@@ -11,5 +11,4 @@ def plain_stages(patch: pytest.MonkeyPatch) -> None:
     """Let a night call its stages as the functions that they are, and publish nothing, which needs Prefect's server."""
     for name in [name for name in vars(retrain) if name.endswith("_task")]:
         patch.setattr(retrain, name, getattr(retrain, name).fn)
-    patch.setattr(retrain, "combine_tasks", {model: task.fn for model, task in vars(retrain)["combine_tasks"].items()})
     patch.setattr(retrain, "publish_task", lambda *_: None)
