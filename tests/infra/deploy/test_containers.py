@@ -67,6 +67,10 @@ def base(folder: Path, buildah: Buildah) -> None:
         buildah("add", "--quiet", container, root, "/")
         buildah("commit", "--quiet", "--rm", container, f"docker.io/library/{tag}")
         shutil.rmtree(root)
+    container = buildah("from", "--pull-never", tag)
+    if (tried := buildah("run", "--isolation", "chroot", container, "--", "true", ok=False)).startswith("failed"):
+        pytest.skip(f"this machine runs no containers: {tried}")
+    buildah("rm", container)
 
 
 def outside() -> list[str]:
@@ -85,7 +89,10 @@ def image(request: pytest.FixtureRequest, base: None, buildah: Buildah) -> Itera
     del base
     name = str(request.param)
     options = ["--isolation", "chroot", "--pull-never", "--layers", f"--build-arg=IMAGE={name}", *outside()]
-    buildah("bud", "-f", "infra/deploy/images/Dockerfile", *options, "-t", f"malaria/{name}", ".")
+    built = buildah("bud", "-f", "infra/deploy/images/Dockerfile", *options, "-t", f"malaria/{name}", ".", ok=False)
+    if "NewConnectionError" in built or "ReadTimeoutError" in built:
+        pytest.skip("no package index is reached from a container here")
+    assert not built.startswith("failed"), built[-3_000:]
     container = buildah("from", "--pull-never", f"localhost/malaria/{name}")
     yield name, container
     buildah("rm", container)
