@@ -17,6 +17,7 @@ from flows.cli import champion, data, display, looks, operate
 from flows.cli.common import AsJson, named_path, prepared_settings
 from flows.cli.prune import prune
 from flows.cli.report import report, site
+from infra.environment import prefect_api_url
 from infra.privacy import keep_files_private, keep_secrets_out_of_logs
 from infra.settings.settings import Settings, config_path, load_settings
 from validation.errors import DataInvalid, RetrainError, Unreachable, UsageError
@@ -272,6 +273,14 @@ def _run_flow() -> Night:
         raise Unreachable(
             f"Prefect's server did not answer in the middle of the night: {type(error).__name__}",
             "is it running, and is there space on its disk? nothing is lost: run the night again, it resumes",
+        ) from error
+    except RuntimeError as error:
+        # So Prefect's client says that there is no server from the beginning.
+        if "Failed to reach API" not in str(error):
+            raise
+        raise Unreachable(
+            f"no Prefect server answers at {prefect_api_url()}",
+            "start it, or unset PREFECT_API_URL: a night by hand then starts one of its own",
         ) from error
 
 

@@ -100,6 +100,20 @@ def test_a_busy_server_costs_time_and_not_the_night(nights: Nights, prefect: Pre
     assert check_sound(home) == ["1"]
 
 
+def test_a_server_that_is_not_there_is_one_line_and_exit_4(nights: Nights) -> None:
+    home = nights.home("no-server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+    told = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run"],
+        cwd=ROOT, env=fake_environment(nights.folder, home, PREFECT_API_URL=url),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 4, told.stderr
+    assert f"error: no Prefect server answers at {url}" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
 def test_so_does_what_asks_it_beside_a_night(prefect: Prefect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.prefect_api._WAITS", (0.0,) * len(BUSY))
     with busy(prefect.url) as server:
