@@ -532,7 +532,7 @@ class ApprovalRequest(Record):
     sentence: Sentence
     requested_at: datetime
     expires_at: datetime
-    form: str | None = Field(None, description="address of the form on Prefect's page for the answer")
+    form_url: str | None = Field(None, description="address of the form on Prefect's page for the answer")
 
 
 class ApprovalAnswer(Record):

@@ -45,7 +45,7 @@ def near_pairs(context: Context, facts: pd.DataFrame) -> Pairs:
 def _kept(path: Path) -> tuple[pd.Index[str], np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
     """Return the images that were compared with each other, and the pairs among them by position."""
     try:
-        with np.load(BytesIO(path.read_bytes())) as held:  # checks each array by its CRC
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as held:  # checks each array by its CRC
             return pd.Index(held["images"].astype(str)), held["pairs"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return pd.Index([], dtype=str), np.zeros((0, 2), np.int64)

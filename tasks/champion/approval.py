@@ -44,7 +44,7 @@ def request_approval(context: Context, decision: Decision) -> ApprovalRequest:
         sentence=decision.sentence,
         requested_at=now,
         expires_at=now + timedelta(hours=context.settings.promotion.approval_hours),
-        form=form_address(FORM, {"decision": decision.id}),
+        form_url=form_address(FORM, {"decision": decision.id}),
     )
     request = context.records.save_once(request, decision.id)
     log.warning(

@@ -52,7 +52,7 @@ def night_links(context: Context, night: Night) -> dict[str, str]:
     key = report_key(night.decision)
     page = page_address(context.settings.site, key) or f"{mask(context.store.uri).rstrip('/')}/{key}"
     request = undamaged(partial(open_request, context, night.decision))
-    return {"page": page, "form": (request.form or "") if request is not None else ""}
+    return {"page": page, "form": (request.form_url or "") if request is not None else ""}
 
 
 def note_in_registry(context: Context, night: Night, registry: Registry) -> None:

@@ -66,7 +66,7 @@ def main(folder: Path) -> None:
 
     def send_epoch(epoch: EpochRecord) -> None:
         ended[epoch.epoch] = datetime.now(UTC)
-        send({"epoch": epoch.model_dump(mode="json")})
+        send({"epoch": epoch.model_copy(update={"ended_at": ended[epoch.epoch]}).model_dump(mode="json")})
 
     def fit(recipe: Recipe) -> FitResult:
         return model.fit(

@@ -27,7 +27,7 @@ _HISTORY = ("See every change of the champion", "retrain history")
 
 def form_of(request: ApprovalRequest | None) -> str | None:
     """Return the address of a request's form on Prefect's page, if it is one of a web page: it comes from the store."""
-    form = (request.form if request is not None else None) or ""
+    form = (request.form_url if request is not None else None) or ""
     return form if form.startswith(("http://", "https://")) else None
 
 

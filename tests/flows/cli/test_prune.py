@@ -17,8 +17,10 @@ pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture
-def used(home: Path, empty_registry: Path) -> Path:
+def used(home: Path, empty_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder with cells and expired work folders."""
+    # Not what other processes that were killed have left on this machine.
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     registry_in(home, empty_registry)
     store = FolderStore(home / "store")
     for key, data in plain_cells(2, 2).items():

@@ -186,7 +186,7 @@ def test_the_data_docs_are_in_the_store_and_show_the_batch(context: Context) -> 
     assert result.data_docs is not None
     page = context.store.get(result.data_docs).decode()
     assert result.id in page
-    assert "uninfected_cells" in page
+    assert "Uninfected cells" in page
 
 
 def test_a_night_of_mostly_one_patient_is_a_warning(context: Context, store: CountingStore) -> None:

@@ -101,7 +101,7 @@ def test_what_looks_cost_counts_and_not_their_number_alone(context: Context, reg
     for name in "pqrst":
         take_look(few, registry, name, "champion")
     dear = with_settings(context, gate={"looks": 100, "error_budget": 0.0438})
-    with pytest.raises(LedgerSpent, match=r"0\.0438 of the error budget"):
+    with pytest.raises(LedgerSpent, match=r"of the error budget 0\.0438 is spent"):
         take_look(dear, registry, "u", "champion")
 
 

@@ -127,7 +127,7 @@ def test_links_lead_to_the_report_where_it_is_served_and_to_the_form(tmp_path: P
     site = SiteSettings(address="https://reports.example.org/")
     named = replace(context, settings=context.settings.model_copy(update={"site": site}))
     links = night_links(named, night)
-    assert links == {"page": f"https://reports.example.org/reports/{night.decision}.html", "form": served.form}
+    assert links == {"page": f"https://reports.example.org/reports/{night.decision}.html", "form": served.form_url}
     assert f"[The report]({links['page']})" in markdown(night, links)
     assert f"[Approve or reject]({links['form']})" in markdown(night, links)
     off = replace(context, settings=context.settings.model_copy(update={"site": SiteSettings(port=0)}))
