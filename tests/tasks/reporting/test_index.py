@@ -87,7 +87,7 @@ def test_what_waits_for_a_person_comes_first(tmp_path: Path) -> None:
     forms = {"d1": "http://127.0.0.1:4200/deployments/deployment/x/run", "d2": "javascript:alert(1)"}
     for name, form in forms.items():
         stored = context.records.load(ApprovalRequest, name * 6)
-        context.records.save(stored.model_copy(update={"form": form}), stored.decision)
+        context.records.save(stored.model_copy(update={"form_url": form}), stored.decision)
     page = build_site(context).read_text()
     assert f'<a href="{forms["d1"]}">' in page
     assert "javascript:" not in page

@@ -585,7 +585,7 @@ def test_a_decision_that_waits_says_as_of_when_and_until_when_and_links_its_form
     request = awaiting().request
     assert request is not None
     for form, is_link in (("https://prefect.example.org/run?a=1&b=2", True), ("javascript:alert(1)", False)):
-        page = render_report(awaiting(request=request.model_copy(update={"form": form})))
+        page = render_report(awaiting(request=request.model_copy(update={"form_url": form})))
         assert (f'<a href="{escape(form)}">Open the form</a>' in page) is is_link
         assert ("javascript:" in page) is False
     assert "As of 2026-03-14 02:22 UTC it waits for a person, until 2026-03-17 02:22 UTC" in text
