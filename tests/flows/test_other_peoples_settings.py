@@ -111,10 +111,14 @@ def run_in(folder: Path, code: str, ours: dict[str, str], *, theirs: bool) -> su
 
 
 def made(home: Path) -> dict[str, str]:
-    """Return what a night has made, by its key: records by their names, which are digests, and files by their bytes."""
+    """Return what a night has made, by its key: records by their names, which are digests, and files by their bytes.
+
+    The names of two tables end in digests of what they hold, which is also when an object was seen: those are left out.
+    """
     kept = home / "store" / "retraining"
     records = ("snapshots", "validations", "splits", "members", "candidates", "evaluations", "decisions")
-    found = {str(path.relative_to(kept)): "" for name in records for path in (kept / name).rglob("*")}
+    names = (str(path.relative_to(kept)) for name in records for path in (kept / name).rglob("*"))
+    found = {re.sub(r"(\.objects|^splits/origins/\d+-[0-9a-f]{24})-[0-9a-f]+", r"\1", name): "" for name in names}
     files = {path.relative_to(kept): sha256(path.read_bytes()) for path in (kept / "members").rglob("*.onnx")}
     return found | {str(path): digest for path, digest in files.items()}
 

@@ -121,7 +121,9 @@ def test_links_lead_to_the_report_where_it_is_served_and_to_the_form(tmp_path: P
     night = a_night(1, Verdict.AWAITING_APPROVAL)
     decision = made_up_decision(night.decision or "", verdict=Verdict.AWAITING_APPROVAL)
     context = context_over(CountingStore(), tmp_path)
-    served = request_approval(context, decision).model_copy(update={"form_url": "https://prefect.example.org/x/run?p=1"})
+    served = request_approval(context, decision).model_copy(
+        update={"form_url": "https://prefect.example.org/x/run?p=1"}
+    )
     assert night_links(context, night) == {"page": f"http://127.0.0.1:8765/reports/{night.decision}.html", "form": ""}
     context.records.save(served, decision.id)
     site = SiteSettings(address="https://reports.example.org/")
