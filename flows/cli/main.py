@@ -278,8 +278,9 @@ def _run_flow() -> Night:
         # So Prefect's client says that there is no server from the beginning.
         if "Failed to reach API" not in str(error):
             raise
+        url = prefect_api_url()
         raise Unreachable(
-            f"no Prefect server answers at {prefect_api_url()}",
+            f"no Prefect server answers at {url}",
             "start it, or unset PREFECT_API_URL: a night by hand then starts one of its own",
         ) from error
 

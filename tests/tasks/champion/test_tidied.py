@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from infra.registry.registry import LEDGER_TAG, Registry
 from infra.settings.settings import Settings, load_settings
+from infra.store.base import ObjectInfo
 from infra.store.keys import CHAMPION_ALIAS, MODEL_NAME
 from tasks.champion.history import current_champion, history, reconcile_champion
 from tasks.commands.rebuild_registry import rebuild_registry
@@ -109,6 +110,28 @@ def test_a_model_that_another_machine_creates_meanwhile_is_not_a_renamed_one(
     with monkeypatch.context() as earlier:
         earlier.setattr(registry._client, "get_registered_model", not_yet)
         assert registry.entries_with_prefix("history.") == entries
+
+
+def test_a_change_that_another_machine_decides_while_the_history_is_read_is_no_intruder(
+    context: Context, registry: Registry, champions: list[ChampionRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del champions
+    listed, meanwhile = context.store.list, list[ChampionRef]()
+
+    def listed_before(prefix: str) -> Iterator[ObjectInfo]:
+        found = list(listed(prefix))
+        if prefix.endswith("/history/") and not meanwhile:
+            meanwhile.append(rollback_elsewhere())
+        return iter(found)
+
+    def rollback_elsewhere() -> ChampionRef:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(context.store, "list", listed)
+            return rollback(context, registry, None, why="to see", who="ann@lab")
+
+    monkeypatch.setattr(context.store, "list", listed_before)
+    assert reconcile_champion(context, registry) == meanwhile[0]
+    assert meanwhile[0].version == "1"
 
 
 def not_yet(name: str) -> None:
