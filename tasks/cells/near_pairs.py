@@ -11,10 +11,9 @@ import pandas as pd
 
 from infra.local.files import write_atomic
 from tasks.context import Context
+from validation.images.duplicates import Pairs
 from validation.images.facts import FACTS_VERSION
 from validation.images.fingerprints import ALIKE, near_duplicates
-
-Pairs = list[tuple[int, int]]
 
 
 def pairs_path(context: Context) -> Path:

@@ -9,10 +9,10 @@ import pandas as pd
 from validation.images.fingerprints import near_duplicates
 from validation.records import Finding
 
-Pairs = Callable[[pd.DataFrame], list[tuple[int, int]]]
+Pairs = list[tuple[int, int]]
 
 
-def compare_all(facts: pd.DataFrame) -> list[tuple[int, int]]:
+def compare_all(facts: pd.DataFrame) -> Pairs:
     """Return the positions of nearly equal images, each compared with all."""
     return near_duplicates(facts["fingerprint"].tolist())
 
@@ -42,7 +42,7 @@ def without_duplicates(facts: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]
     return facts[~disputed & ~later].sort_values("key", kind="stable"), findings
 
 
-def near_duplicate_findings(facts: pd.DataFrame, pairs: Pairs = compare_all) -> list[Finding]:
+def near_duplicate_findings(facts: pd.DataFrame, pairs: Callable[[pd.DataFrame], Pairs] = compare_all) -> list[Finding]:
     """Return a finding for each image that hardly differs from an earlier one.
 
     ``pairs`` returns the positions of the nearly equal ones of some facts, as ``near_duplicates`` does.

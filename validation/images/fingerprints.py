@@ -54,15 +54,17 @@ def near_duplicates(fingerprints: Sequence[str], known: npt.NDArray[np.bool_] | 
     ``known`` [n]: which have been compared with each other before; pairs of two of them are left out. Time grows with
     the number of the others times that of all, memory with that of all.
     """
+    compared = np.zeros(len(fingerprints), bool) if known is None else known
+    new = np.flatnonzero(~compared)
+    if not len(new):
+        return []
     vectors = _unit_vectors(fingerprints)
     outline = _outlines(vectors)
-    compared = np.zeros(len(vectors), bool) if known is None else known
-    new = np.flatnonzero(~compared)
-    pairs: set[tuple[int, int]] = set()
+    pairs: list[tuple[int, int]] = []
     last = int(np.flatnonzero(compared).max(initial=-1))
     for rows in np.split(new, range(_ROWS_AT_ONCE, len(new), _ROWS_AT_ONCE)):
         # Of two new ones the later is compared with the earlier.
-        end = max(last, int(rows.max(initial=-1))) + 1
+        end = max(last, int(rows.max())) + 1
         for start in range(0, end, _COLUMNS_AT_ONCE):
             others = slice(start, min(start + _COLUMNS_AT_ONCE, end))
             one, other = np.nonzero(outline[rows] @ outline[others].T > ALIKE)
@@ -70,7 +72,7 @@ def near_duplicates(fingerprints: Sequence[str], known: npt.NDArray[np.bool_] | 
             meet = (other < one) | compared[other]
             one, other = one[meet], other[meet]
             alike = np.einsum("ij,ij->i", vectors[one], vectors[other]) > ALIKE
-            pairs.update(zip(*np.sort([one[alike], other[alike]], axis=0).tolist(), strict=True))
+            pairs += zip(*np.sort([one[alike], other[alike]], axis=0).tolist(), strict=True)
     return sorted(pairs)
 
 
