@@ -6,9 +6,9 @@ from prefect import flow
 
 from flows.opening import initiator, opened
 from infra.registry.registry import Registry
+from tasks.nights import challenger_of
 from tasks.promote import crown_task, promote_task
-from validation.errors import UsageError
-from validation.records import Candidate, Decision, Verdict
+from validation.records import Decision, Verdict
 
 
 @flow(name="promote", validate_parameters=True)
@@ -20,12 +20,7 @@ def promote_flow(decision: str) -> str | None:
     """
     with opened() as context:
         record = context.records.load(Decision, decision)
-        if record.challenger is None:
-            raise UsageError(
-                f"decision {decision} ({record.verdict.value}) has no challenger to promote",
-                "name a decision that has one: `retrain history`",
-            )
-        challenger = context.records.load(Candidate, record.challenger)
+        challenger = challenger_of(context, record)
         task = crown_task if record.verdict is Verdict.PROMOTED else promote_task
         champion = task(context, record, challenger, Registry(context.settings), initiator())
     return champion.version if champion else None

@@ -95,9 +95,7 @@ def _member_file(context: Context, member: Member) -> bytes:
     if sha256(data) != member.model_sha256:
         # Without its file it is trained again.
         context.store.delete(member.model_key)
-        raise ModelFileInvalid(
-            f"{member.model_key} is not the file that was stored; it was removed", "run the night again"
-        )
+        raise ModelFileInvalid(f"{member.model_key} is not the file that was stored; it was removed", AGAIN)
     return data
 
 

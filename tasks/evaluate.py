@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 
 from infra.registry.registry import Registry
-from infra.store.keys import table_key
-from infra.store.records import DIGITS, table_bytes
+from infra.store.records import content_key, table_bytes
 from tasks.cells.cell_data import CellData, load_cells
 from tasks.cells.scoring import ScoredFile, score_cells
 from tasks.choose import Contest, candidate_file, judgeable
@@ -25,7 +24,7 @@ from tasks.context import Context
 from tasks.judging.evidence import counts_digest, is_sealed, judged_digest, seal
 from tasks.judging.ledger import take_look
 from tasks.stage import stage
-from validation.digest import digest, sha256
+from validation.digest import digest
 from validation.errors import ChampionUnusable, LedgerSpent, ModelFileInvalid, ObjectMissing
 from validation.gate import GateResult, could_pass, level_of_look
 from validation.patients import FOLDS
@@ -86,7 +85,7 @@ def evaluate(context: Context, contest: Contest, split: Split, pack: Pack, regis
         champion=champion,
         reference=reference.version if reference else None,
         look=look,
-        predictions=table_key(Evaluation.kind, id_, f"predictions-{sha256(predictions)[:DIGITS]}"),
+        predictions=content_key(Evaluation, id_, "predictions", predictions),
         judged=judged_digest(table),
         counts={role: counts_digest(table, role, scored.scored.threshold) for role, scored in scores.items()},
         challenger_metrics=metrics["challenger"],

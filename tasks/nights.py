@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from tasks.context import Context
 from validation.errors import ObjectMissing, RetrainError, Unreachable, UsageError
-from validation.records import Decision, Night, Record, Verdict
+from validation.records import Candidate, Decision, Night, Record, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,20 @@ def find_decision(context: Context, text: str) -> Decision:
     if decision is None:
         raise UsageError("no night has come to a decision yet", "start one with `retrain run`")
     return context.records.load(Decision, decision)
+
+
+def challenger_of(context: Context, decision: Decision) -> Candidate:
+    """Return the challenger of a decision.
+
+    Raises:
+        UsageError: when the decision has none.
+    """
+    if decision.challenger is None:
+        raise UsageError(
+            f"decision {decision.id} ({decision.verdict.value}) has no challenger to promote",
+            "name a decision that has one: `retrain history`",
+        )
+    return context.records.load(Candidate, decision.challenger)
 
 
 def last_good_decision(context: Context, before: datetime | None = None) -> Decision | None:

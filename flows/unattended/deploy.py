@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # Only deployments with this tag are ever removed: a server may have others.
 TAG = "malaria-retraining"
-# Beside the flows, so that a wheel has it; at a checkout's root a link leads to it, where Prefect's own command looks.
+# In a wheel it lies beside the flows; in a checkout a link there leads to the root, where Prefect's own command looks.
 FILE = CODE_ROOT / "flows" / "prefect.yaml"
 
 

@@ -39,6 +39,7 @@ def log_trainings(client: Any, experiment: str, night: Night, candidates: Sequen
     parents = client.search_runs([experiment], f"tags.night = '{night.id}' and tags.level = 'night'")
     if any(parent.info.status == "FINISHED" for parent in parents):
         return
+    store = mask(store).rstrip("/")
     day = f"{night.started_at:%Y-%m-%d}"
     common = {"night": night.id, "decision": night.decision or "none", "synthetic": str(night.synthetic).lower()}
     common |= _origin()
@@ -82,7 +83,7 @@ def _log_member(client: Any, experiment: str, name: str, tags: dict[str, str], m
         **tags,
         **{"member": member.id, "cnn": spec.model, "device": member.device, "stopped": member.stopped},
         **{f"version.{name}": number for name, number in member.versions.items()},
-        "weights": f"{mask(store).rstrip('/')}/{member.weights_key}",
+        "weights": f"{store}/{member.weights_key}",
     }
     run = _started(client, experiment, name, tags, started)
     params: dict[str, Any] = {"cnn": spec.model, "member": spec.member + 1, "seed": spec.seed + spec.member}
@@ -105,7 +106,7 @@ def _log_member(client: Any, experiment: str, name: str, tags: dict[str, str], m
         name=f"split {spec.split[:8]}, all but fold {spec.member + 1}",
         digest=spec.split,
         source_type="store",
-        source=json.dumps({"uri": f"{mask(store).rstrip('/')}/{record_key(Split.kind, spec.split)}"}),
+        source=json.dumps({"uri": f"{store}/{record_key(Split.kind, spec.split)}"}),
         profile=json.dumps({"num_rows": member.train_cells, "patients": member.train_patients}),
     )
     client.log_inputs(run, [DatasetInput(cells, [InputTag("mlflow.data.context", "training")])])
@@ -120,7 +121,7 @@ def _log_model(client: Any, experiment: str, parent: str, name: str, candidate: 
     if client.search_logged_models([experiment], known, max_results=1):
         return
     file = {"candidate": candidate.id, "sha256": candidate.model_sha256, "mlflow.model.isExternal": "true"}
-    file["file"] = f"{mask(store).rstrip('/')}/{candidate.model_key}"
+    file["file"] = f"{store}/{candidate.model_key}"
     params = {"cnn": candidate.model, "members": str(len(candidate.members)), "threshold": repr(candidate.threshold)}
     model = client.create_logged_model(experiment, name, parent, tags=file, params=params, model_type="onnx")
     made = _ms(candidate.created_at)

@@ -123,7 +123,7 @@ class Records:
         So no table takes the place of another that a machine with the same record to make has stored meanwhile.
         """
         data = table_bytes(table)
-        key = table_key(record.kind, id_, f"{name}-{sha256(data)[:DIGITS]}")
+        key = content_key(record, id_, name, data)
         self.store.put(key, data)
         return key
 
@@ -163,6 +163,11 @@ class Records:
                 f"the first: {error.errors()[0]['loc']} {error.errors()[0]['msg']}",
                 _remedy(key),
             ) from error
+
+
+def content_key(record: type[Record], id_: str, name: str, data: bytes) -> str:
+    """Return the key of a record's table ``name`` that has these bytes: other bytes, another key."""
+    return table_key(record.kind, id_, f"{name}-{sha256(data)[:DIGITS]}")
 
 
 def table_bytes(table: pd.DataFrame) -> bytes:

@@ -23,9 +23,10 @@ from tasks.champion.history import (
 from tasks.champion.in_force import refuse_changed_since
 from tasks.champion.reproduce import reproduce
 from tasks.context import Context
+from tasks.nights import challenger_of
 from tasks.promote import register_and_try
 from validation.errors import ChampionUnusable, UsageError
-from validation.records import Candidate, ChampionRef, Decision
+from validation.records import ChampionRef, Decision
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +84,7 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
         ModelFileInvalid, NotReproduced: when the model file is not the one that was judged; the champion stays.
     """
     why = checked_why(why)
-    if decision.challenger is None:
-        raise UsageError(
-            f"decision {decision.id} ({decision.verdict.value}) has no challenger to promote",
-            "name a decision that has one: `retrain history`",
-        )
+    challenger = challenger_of(context, decision)
     seen = len(history(context))
     with context.workspace.champion_lock():
         now = reconcile_champion(context, registry)
@@ -100,7 +97,6 @@ def override(context: Context, registry: Registry, decision: Decision, *, why: s
         compared = decision.champion_before.version if decision.champion_before else None
         if now is not None and now.version != compared:
             log.warning("the challenger was compared with version %s, the champion is %s", compared, now.version)
-        challenger = context.records.load(Candidate, decision.challenger)
         if now is not None and now.candidate == challenger.id:
             raise UsageError(f"the challenger is champion already: {described(entries[-1])}", "see `retrain history`")
         reference, checked, _ = register_and_try(context, registry, decision, challenger, strict=False)

@@ -17,12 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.local.files import write_atomic
-from infra.store.keys import table_key
-from infra.store.records import DIGITS
+from infra.store.records import content_key
 from tasks.context import Context
 from tasks.nights import latest_of
 from tasks.snapshots.listing import TEXT, batches_of, joined
-from validation.digest import digest_of_list, sha256
+from validation.digest import digest_of_list
 from validation.errors import ObjectMissing
 from validation.records import CLASSES, Snapshot
 
@@ -116,7 +115,7 @@ def save_table(context: Context, rows: pa.RecordBatch, id_: str, key: str | None
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_batches([rows]), buffer, compression="zstd")
     data = buffer.getvalue()
-    key = key or table_key(Snapshot.kind, id_, f"objects-{sha256(data)[:DIGITS]}")
+    key = key or content_key(Snapshot, id_, "objects", data)
     context.store.put(key, data)
     path = _copy(context, id_)
     write_atomic(path, data)
