@@ -25,6 +25,7 @@ import pytest
 
 from flows import retrain
 from infra.registry.registry import Registry
+from infra.store.base import Store
 from infra.store.keys import OURS, record_key
 from infra.store.memory import MemoryStore
 from tasks.champion.history import ENTRY, history, reconcile_champion, untouched_history
@@ -202,22 +203,53 @@ class Machine:
 
 
 @dataclass
-class World:
-    """The store, the registry and two machines; ``at`` and ``then``: what happens before which write."""
+class Place:
+    """A store, a registry and the machines that use them."""
 
     folder: Path
-    writes: int = 0
-    at: int = 0
-    then: Step | None = None
-    saved: tuple[Any, ...] = ()
+    store: Store
+    registry: Registry
+    machines: list[Machine]
     decisions: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.store, self.registry = WatchedStore(self.step), WatchedRegistry(self.step)
-        self.machines = [
-            Machine(name, context_over(self.store, self.folder / name, gate=GATE, prune=PRUNE), shift)
+    def deliver(self, objects: dict[str, bytes]) -> None:
+        for key, data in objects.items():
+            self.store.put(key, data)
+
+    def night(self, machine: Machine, **training: Any) -> Night:
+        """Run a night whose CNNs come out as the machine makes them; ``channel`` and ``noise`` of its members."""
+        channel, centre = training.get("channel", GREEN), training.get("centre", 105.0)
+
+        def train_here(folder: Path, spec: TrainSpec) -> None:
+            about = 1.0 if spec.model == "keras" else 0.0
+            leave_finished_training(
+                machine.context, spec, channel_member(channel, centre=centre - about + machine.shift)
+            )
+            assert folder.exists()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tasks.train._run_child", train_here)
+            for module in ("flows.retrain", "tasks.reporting.exhibits"):
+                patch.setattr(f"{module}.Registry", lambda _: self.registry)
+            return retrain.run_night(training.get("context", machine.context))
+
+
+class World(Place):
+    """A place in memory that two machines use; ``at`` and ``then``: what happens before which write."""
+
+    store: WatchedStore
+    registry: WatchedRegistry
+
+    def __init__(self, folder: Path) -> None:
+        store = WatchedStore(self.step)
+        machines = [
+            Machine(name, context_over(store, folder / name, gate=GATE, prune=PRUNE), shift)
             for name, shift in (("a", 0.0), ("b", 1e-5))
         ]
+        super().__init__(folder, store, WatchedRegistry(self.step), machines)
+        self.writes, self.at = 0, 0
+        self.then: Step | None = None
+        self.saved: tuple[Any, ...] = ()
 
     def step(self) -> None:
         self.writes += 1
@@ -238,25 +270,25 @@ class World:
             for place in ("reports", "scratch"):
                 shutil.rmtree(machine.context.workspace.home / place, ignore_errors=True)
 
-    def night(self, machine: Machine, **training: Any) -> Night:
-        """Run a night whose CNNs come out as the machine makes them; ``channel`` and ``noise`` of its members."""
-        channel, centre = training.get("channel", GREEN), training.get("centre", 105.0)
-
-        def train_here(folder: Path, spec: TrainSpec) -> None:
-            about = 1.0 if spec.model == "keras" else 0.0
-            leave_finished_training(
-                machine.context, spec, channel_member(channel, centre=centre - about + machine.shift)
-            )
-            assert folder.exists()
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tasks.train._run_child", train_here)
-            return retrain.run_night(training.get("context", machine.context))
-
 
 @contextmanager
 def quiet_world(folder: Path) -> Iterator[World]:
     """A world with two champions behind it, a challenger that waits for a person, and cells for tonight."""
+    with simplified():
+        world = World(folder)
+        fill(world)
+        # Both machines have fetched and measured everything: that takes the time, and is the same every night.
+        world.save()
+        for machine in world.machines:
+            for command in ("night", "import and night"):
+                COMMANDS[command](world, machine)
+                world.restore()
+        yield world
+
+
+@contextmanager
+def simplified() -> Iterator[None]:
+    """Nights without what is slow and stays the same: Prefect, processes, pages of figures."""
     with pytest.MonkeyPatch.context() as patch:
         plain_stages(patch)
         patch.setattr("tasks.intake.import_cells._WORKERS", 1)
@@ -266,11 +298,7 @@ def quiet_world(folder: Path) -> Iterator[World]:
         # Whatever is expected of a batch as a whole is met; a page of figures is drawn by other tests.
         patch.setattr("tasks.validate.check_batch", _no_expectations)
         patch.setattr("tasks.report.render_report", lambda inputs: f"<html>{inputs.night.model_dump_json()}</html>")
-        world = World(folder)
-        for module in ("flows.retrain", "tasks.reporting.exhibits"):
-            patch.setattr(f"{module}.Registry", lambda _: world.registry)
-        _fill(world)
-        yield world
+        yield
 
 
 def _rescore(model: bytes, images: Any, *, sha256_expected: str, folds: Any = None) -> Any:
@@ -286,14 +314,15 @@ def _no_expectations(*_: Any) -> Any:
     return BatchChecks((), {})
 
 
-def _fill(world: World) -> None:
-    first, store = world.machines[0], world.store
-    store.objects.update(plain_cells(36, 4))
+def fill(world: Place) -> None:
+    """Bring two champions about, a challenger that waits for a person, cells for tonight, and a folder to import."""
+    first = world.machines[0]
+    world.deliver(plain_cells(36, 4))
     assert world.night(first, channel=RED).champion_after == "1"
-    store.objects.update(plain_cells(4, 4, seed=2, first=100))
+    world.deliver(plain_cells(4, 4, seed=2, first=100))
     second = first.context.records.load(Decision, world.night(first, channel=RED, centre=104.0).decision or "")
     override(first.context, world.registry, second, why="younger", who="ann")
-    store.objects.update(plain_cells(4, 4, seed=3, first=200))
+    world.deliver(plain_cells(4, 4, seed=3, first=200))
     asking = with_settings(first.context, gate=GATE, prune=PRUNE, promotion={"approval": "person"})
     waiting = world.night(first, context=asking)
     assert (waiting.verdict, waiting.champion_after) == (Verdict.AWAITING_APPROVAL, "2")
@@ -305,17 +334,11 @@ def _fill(world: World) -> None:
     )
     first.context.records.save(kept, kept.id)
     world.decisions = {"waits": decision.id, "by hand": kept.id}
-    store.objects.update(plain_cells(4, 4, seed=4, first=300))
-    # Both machines have fetched and measured everything: that takes the time, and is the same every night.
+    world.deliver(plain_cells(4, 4, seed=4, first=300))
     _imported(world)
-    world.save()
-    for machine in world.machines:
-        for command in ("night", "import and night"):
-            COMMANDS[command](world, machine)
-            world.restore()
 
 
-def _imported(world: World) -> None:
+def _imported(world: Place) -> None:
     """The folder of an import: new patients, and one of tonight's under another name."""
     folder = world.folder / "new"
     cells = plain_cells(4, 4, seed=5, first=400)
@@ -331,46 +354,46 @@ def _imported(world: World) -> None:
         path.write_bytes(data)
 
 
-def _night(world: World, machine: Machine) -> None:
+def _night(world: Place, machine: Machine) -> None:
     world.night(machine)
 
 
-def _import(world: World, machine: Machine) -> None:
+def _import(world: Place, machine: Machine) -> None:
     import_cells(str(world.folder / "new"), world.store, machine.context.workspace)
 
 
-def _import_and_night(world: World, machine: Machine) -> None:
+def _import_and_night(world: Place, machine: Machine) -> None:
     _import(world, machine)
     world.night(machine)
 
 
-def _rollback(world: World, machine: Machine) -> None:
+def _rollback(world: Place, machine: Machine) -> None:
     rollback(machine.context, world.registry, None, why="worse in the field", who=f"{machine.name} by rollback")
 
 
-def _promote(world: World, machine: Machine) -> None:
+def _promote(world: Place, machine: Machine) -> None:
     decision = machine.context.records.load(Decision, world.decisions["by hand"])
     override(machine.context, world.registry, decision, why="better in the field", who=f"{machine.name} by override")
 
 
-def _approve(world: World, machine: Machine) -> None:
+def _approve(world: Place, machine: Machine) -> None:
     who = f"{machine.name} by approved"
     given, _ = answer(machine.context, world.registry, world.decisions["waits"], "approve", why="good", who=who)
     if given.who != who:
         raise UsageError(f"it was {given.who}, whose approval is finished here and stands in the history")
 
 
-def _reject(world: World, machine: Machine) -> None:
+def _reject(world: Place, machine: Machine) -> None:
     who = f"{machine.name} by rejected"
     answer(machine.context, world.registry, world.decisions["waits"], "reject", why="not good", who=who)
 
 
-def _prune(world: World, machine: Machine) -> None:
+def _prune(world: Place, machine: Machine) -> None:
     problems = prune(machine.context, world.registry).problems
     assert not problems, problems
 
 
-COMMANDS: dict[str, Callable[[World, Machine], None]] = {
+COMMANDS: dict[str, Callable[[Place, Machine], None]] = {
     "night": _night,
     "import and night": _import_and_night,
     "import": _import,
@@ -387,7 +410,7 @@ PAIRS = [(first, second) for first in COMMANDS for second in COMMANDS]
 ACTIONS = {"rollback": "rollback", "promote": "override", "approve": "approved"}
 
 
-def run(world: World, name: str, machine: Machine) -> RetrainError | None:
+def run(world: Place, name: str, machine: Machine) -> RetrainError | None:
     """Run a command; return how it was refused, if it was."""
     try:
         COMMANDS[name](world, machine)
@@ -437,18 +460,20 @@ def interleave(world: World, first: str, second: str, at: int) -> None:
     check(world, before, made)
 
 
-def check(world: World, before: int, made: dict[str, bool]) -> None:
+def check(world: Place, before: int, made: dict[str, bool]) -> None:
     """Check a world: one champion, a true history with what was said to be done, whole records, one fold a cell."""
     context = world.machines[0].context
     champion = reconcile_champion(context, world.registry)
     entries = untouched_history(context, world.registry)
     decided = world.registry.entries_with_prefix(ENTRY)
+    pointer = world.registry.champion()
     assert [Promotion.model_validate_json(text) for text in decided.values()] == entries
     for old, new in pairwise(entries):
         assert new.version_before == old.version_after
         assert new.at >= old.at
     assert champion is not None
-    assert champion.version == entries[-1].version_after == world.registry.alias
+    assert pointer is not None
+    assert champion.version == entries[-1].version_after == pointer.version
     by = [entry.who for entry in entries[before:]]
     for who, succeeded in made.items():
         assert by.count(who) == succeeded, (who, succeeded, by)
@@ -458,24 +483,25 @@ def check(world: World, before: int, made: dict[str, bool]) -> None:
 
 def _check_records(context: Context, registry: Registry) -> None:
     """Read every record with its tables and files: those that a prune released have a record without files."""
-    records, store = context.records, world_store(context)
+    records, store = context.records, context.store
+    there = {info.key for info in store.list(OURS)}
     for kind in (Snapshot, ValidationResult, Split, Pack, Member, Candidate, Evaluation, Exhibits, FieldNight, Night):
         for id_ in records.ids(kind):
             record = records.load(kind, id_)
             for value in dict(record).values():
-                if isinstance(value, str) and value.endswith(".parquet") and value in store.objects:
+                if isinstance(value, str) and value.endswith(".parquet") and value in there:
                     records.load_table(value)
-            if isinstance(record, Candidate | Member) and record.model_key in store.objects:
-                assert sha256(store.objects[record.model_key]) == record.model_sha256
+            if isinstance(record, Candidate | Member) and record.model_key in there:
+                assert sha256(store.get(record.model_key)) == record.model_sha256
     newest = max(load_all(context, Night), key=lambda night: night.finished_at)
     decision = records.load(Decision, newest.decision or "")
     for evaluation in (records.load(Evaluation, id_) for id_ in (decision.evaluation,) if id_):
         assert is_sealed(registry, evaluation)
         records.load_table(evaluation.predictions)
-    page = store.objects[f"{OURS}reports/{decision.id}.html"].decode()
+    page = store.get(f"{OURS}reports/{decision.id}.html").decode()
     assert page == f"<html>{_shown(newest).model_dump_json()}</html>"
     assert not [entry for entry in read_ledger(context, registry) if entry.problem]
-    assert record_key(Night.kind, newest.id) in store.objects
+    assert record_key(Night.kind, newest.id) in there
 
 
 def _shown(night: Night) -> Night:
@@ -490,17 +516,12 @@ def _check_folds(context: Context) -> None:
     """No cell is in two folds, and no patient has two origins, whichever nights dealt them out."""
     tables = []
     for split in load_all(context, Split):
-        if split.table in world_store(context).objects:
+        if context.store.exists(split.table):
             tables.append(context.records.load_table(split.table))
     rows = pd.concat(tables, ignore_index=True)
     assert (rows.groupby("pixels")["fold"].nunique() == 1).all()
     named = rows[rows["patient"] != ""]
     assert (named.groupby("patient")["origin"].nunique() == 1).all()
-
-
-def world_store(context: Context) -> MemoryStore:
-    assert isinstance(context.store, MemoryStore)
-    return context.store
 
 
 def main() -> int:

@@ -122,6 +122,8 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
     before = change.before.version if change.before else change.gone
     if entries and _is_same_approval(entries[-1], change):
         return change.after
+    if entries and _is_same_promotion(entries[-1], change):
+        return registry.version(entries[-1].version_after)
     refuse_changed(entries[-1].version_after if entries else before, before)
     number = len(entries) + 1
     now = datetime.now(UTC)
@@ -149,10 +151,11 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
     reconcile_champion(context, registry)
     if decided != text:
         winner = Promotion.model_validate_json(decided)
+        if _is_same_promotion(winner, change):
+            return registry.version(winner.version_after)
         if (winner.decision, winner.version_after) != (entry.decision, entry.version_after):
             refuse_changed(winner.version_after, before, f" ({winner.who}, {winner.at:%Y-%m-%d %H:%M:%S} UTC)")
-        # Of two nights with one decision, either may say that it promoted.
-        elif change.action != "promoted" and not _is_same_approval(winner, change):
+        elif not _is_same_approval(winner, change):
             refuse_done([winner], 0)
     log.info("version %s (%s) is champion now", change.after.version, change.after.model)
     return change.after
@@ -162,6 +165,17 @@ def _is_same_approval(entry: Promotion, change: ChampionChange) -> bool:
     """Whether an entry is this very approval, which whoever approved again has carried out meanwhile."""
     made = entry.action, entry.decision, entry.version_after, entry.who
     return change.action == "approved" and made == ("approved", change.decision, change.after.version, change.who)
+
+
+def _is_same_promotion(entry: Promotion, change: ChampionChange) -> bool:
+    """Whether an entry is what a night was about to make: another machine, with the same decision, was first.
+
+    Both registered the file, perhaps as two versions; either may say that it promoted.
+    """
+    made = entry.decision, entry.candidate, entry.model_sha256
+    return change.action == "promoted" and made == (
+        change.decision, change.after.candidate, change.after.model_sha256
+    )  # fmt: skip
 
 
 def refuse_done(entries: Sequence[Promotion], seen: int) -> None:

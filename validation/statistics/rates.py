@@ -33,8 +33,8 @@ def rate_interval(right: Floats, cells: Floats, level: float) -> Interval | None
     rho, weights = _correlation(right, cells)
     known = total**2 / (cells * (1 + (cells - 1) * rho[:, None])).sum(axis=1)
     known = np.minimum(known, _known_without_each(right, cells, level))[:, None]
-    below = weights @ betainc(known * share + 0.5, known * (1 - share) + 0.5, expit(PRINTED))
-    low, high = expit(np.interp([(1 - level) / 2, (1 + level) / 2], below, PRINTED))
+    below: Floats = weights @ betainc(known * share + 0.5, known * (1 - share) + 0.5, expit(PRINTED))
+    low, high = np.asarray(expit(np.interp([(1 - level) / 2, (1 + level) / 2], below, PRINTED)))
     return Interval(value=share, low=min(float(low), share), high=max(float(high), share), level=level)
 
 
@@ -58,10 +58,10 @@ def _correlation(right: Floats, cells: Floats) -> tuple[Floats, Floats]:
     # Correlations are mostly small: rho = u^3 has more points there.
     rho, prior = u**3, np.log(weights * u**2)
     b_over_a = (1 - rho) / rho
-    a, b = (expit(sign * RATES)[:, None] * b_over_a for sign in (1, -1))
+    a, b = (np.asarray(expit(sign * RATES))[:, None] * b_over_a for sign in (1, -1))
     likelihood = _log_rising(a, right) + _log_rising(b, cells - right) - _log_rising(b_over_a, cells)
     # Jeffreys' prior of a proportion, times the derivative of the rate by its logit.
-    jeffreys = (np.log(expit(RATES)) + np.log(expit(-RATES))) / 2
+    jeffreys: Floats = (np.log(expit(RATES)) + np.log(expit(-RATES))) / 2
     log_density = likelihood + jeffreys[:, None] + prior
     density = np.exp(log_density - log_density.max()).sum(axis=0)
     kept = density > 1e-6 * density.max()
@@ -71,7 +71,8 @@ def _correlation(right: Floats, cells: Floats) -> tuple[Floats, Floats]:
 def _log_rising(start: Floats, counts: Floats) -> Floats:
     """Sum over patients the logarithms of ``start (start + 1) ... (start + count - 1)``."""
     values, times = np.unique(counts, return_counts=True)
-    rising: Floats = (gammaln(start[..., None] + values) - gammaln(start)[..., None]) @ times.astype(np.float64)
+    ratios = np.asarray(gammaln(start[..., None] + values)) - np.asarray(gammaln(start))[..., None]
+    rising: Floats = ratios @ times.astype(np.float64)
     return rising
 
 

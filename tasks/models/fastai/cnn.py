@@ -145,8 +145,7 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     model, temperature = network(recipe.architecture), float(state.pop("temperature"))
     model.load_state_dict(state)
     logits = _scores(_scorer(model, recipe.views, temperature), images)
-    probabilities: npt.NDArray[np.float32] = expit(logits)
-    return probabilities
+    return np.asarray(expit(logits), np.float32)
 
 
 def device() -> Device:

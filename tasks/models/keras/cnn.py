@@ -146,8 +146,7 @@ def predict_native(weights: Path, recipe: DefaultRecipe, images: Images) -> npt.
     if not len(images):
         return np.empty(0, np.float32)
     scorer = _framework().saving.load_model(weights, compile=False, safe_mode=True)
-    probabilities: npt.NDArray[np.float32] = expit(scores(scorer, images, SCORING_BATCH // recipe.views))
-    return probabilities
+    return np.asarray(expit(scores(scorer, images, SCORING_BATCH // recipe.views)), np.float32)
 
 
 def device() -> Device:

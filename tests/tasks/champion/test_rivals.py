@@ -162,6 +162,17 @@ def race(place: Place, rounds: int) -> None:
             assert any("(process " in outcome.said for outcome in outcomes), outcomes
 
 
+def race_with_one_decision(place: Place) -> None:
+    """Two machines carry out the same decision: whoever comes second made the same champion, under one number."""
+    before, (decision, candidate) = len(history(place.context)), place.challenge(place.registry.champion())
+    outcomes = place.rivals.run(*(place.job(machine, decision) for machine in "ab"), together=True)
+    (entry,) = history(place.context)[before:]
+    assert [outcome[1:] for outcome in outcomes] == [("promoted", entry.version_after)] * 2
+    champion = place.registry.champion()
+    assert champion is not None
+    assert (champion.version, champion.candidate) == (entry.version_after, candidate.id)
+
+
 def kill_everywhere(place: Place, kills: list[tuple[str, str]]) -> None:
     for kill in kills:
         old = place.registry.champion()
@@ -200,6 +211,7 @@ def running(place: Place) -> list[str]:
 
 def test_of_two_promotions_at_once_one_wins_on_sqlite(sqlite: Place) -> None:
     race(sqlite, 20)
+    race_with_one_decision(sqlite)
 
 
 @pytest.mark.longest
@@ -227,6 +239,7 @@ def test_the_first_champion_killed_at_every_step(sqlite: Place) -> None:
 @pytest.mark.server
 def test_a_server_over_postgresql_with_a_bucket(server: Place) -> None:
     race(server, 10)
+    race_with_one_decision(server)
     kill_everywhere(server, KILLS[2:8:2])
     champion = server.registry.champion()
     assert champion is not None

@@ -205,8 +205,7 @@ def score_logits(onnx: str, images: models.Images) -> npt.NDArray[np.float32]:
 
 
 def score(onnx: str, images: models.Images) -> npt.NDArray[np.float32]:
-    probabilities: npt.NDArray[np.float32] = expit(score_logits(onnx, images))
-    return probabilities
+    return np.asarray(expit(score_logits(onnx, images)), np.float32)
 
 
 def cross_entropy(scores: npt.NDArray[np.float32], labels: models.Labels) -> float:
