@@ -44,6 +44,7 @@ PASSED = (
     Passed(EVERY, "PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX PYTHONUNBUFFERED", "bytecode; when a log is written"),
     Passed(EVERY, "OPENBLAS_CORETYPE OPENBLAS_L2_SIZE", "pinned by a machine's owner: different CPUs round alike"),
     Passed(EVERY, "MALARIA_MACHINE MALARIA_CODE MALARIA_IMAGES", "our own: whose process it is, where its code is"),
+    Passed(EVERY, "PREFECT_UI_URL", "where readers reach Prefect's page: links to its forms and in its alerts"),
     Passed(OUTSIDE, "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY", "the way out of this network"),
     Passed(OUTSIDE, "http_proxy https_proxy all_proxy no_proxy", "the same, as others spell it"),
     Passed(OUTSIDE, "SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE", "whose certificates are trusted"),

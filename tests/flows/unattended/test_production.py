@@ -79,11 +79,13 @@ class Machine:
             **EAGER,
         }
         program, *arguments = [self.text(word) for word in service["command"]]
-        found = sys.executable if program == "python" else str(Path(sys.executable).parent / program)
+        # `retrain` is what the Dockerfile makes of it.
+        ours = {"python": [sys.executable], "retrain": [sys.executable, "-m", "flows.cli"]}
+        found = ours.get(program, [str(Path(sys.executable).parent / program)])
         home.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [found, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+                [*found, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
             )
         self.running.append(process)
         return process
@@ -139,6 +141,7 @@ def machine(tmp_path: Path, s3: tuple[str, str, str], postgres: str) -> Iterator
             "0.0.0.0": "127.0.0.1",
             "4200": str(free_port()),
             "5000": str(free_port()),
+            "8765": str(free_port()),
         }
         made = Machine(tmp_path, places)
         try:
@@ -188,6 +191,21 @@ def test_a_night_goes_through_by_its_schedule_to_a_promotion(machine: Machine, s
     kept = [info.key for info in store.list("retraining/")]
     assert any(key.startswith("retraining/reports/") for key in kept)
     assert any(key.startswith("retraining/history/") for key in kept)
+    _see_that_the_reports_are_served(machine, server, run)
+
+
+def _see_that_the_reports_are_served(machine: Machine, server: PrefectServer, night: dict[str, Any]) -> None:
+    """The link on Prefect's page leads to the service of the compose file, which asks for the login of that page."""
+    machine.start("site")
+    address = machine.text(COMPOSE["site"]["environment"]["RETRAIN_SITE__ADDRESS"])
+    until(lambda: _knocks(address))
+    found = server.ask("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [night["id"]]}}})
+    [link] = [one["data"] for one in found if one["key"] == "promotion-report-page"]
+    page = link.rpartition("(")[2].rstrip(")")
+    assert page.startswith(f"{address}/reports/")
+    assert httpx.get(page, trust_env=False).status_code == 401
+    user, _, password = VALUES["PREFECT_AUTH"].partition(":")
+    assert "First champion" in httpx.get(page, auth=(user, password), trust_env=False).text
 
 
 def _see_that_one_slot_is_one_training(machine: Machine, server: PrefectServer) -> None:
@@ -225,6 +243,14 @@ def _scheduled(server: PrefectServer, deployment: str) -> dict[str, Any]:
 
 def _is_due(run: dict[str, Any], soon: datetime) -> bool:
     return abs(datetime.fromisoformat(run["expected_start_time"]) - soon) < timedelta(seconds=2)
+
+
+def _knocks(url: str) -> bool:
+    """Whether something answers at an address, if only to ask for a login."""
+    try:
+        return httpx.get(url, trust_env=False, timeout=120).status_code == 401
+    except httpx.TransportError:
+        return False
 
 
 def _answers(url: str) -> bool:

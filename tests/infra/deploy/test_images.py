@@ -147,6 +147,21 @@ def test_the_compose_file_holds_no_secret_and_waits_for_health() -> None:
         assert f"{name}=\n" in (INFRA / "compose.env.example").read_text()
 
 
+def test_all_that_writes_links_knows_where_readers_reach_the_pages_they_lead_to() -> None:
+    services: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]
+    pages = {"PREFECT_UI_URL": services["prefect"]["ports"], "RETRAIN_SITE__ADDRESS": services["site"]["ports"]}
+    ours = [name for name, service in services.items() if "RETRAIN_STORE" in (service.get("environment") or {})]
+    assert set(ours) == set(services) - {"postgres", "s3", "prefect", "mlflow"}
+    for name in ours:
+        for variable, [port] in pages.items():
+            published = str(port).rpartition(":")[0]
+            assert services[name]["environment"][variable] == f"${{{variable}:-http://{published}}}", name
+    site = services["site"]["environment"]
+    # What `retrain site` wants before it serves other machines, and the login that Prefect's page asks for.
+    assert site["RETRAIN_SITE__HOST"] == "0.0.0.0"
+    assert site["RETRAIN_UP__AUTH"] == services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+
+
 @pytest.mark.parametrize("pool", ["cpu", "gpu"])
 def test_a_job_template_is_printed_and_uses_every_variable(pool: str) -> None:
     command = [sys.executable, "-m", "infra.deploy.kubernetes.make", pool]
