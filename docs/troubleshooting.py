@@ -1,7 +1,8 @@
 """Prints docs/troubleshooting.md, from the errors in the code.
 
 ``python -m docs.troubleshooting > docs/troubleshooting.md``. The source is parsed and not run: every place that makes
-an error of ``validation/errors.py`` gives its message and its hint, with names in place of what is known only then.
+an error of ``validation/errors.py``, or of a class derived from one, gives its message and its hint, with names in
+place of what is known only then. So does every ``ValueError`` of a setting's check, and every end of `make install`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra import report_server
 from infra.store import refusals
 from validation import errors
 from validation.findings import REASONS
@@ -34,12 +36,15 @@ AREAS = {
     "The registry and model files": ("infra/registry/", "infra/scoring/", "tasks/commands/rebuild_registry"),
     "Predictions, reports and pruning": (
         *("tasks/commands/predict", "tasks/report", "tasks/nights", "tasks/pruning/", "flows/cli/prune"),
-        "infra/report_server",
+        *("tasks/commands/compare_decisions", "infra/report_server"),
     ),
     "Running unattended": ("flows/unattended/", "infra/prefect_", "infra/bucket_events", "infra/local/up_lock"),
     "Backups": ("infra/backup",),
     "This machine": ("flows/", "infra/"),
 }
+# Where a ``ValueError`` is what a person reads: the check of a setting, and what `make install` was given.
+REFUSED = ("infra/settings/", "validation/rules")
+INSTALLING = ("infra/deploy/install",)
 # A message that is another error's own, handed on.
 HANDED_ON = "<message>"
 _SEVERAL = "; or: "
@@ -58,7 +63,8 @@ This page is generated from the code: change a message where it is raised, then 
 A command that cannot do what was asked ends with a line that begins with `error:`, a second line that says what to do,
 and an exit code. Search this page for a few fixed words of the message. `<name>` stands for what differs from case to
 case, `[...]` for a part that is not always there. [faults.md](faults.md) says what happens to a night when something is
-killed, full or away, and [reports.md](reports.md) what the verdict of a night means.
+killed, full or away, and [reports.md](reports.md) what the verdict of a night means. A command or an option that does
+not exist, or lacks its argument, is answered with its usage and exit code 2: see `retrain COMMAND --help`.
 
 | exit code | meaning |
 |---|---|
@@ -68,6 +74,24 @@ killed, full or away, and [reports.md](reports.md) what the verdict of a night m
 | 3 | the data must not be trained on, or images could not be read |
 | 4 | the object store, the registry or Prefect cannot be reached, or refuses |
 """
+
+_SETTINGS = """\
+## Why a setting is refused
+
+The message is `setting <name> = <value>: <reason> (environment: <variable>; file: <file>)`. Correct the value where it
+was set; [settings.md](settings.md) has every setting. A value of another type or out of bounds is refused in pydantic's
+words (`Input should be ...`), which say what was expected.
+
+| reason |
+|---|"""
+
+_INSTALL = """
+## What `make install` ends with
+
+Each message says what to correct; the exit code is 1.
+
+| message |
+|---|"""
 
 _IMAGES = """
 ## Why an image is named
@@ -90,6 +114,11 @@ class Message:
     hint: str
 
     @property
+    def is_error(self) -> bool:
+        """Whether it is one of the errors of ``validation/errors.py``, and not a plain ``ValueError`` or the end."""
+        return self.error in kinds()
+
+    @property
     def area(self) -> str:
         """The heading that it belongs under."""
         return next(area for area, paths in AREAS.items() if self.path.startswith(paths))
@@ -97,8 +126,19 @@ class Message:
     @property
     def exit_code(self) -> int:
         """What a command ends with."""
-        code: int = getattr(errors, self.error).exit_code
+        code: int = getattr(errors, kinds()[self.error]).exit_code
         return code
+
+
+@functools.cache
+def kinds() -> dict[str, str]:
+    """Return every class of error by its name, with that of ``validation/errors.py`` which it is or is made from."""
+    known = {name: name for name in errors.__all__}
+    for path in sources():
+        for node in ast.walk(_module(path).tree):
+            if isinstance(node, ast.ClassDef) and (base := next((b for b in map(_name, node.bases) if b in known), "")):
+                known.setdefault(node.name, known[base])
+    return known
 
 
 @functools.cache
@@ -114,14 +154,18 @@ def sources() -> list[Path]:
 
 def reference() -> str:
     """Return the page, in Markdown."""
-    found = [message for message in messages() if message.text != HANDED_ON]
+    found = [message for message in messages() if message.is_error and message.text != HANDED_ON]
     lines = [_INTRODUCTION]
     for area in AREAS:
         rows = sorted({(m.text, m.hint, m.exit_code) for m in found if m.area == area})
         lines += [f"## {area}\n\n| message | what to do | exit code |\n|---|---|---|"]
         lines += [f"| {_code(text)} | {plain(hint)} | {code} |" for text, hint, code in rows]
         lines += [""]
-    lines += ["## What a bucket's server refuses\n\nThe server's own code stands in the message.\n"]
+    lines += [_SETTINGS, *(f"| {_code(text)} |" for text in _plain_messages(REFUSED))]
+    lines += [_INSTALL, *(f"| {_code(text)} |" for text in _plain_messages(INSTALLING)), ""]
+    lines += ["## What the site of the reports answers\n\n| status | message | what to do |\n|---|---|---|"]
+    lines += [f"| {s.value} | {_code(text)} | {plain(hint)} |" for s, (text, hint) in report_server.REFUSALS.items()]
+    lines += ["\n## What a bucket's server refuses\n\nThe server's own code stands in the message.\n"]
     lines += ["| code | what to do |\n|---|---|"]
     hints: dict[str, list[str]] = {}
     for code, hint in refusals._HINTS.items():
@@ -132,6 +176,11 @@ def reference() -> str:
     for name, reason in REASONS.items():
         lines += [f"| {name} | {reason.severity} | {plain(reason.meaning)} | {plain(reason.advice)} |"]
     return "\n".join(lines) + "\n"
+
+
+def _plain_messages(paths: tuple[str, ...]) -> list[str]:
+    """Return the texts of what is not one of our errors in some modules."""
+    return sorted({m.text for m in messages() if m.path.startswith(paths) and not m.is_error})
 
 
 def _code(text: str) -> str:
@@ -168,13 +217,18 @@ class _Module:
 
     def messages(self) -> Iterator[Message]:
         for scope, call in _calls(self.tree):
-            if (name := _name(call.func)) in errors.__all__:
+            if (name := _name(call.func)) in kinds() or self._ends_plainly(name, call):
                 for text, hint in self._worded(call, scope):
                     texts, hints = text.split(_SEVERAL), hint.split(_SEVERAL)
                     pairs = zip(texts, hints, strict=True) if len(texts) == len(hints) else ((t, hint) for t in texts)
                     for each, what_to_do in pairs:
                         whole = each.removeprefix("[").removesuffix("]") if re.fullmatch(r"\[[^]]*\]", each) else each
                         yield Message(self.path, call.lineno, name, whole, what_to_do)
+
+    def _ends_plainly(self, name: str, call: ast.Call) -> bool:
+        """Whether a call makes a text that a person reads, and none of our errors."""
+        named = {"ValueError": REFUSED + INSTALLING, "SystemExit": INSTALLING}.get(name, ())
+        return self.path.startswith(named) and bool(call.args) and not isinstance(call.args[0], ast.Call)
 
     def _worded(self, call: ast.Call, scope: ast.FunctionDef | None) -> Iterator[tuple[str, str]]:
         """Yield message and hint; of a function that is given its message, one for each call of it."""

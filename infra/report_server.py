@@ -28,6 +28,16 @@ SUFFIXES = (".html", ".css", ".js", ".png", ".svg", ".ico", ".woff2")
 SILENCE_SECONDS = 60.0
 
 TEXT = "text/plain; charset=utf-8"
+# What a request that gets no page is answered, and what to do about it.
+REFUSALS = {
+    HTTPStatus.UNAUTHORIZED: ("These pages need a login.", "give that of RETRAIN_UP__AUTH"),
+    HTTPStatus.FORBIDDEN: (
+        "This is another name than RETRAIN_SITE__ADDRESS has.",
+        "set RETRAIN_SITE__ADDRESS to the address in the browser, and start `retrain site` or `retrain up` again",
+    ),
+    HTTPStatus.BAD_REQUEST: ("This is not an address.", "follow a link, or begin at the index"),
+    HTTPStatus.NOT_FOUND: ("There is no such page.", "`retrain report ID` builds one again, `retrain site` the index"),
+}
 # What an answer of one status says besides.
 _MORE = {
     HTTPStatus.FOUND: {"Location": START},
@@ -79,6 +89,10 @@ def report_site(
         server.server_close()
 
 
+def _refused(status: HTTPStatus) -> tuple[HTTPStatus, str, bytes]:
+    return status, TEXT, f"{REFUSALS[status][0]}\n".encode()
+
+
 def _handler(read: Read, wanted: str, names: Collection[str]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "retrain", ""
@@ -105,21 +119,17 @@ def _handler(read: Read, wanted: str, names: Collection[str]) -> type[BaseHTTPRe
                 given = self.headers.get("Authorization") or ""
                 if hmac.compare_digest(given.encode(), wanted.encode()):
                     return None
-                return HTTPStatus.UNAUTHORIZED, TEXT, b"These pages need a login.\n"
+                return _refused(HTTPStatus.UNAUTHORIZED)
             # Another Host is a page of another site, whose name resolves to this address.
             if (self.headers.get("Host") or "").rsplit(":", 1)[0] not in names:
-                return (
-                    HTTPStatus.FORBIDDEN,
-                    TEXT,
-                    b"This is another name than RETRAIN_SITE__ADDRESS has.\n",
-                )
+                return _refused(HTTPStatus.FORBIDDEN)
             return None
 
         def _page(self, target: str) -> tuple[HTTPStatus, str, bytes]:
             try:
                 path = unquote(urlsplit(target).path)
             except ValueError:  # for instance http://[/
-                return HTTPStatus.BAD_REQUEST, TEXT, b"This is not an address.\n"
+                return _refused(HTTPStatus.BAD_REQUEST)
             if path in ("/", "/index.html", "/reports", "/reports/"):
                 return HTTPStatus.FOUND, TEXT, b""
             key = OURS + path.removeprefix("/")
@@ -128,7 +138,7 @@ def _handler(read: Read, wanted: str, names: Collection[str]) -> type[BaseHTTPRe
             except RetrainError as error:
                 return HTTPStatus.BAD_GATEWAY, TEXT, f"{error.message}\n".encode()
             if data is None:
-                return HTTPStatus.NOT_FOUND, TEXT, b"There is no such page.\n"
+                return _refused(HTTPStatus.NOT_FOUND)
             kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
             is_text = kind.startswith("text/") or kind.endswith("javascript")
             return HTTPStatus.OK, f"{kind}; charset=utf-8" if is_text else kind, data

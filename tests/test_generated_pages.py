@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 from docs import commands, troubleshooting
-from docs.troubleshooting import HANDED_ON, messages, sources
+from docs.troubleshooting import HANDED_ON, INSTALLING, REFUSED, kinds, messages, sources
 from tests import ROOT
-from validation import errors
 from validation.findings import REASONS
 
-# The definitions, and what makes an error of the same type again.
-MADE = re.compile(rf"(?<!class )\b({'|'.join(errors.__all__)})\((?!\))")
+# Not the definitions, nor what makes an error of the same type again.
+MADE = re.compile(rf"(?<!class )\b({'|'.join(kinds())})\((?!\))")
+CHECKED = re.compile(r"raise (ValueError|SystemExit)\((?!str\()")
 
 
 def test_the_pages_are_current() -> None:
@@ -29,13 +29,15 @@ def test_every_error_that_the_code_makes_is_found() -> None:
         name = str(path.relative_to(ROOT))
         if name == "validation/errors.py":
             continue
+        pattern = [MADE, *([CHECKED] if name.startswith(REFUSED + INSTALLING) else [])]
         lines = enumerate(path.read_text().splitlines(), start=1)
-        assert [n for n, line in lines if MADE.search(line) and (name, n) not in found] == [], name
+        made = [n for n, line in lines if any(one.search(line) for one in pattern)]
+        assert [n for n in made if (name, n) not in found] == [], name
 
 
 def test_every_message_says_something_and_what_to_do() -> None:
     for message in messages():
-        if message.text == HANDED_ON:
+        if message.text == HANDED_ON or not message.is_error:
             continue
         where = f"{message.path}:{message.line}"
         assert re.search(r"[a-z]{2}", re.sub(r"<[^>]*>", "", message.text)), f"{where} says nothing by itself"
@@ -52,6 +54,10 @@ def test_messages_are_as_a_user_meets_them() -> None:
         "RETRAIN_UP__PORT | 2 |",
         "| `cannot download <address>: the server answered <text>` |",
         "| `RETRAIN_TRAINING__UNUSABLE_GPU is fail, and <what>` | `retrain devices` ",
+        "| `<address> returned <number> of the <size> bytes of <key>` |",
+        "| `must have exactly one group, <named>; it has <groups>` |",
+        "| `<venv> was made by Python <made>, and this is <version>: remove <venv> first` |",
+        "| 401 | `These pages need a login.` | ",
     ):
         assert row in page
     for reason in REASONS:
