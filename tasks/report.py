@@ -15,6 +15,7 @@ from tasks.models import model_names
 from tasks.nights import find_night
 from tasks.pruning.retire import refuse_retired
 from tasks.reporting.exhibits import exhibits
+from tasks.reporting.flow import site_pattern
 from tasks.reporting.index import refresh_index
 from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.page import render_report
@@ -164,10 +165,12 @@ def _with_tables(context: Context, inputs: ReportInputs) -> ReportInputs:
     """Return the inputs with predictions, measurements of the judged cells, and exhibits."""
     records, evaluation = context.records, inputs.evaluation
     predictions = facts = None
+    if evaluation is not None or site_pattern(inputs.night.settings):
+        table = records.load_table(inputs.validation.facts)
+        inputs = replace(inputs, accepted=table[["key", "patient"]])
     if evaluation is not None:
         predictions = records.load_table(evaluation.predictions)
-        facts = records.load_table(inputs.validation.facts)[["key", "brightness"]]
-        facts = facts[facts["key"].isin(set(predictions["key"]))]
+        facts = table.loc[table["key"].isin(set(predictions["key"])), ["key", "brightness"]]
     shown = exhibits(context, inputs.decision, evaluation, predictions, inputs.candidates)
     cells = records.load_table(shown.cells)
     return replace(inputs, predictions=predictions, facts=facts, exhibits=shown, cells=cells)

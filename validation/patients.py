@@ -28,6 +28,11 @@ def patient_of(name: str, pattern: str) -> str | None:
     return (match.group(1) or None) if match else None
 
 
+def site_of(name: str, pattern: str) -> str | None:
+    """Return the site in a file's name, or None; ``pattern`` is matched as that of ``patient_of``."""
+    return patient_of(name, pattern)
+
+
 def fold_of(patient: str) -> int:
     """Return the fold of a patient, 0 .. FOLDS-1; ``NO_FOLD`` for the empty name: it may be any of the others."""
     return int(_fraction("fold", patient) * FOLDS) if patient else NO_FOLD

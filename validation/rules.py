@@ -13,13 +13,14 @@ from validation.records import Severity
 DEFAULT_PATIENT_PATTERN = r"(?i)(.*?)_?thin"
 
 
-def _compiles(pattern: str) -> str:
+def one_group(pattern: str, named: str = "the patient") -> str:
+    """Return a regular expression with exactly one group, which is what is ``named``; raises ValueError for others."""
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
         raise ValueError(f"not a valid regular expression: {error}") from error
     if groups != 1:
-        raise ValueError(f"must have exactly one group, the patient; it has {groups}")
+        raise ValueError(f"must have exactly one group, {named}; it has {groups}")
     return pattern
 
 
@@ -32,7 +33,7 @@ class Rules(BaseModel):
 class DataRules(Rules):
     """What an image and a batch must be like to be trained on."""
 
-    patient_pattern: Annotated[str, AfterValidator(_compiles)] = Field(
+    patient_pattern: Annotated[str, AfterValidator(one_group)] = Field(
         DEFAULT_PATIENT_PATTERN,
         description="regular expression, matched at the start of an image's name; its one group is the patient",
     )

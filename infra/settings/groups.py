@@ -15,7 +15,7 @@ from validation.errors import UsageError
 from validation.patients import FOLDS
 from validation.records import CLASSES
 from validation.redaction import holds_login
-from validation.rules import Rules
+from validation.rules import Rules, one_group
 
 LOOPBACK = "127.0.0.1"
 
@@ -185,10 +185,20 @@ class AboutSettings(Rules):
     )
     labelled_by: str = Field("", description="who labelled the cells, and how: the reference standard")
     sites: str = Field("", description="where the films come from: clinics, years, stain, microscopes")
+    site_pattern: str = Field(
+        "",
+        description="regular expression, matched at the start of an image's name; its one group is the site, such as "
+        r"`([a-z]+)-`; empty: reports count no sites",
+    )
     owner: str = Field("", description="who is responsible for the model")
     licence: str = Field("", description="licence of the model file, such as `Apache-2.0`")
     citation: str = Field("", description="how to cite the model, or the cells it is trained on")
     told: str = Field("", description="who is told of a change of the champion, besides the alerts, and how")
+
+    @field_validator("site_pattern")
+    @classmethod
+    def _names_a_site(cls, value: str) -> str:
+        return one_group(value, "the site") if value else value
 
 
 class AlertSettings(Rules):

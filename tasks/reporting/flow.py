@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import pandas as pd
 from rich.filesize import decimal
 
 from infra.settings.groups import AboutSettings
 from tasks.reporting.format import count, shorten
 from tasks.reporting.inputs import ReportInputs
+from validation.patients import site_of
 from validation.records import NEGATIVE, POSITIVE, CellCount, Metrics, ValidationResult
 
 # What the settings state, by the words for it.
@@ -20,6 +22,9 @@ ABOUT = {
     "licence": "Licence",
     "citation": "How to cite",
 }
+
+
+MOST_SITES = 20
 
 
 class Step(NamedTuple):
@@ -43,7 +48,7 @@ def steps(r: ReportInputs) -> list[Step]:
             f"{decimal(found.bytes)}; {count(found.patients, 'patient')}. {classes}. {changes}.",
             _set_aside(checked),
         ),
-        Step(f"{checked.accepted:,}", f"accepted, of {count(checked.patients, 'patient')}"),
+        Step(f"{checked.accepted:,}", f"accepted, of {count(checked.patients, 'patient')}", _sites(r, r.accepted)),
     ]
     if r.split is None:
         return [*flow, Step("None", "trained on", "The night did not get that far.")]
@@ -60,7 +65,8 @@ def steps(r: ReportInputs) -> list[Step]:
         return [*flow, trained, Step("None", "judged", "No look was taken.")]
     m = e.challenger_metrics
     judged = CellCount(patients=m.patients, positive=m.tp + m.fn, negative=m.tn + m.fp)
-    return [*flow, trained, Step(f"{m.cells:,}", f"judged, {_of(judged)}", _calls(m))]
+    more = " ".join(filter(None, [_sites(r, r.predictions), _calls(m)]))
+    return [*flow, trained, Step(f"{m.cells:,}", f"judged, {_of(judged)}", more)]
 
 
 def _set_aside(checked: ValidationResult) -> tuple[str, ...]:
@@ -72,6 +78,30 @@ def _set_aside(checked: ValidationResult) -> tuple[str, ...]:
     words = ", ".join(f"{shorten(reason, 40)} {amount:,}" for amount, reason in amounts)
     several = " (some for several reasons)" if sum(amount for amount, _ in amounts) > checked.rejected else ""
     return (f"{checked.rejected:,} set aside{several}: {words}" if words else f"{checked.rejected:,} set aside",)
+
+
+def site_pattern(settings: Mapping[str, str]) -> str:
+    """Return which part of an image's name is the site, by a night's recorded settings; empty where nothing says it."""
+    return settings.get("about.site_pattern", "")
+
+
+def _sites(r: ReportInputs, images: pd.DataFrame | None) -> str:
+    """Return how many patients are of each site, most first; empty where no setting says how sites are named.
+
+    A patient with images of two sites counts at both.
+    """
+    pattern = site_pattern(r.night.settings)
+    if not pattern or images is None:
+        return ""
+    named = images[images["patient"] != ""]
+    sites = named["key"].map(lambda key: site_of(key, pattern) or "")
+    found = {str(site): int(amount) for site, amount in named["patient"].groupby(sites).nunique().items()}
+    unnamed = found.pop("", 0)
+    ranked = sorted(found.items(), key=lambda site: (-site[1], site[0]))
+    words = [f"{shorten(name, 40)} {amount:,}" for name, amount in ranked[:MOST_SITES]]
+    words += [f"{len(ranked) - MOST_SITES:,} more"] if len(ranked) > MOST_SITES else []
+    without = f" {count(unnamed, 'patient')} of no named site." if unnamed else ""
+    return f"{count(len(ranked), 'site')}{', patients: ' * bool(words)}{', '.join(words)}.{without}"
 
 
 def _of(cells: CellCount) -> str:
@@ -96,3 +126,10 @@ def stated(settings: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return what a night's recorded settings state of the model and its cells, and what they do not."""
     known = {words: text for name, words in ABOUT.items() if (text := settings.get(f"about.{name}", "").strip())}
     return known, [words for words in ABOUT.values() if words not in known]
+
+
+def uncounted_sites(settings: Mapping[str, str]) -> str:
+    """Return why the flow counts no sites; empty where it does."""
+    if site_pattern(settings):
+        return ""
+    return "Sites are not counted: no setting says which part of an image's name is the site (about.site_pattern)."

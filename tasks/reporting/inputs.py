@@ -30,8 +30,9 @@ class ReportInputs:
     ``split`` is None when the data was invalid, ``evaluation`` and ``predictions`` when no look was taken.
     ``predictions`` has the columns key, sha256, patient, fold, label (1 = Parasitized), challenger, champion, reference
     and other (probabilities, each by the member of the cell's fold; NaN where a model was not scored). ``facts`` has
-    key and brightness. ``exhibits`` and ``cells`` were gathered for this report. ``request`` and ``answer`` are those
-    of a decision that awaits, or awaited, a person.
+    key and brightness of these cells, ``accepted`` key and patient of every accepted image where sites are counted.
+    ``exhibits`` and ``cells`` were gathered for this report. ``request`` and ``answer`` are those of a decision that
+    awaits, or awaited, a person.
     """
 
     night: Night
@@ -44,6 +45,7 @@ class ReportInputs:
     predictions: pd.DataFrame | None
     champion_candidate: Candidate | None
     facts: pd.DataFrame | None = None
+    accepted: pd.DataFrame | None = None
     exhibits: Exhibits | None = None
     cells: pd.DataFrame | None = None
     request: ApprovalRequest | None = None

@@ -21,7 +21,7 @@ from tasks.reporting.figures import curves
 from tasks.reporting.figures.patients import called_plot, called_words, difference_plot
 from tasks.reporting.figures.svg import TITLES, interval_strip
 from tasks.reporting.figures.trends import champion_plot, learning_plot
-from tasks.reporting.flow import intended_use, stated, steps
+from tasks.reporting.flow import intended_use, stated, steps, uncounted_sites
 from tasks.reporting.inputs import ReportInputs, past_night
 from tasks.reporting.models import Model, judged_models
 from tasks.reporting.pictures.gallery import galleries
@@ -60,6 +60,7 @@ def render_report(inputs: ReportInputs) -> str:
         flow=steps(inputs),
         intended_use=intended_use(inputs.night.settings),
         stated=stated(inputs.night.settings),
+        uncounted_sites=uncounted_sites(inputs.night.settings),
         models=models,
         figures=_figures(inputs, models),
         patients=worst_patients(inputs),

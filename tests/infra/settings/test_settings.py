@@ -97,6 +97,7 @@ def test_all_that_is_wrong_is_named_at_once_by_both_names(toml: Path) -> None:
         ("RETRAIN_TRAINING__WHERE", "there", "'here' or 'deployment'"),
         ("RETRAIN_TRAINING__MEMBERS", "6", "less than or equal to 5"),
         ("RETRAIN_DATA__PATIENT_PATTERN", "no group", "exactly one group"),
+        ("RETRAIN_ABOUT__SITE_PATTERN", "no group", "exactly one group, the site"),
         ("RETRAIN_GATE", "strict", "as JSON"),
     ],
 )

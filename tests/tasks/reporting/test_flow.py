@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tasks.reporting.flow import steps
@@ -33,6 +34,40 @@ def test_every_image_is_accounted_for_from_found_to_called() -> None:
         (),
     ]
     assert flow[-1].more == "The challenger called 507 infected (27 wrongly) and 493 uninfected (23 wrongly)."
+
+
+def test_sites_are_counted_by_what_patients_names_say_or_are_said_not_to_be() -> None:
+    made = full_inputs()
+    assert made.predictions is not None
+    assert "Sites are not counted" in text_of(render_report(made))
+    patients = made.predictions["patient"]
+    sites = ["lab" if index % 3 else HOSTILE[:8] for index in range(len(patients))]
+    keys = [f"labeled/Parasitized/{site}-{index}.png" for index, site in enumerate(sites)]
+    accepted = [("lab-1", "A"), ("lab-2", "A"), ("lab-3", "B"), ("ward-1", "B"), ("C1", "C"), ("ward-2", "")]
+    counted = replace(
+        made,
+        night=made.night.model_copy(update={"settings": {"about.site_pattern": r"([^-]+)-"}}),
+        predictions=made.predictions.assign(key=keys),
+        accepted=pd.DataFrame([(f"labeled/Uninfected/x/{name}", patient) for name, patient in accepted]).set_axis(
+            ["key", "patient"], axis=1
+        ),
+    )
+    flow = steps(counted)
+    assert flow[1].more == "2 sites, patients: lab 2, ward 1. 1 patient of no named site."
+    assert flow[-1].more.startswith(f"2 sites, patients: {HOSTILE[:8]} 20, lab 20. ")
+    page = render_report(counted)
+    assert "Sites are not counted" not in page
+    assert "patients: &lt;script&gt; 20, lab 20" in page
+
+
+def test_of_many_sites_the_largest_are_named() -> None:
+    made = full_inputs()
+    settings = {"about.site_pattern": r"(\w+)-"}
+    names = [*(f"s{index:03d}-1" for index in range(50)), "s049-2"]
+    accepted = pd.DataFrame({"key": names, "patient": names})
+    flow = steps(replace(made, night=made.night.model_copy(update={"settings": settings}), accepted=accepted))
+    assert flow[1].more.startswith("50 sites, patients: s049 2, s000 1, ")
+    assert flow[1].more.endswith("s018 1, 30 more.")
 
 
 def test_a_warning_sets_no_image_aside_and_several_reasons_are_said() -> None:
