@@ -15,6 +15,7 @@ from pydantic import Field
 from flows.opening import initiator, opened
 from infra.registry.registry import Registry
 from tasks.champion.history import LONGEST_WHY
+from tasks.commands.answer_approval import LONGEST_NAME, signed
 from tasks.commands.answer_approval import answer as give_answer
 from tasks.report import show_answer
 
@@ -27,7 +28,7 @@ class Reply(StrEnum):
 
 
 DecisionId = Annotated[str, Field(pattern=r"^([0-9a-f]{4,24}|latest)$")]
-Name = Annotated[str, Field(pattern=r"\S", max_length=100)]
+Name = Annotated[str, Field(pattern=r"\S", max_length=LONGEST_NAME)]
 Why = Annotated[str, Field(pattern=r"\S", max_length=LONGEST_WHY)]
 
 
@@ -47,7 +48,7 @@ def approve_flow(decision: DecisionId, answer: Reply, name: Name, why: Why) -> s
     """
     with opened() as context:
         registry = Registry(context.settings)
-        who = f"{' '.join(name.split())}, {initiator()}"
+        who = signed(name, initiator())
         given, champion = give_answer(context, registry, decision, answer.value, why=why, who=who)
         show_answer(context, given.decision)
     return champion.version if champion else None

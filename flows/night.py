@@ -172,6 +172,7 @@ def build_night_record(
         challenger=challenger.id if challenger else None,
         challenger_model=challenger.model if challenger else None,
         metrics=evaluation.challenger_metrics.intervals() if evaluation else {},
+        judged=evaluation.judged if evaluation else "",
         images={
             "found": snapshot.objects,
             "new": snapshot.new,

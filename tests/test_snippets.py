@@ -43,6 +43,7 @@ PYTHON = {
 }
 # Commands that are parsed and not run here, by their beginning.
 PARSED = {
+    "compare": "it needs two decisions with a look: tests/tasks/commands/test_compare_decisions.py",
     "approve": "no decision waits: tests/tasks/champion/",
     "demo": "it trains both CNNs: tests/flows/test_nights.py",
     "devices": "it loads both frameworks: tests/tasks/training/",

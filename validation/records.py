@@ -571,6 +571,7 @@ class Night(Record):
     challenger: str | None
     challenger_model: str | None
     metrics: dict[str, Interval | None]
+    judged: str = Field("", description="digest of the judged cells: nights that share it judged the same ones")
     images: dict[str, int]
     seconds: dict[str, float]
     report: str | None

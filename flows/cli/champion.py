@@ -23,6 +23,9 @@ At = Annotated[
     typer.Option("--at", metavar="TIME", help='The champion at a time, for instance "2026-01-31 12:00" (UTC).'),
 ]
 Why = Annotated[str, typer.Option("--why", help="The reason; it is recorded in the history.")]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Your name; the history records it beside your login.")
+]
 Decision = Annotated[str, typer.Argument(metavar="DECISION", help="A decision's id, the start of it, or 'latest'.")]
 
 
@@ -105,23 +108,24 @@ def rebuild_registry(
     _changed(context, rebuild(context, registry, champion, why=why, who=person()), "rebuilt", as_json)
 
 
-def approve(decision: Decision, why: Why, as_json: AsJson = False) -> None:
+def approve(decision: Decision, why: Why, name: Name = None, as_json: AsJson = False) -> None:
     """Approve the challenger of a decision that awaits approval: it becomes champion."""
-    _answer(decision, "approve", why, as_json)
+    _answer(decision, "approve", why, name, as_json)
 
 
-def reject(decision: Decision, why: Why, as_json: AsJson = False) -> None:
+def reject(decision: Decision, why: Why, name: Name = None, as_json: AsJson = False) -> None:
     """Reject the challenger of a decision that awaits approval: the champion stays."""
-    _answer(decision, "reject", why, as_json)
+    _answer(decision, "reject", why, name, as_json)
 
 
-def _answer(decision: str, reply: Literal["approve", "reject"], why: str, as_json: bool) -> None:
+def _answer(decision: str, reply: Literal["approve", "reject"], why: str, name: str | None, as_json: bool) -> None:
     from infra.provenance import person
-    from tasks.commands.answer_approval import answer
+    from tasks.commands.answer_approval import answer, signed
     from tasks.report import show_answer
 
+    who = person() if name is None else signed(name, person())
     context, registry = open_registry()
-    given, champion = answer(context, registry, decision, reply, why=why, who=person())
+    given, champion = answer(context, registry, decision, reply, why=why, who=who)
     show_answer(context, given.decision)
     shown = {"decision": given.decision, "answer": given.answer, "who": given.who, "why": given.why}
     console.emit({"answer": given, "champion": champion}, as_json, partial(_show, shown))

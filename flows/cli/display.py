@@ -18,6 +18,7 @@ from validation.records import Interval, Verdict
 from validation.redaction import mask, printable
 
 if TYPE_CHECKING:
+    from tasks.commands.compare_decisions import Comparison
     from tasks.commands.predict import Predictions
     from tasks.intake.download import ImportProgress
     from tasks.intake.import_cells import ImportResult
@@ -125,6 +126,22 @@ def history(rows: Sequence[dict[str, Any]]) -> None:
                 console.out.print(Text(f"    {name:<9} {printable(row[name])}"))
     if not rows:
         console.err.print(Text("there has never been a champion"))
+
+
+def comparison(result: Comparison) -> None:
+    """Print two challengers on the same cells, and their difference: a line for each metric."""
+    judged = f"{result.patients:,} patients and {result.cells:,} cells that both judged"
+    console.out.print(Text(f"decision {result.later} minus decision {result.earlier}, on {judged}"))
+    if result.left_out:
+        console.out.print(Text(f"{result.left_out:,} cells that only one of them judged are left out", "yellow"))
+    for name, values in result.metrics.items():
+        shown = " -> ".join(f"{value.value:.4f}" if value else "not defined" for value in values)
+        difference = result.differences.get(name)
+        change = f"  {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})" if difference else ""
+        console.out.print(Text(f"{name.replace('_', ' '):<18} {shown}{change}"))
+    console.err.print(
+        Text("95% intervals by patient, for one pair chosen beforehand; nothing is promoted by it", "dim")
+    )
 
 
 def settings(described: Iterable[tuple[str, str, str, str, str]], config: Path) -> None:

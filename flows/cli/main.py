@@ -16,7 +16,7 @@ from flows import console
 from flows.cli import champion, data, display, looks, operate
 from flows.cli.common import AsJson, named_path, prepared_settings
 from flows.cli.prune import prune
-from flows.cli.report import report, site
+from flows.cli.report import compare, report, site
 from infra.environment import prefect_api_url
 from infra.privacy import keep_files_private, keep_secrets_out_of_logs
 from infra.settings.settings import Settings, config_path, load_settings
@@ -179,7 +179,7 @@ def settings(as_json: AsJson = False) -> None:
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(champion.champion, champion.history, champion.rollback, champion.promote, champion.approve, champion.reject),
     champion.rebuild_registry,
-    *(report, site, looks.looks, data.validate, data.quarantine),
+    *(report, compare, site, looks.looks, data.validate, data.quarantine),
     *(operate.up, operate.devices, operate.notify, operate.backup, operate.restore, prune),
 )
 _EXAMPLES = {
@@ -192,10 +192,11 @@ _EXAMPLES = {
     "history": "--json",
     "rollback": '--why "ring forms are missed"',
     "promote": 'latest --why "reviewed by hand"',
-    "approve": 'latest --why "report reviewed"',
-    "reject": 'latest --why "too few patients"',
+    "approve": 'latest --name "Dr. Ada Lovelace" --why "report reviewed"',
+    "reject": 'latest --name "Dr. Ada Lovelace" --why "too few patients"',
     "rebuild-registry": '3f9a61c07be2 --why "the disk was lost; SHA-256 from the last report"',
     "report": "latest",
+    "compare": "latest 3f9a61c0",
     "site": "--port 8765",
     "looks": "--json",
     "validate": "",

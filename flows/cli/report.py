@@ -1,4 +1,4 @@
-"""The commands about reports: ``retrain report`` rebuilds one, ``retrain site`` serves all of them and their index."""
+"""The commands about reports: ``report`` rebuilds one, ``compare`` pairs two, ``site`` serves all and their index."""
 
 from __future__ import annotations
 
@@ -32,6 +32,23 @@ def report(
     night = night.model_copy(update={"report": str(build_report(context, night))})
     facts = {"decision": night.decision, "verdict": night.verdict, "report": night.report}
     console.emit(facts, as_json, lambda _: display.verdict(night))
+
+
+def compare(
+    one: Annotated[str, typer.Argument(metavar="DECISION", help="A decision's id, the start of it, or 'latest'.")],
+    other: Annotated[str, typer.Argument(metavar="DECISION", help="Another one; which is named first is the same.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare the challengers of two decisions on the cells that both judged, paired by patient.
+
+    The pair is chosen after its figures were known, outside the error budget: the comparison promotes nothing.
+    """
+    from dataclasses import asdict
+
+    from tasks.commands.compare_decisions import compare_decisions
+
+    result = compare_decisions(open_context(), one, other)
+    console.emit(asdict(result), as_json, lambda _: display.comparison(result))
 
 
 def site(

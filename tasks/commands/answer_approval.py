@@ -27,6 +27,22 @@ from validation.records import ApprovalAnswer, ApprovalRequest, Candidate, Champ
 log = logging.getLogger(__name__)
 
 Reply = Literal["approve", "reject"]
+LONGEST_NAME = 100  # characters
+
+
+def signed(name: str, account: str) -> str:
+    """Return who answers, as the history records it: the person's own word first, then the account.
+
+    Raises:
+        UsageError: for a name that is empty or too long.
+    """
+    name = " ".join(name.split())
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise UsageError(
+            f"--name has {len(name):,} characters; expected 1 to {LONGEST_NAME}",
+            'for instance --name "Dr. Ada Lovelace"',
+        )
+    return f"{name}, {account}"
 
 
 def find_request(context: Context, text: str) -> tuple[Decision, ApprovalRequest]:

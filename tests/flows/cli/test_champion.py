@@ -181,10 +181,13 @@ def test_promote_approve_and_reject(
         request_approval(context, decision)
     rejected = shown.json("reject", "4444", "--why", "too few patients")
     assert (rejected["answer"]["answer"], rejected["answer"]["who"]) == ("reject", person())
-    approved = shown.json("approve", "latest", "--why", "looked at the report")
+    for name in (" ", "x" * 101):
+        assert "--name" in shown.text("approve", "latest", "--why", "w", "--name", name, code=2)
+    approved = shown.json("approve", "latest", "--why", "looked at the report", "--name", " Ann\tB ")
     assert approved["champion"]["version"] == "4"
+    assert approved["answer"]["who"] == shown.json("history")[-1]["who"] == f"Ann B, {person()}"
     text = shown.text("approve", "5555", "--why", "again", code=1)
-    assert f"was approved by {person()}" in text
+    assert f"was approved by Ann B, {person()}" in text
     assert [row["action"] for row in shown.json("history")][2:] == ["override", "rejected", "approved"]
 
 

@@ -59,6 +59,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "rollback",
             "promote",
             "approve",
+            "compare",
             "reject",
             "rebuild-registry",
             "site",
