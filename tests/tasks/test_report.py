@@ -144,9 +144,7 @@ def test_an_answer_is_on_the_report_and_the_index(context: Context, night: Night
     answer = ApprovalAnswer(decision=night.decision, answer="reject", who="Ann", why="stain", at=NOON)
     context.records.save(answer, night.decision)
     show_answer(context, night.decision)
-    assert b"As of 2026-01-02 12:00 UTC: rejected by Ann, because: stain." in context.store.get(
-        report_key(night.decision)
-    )
+    assert b"As of 2026-01-02 12:00 UTC, by Ann: stain." in context.store.get(report_key(night.decision))
     assert b"Rejected by Ann" in context.store.get(report_key(INDEX))
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from tasks.reporting.format import count, level, share, signed
+from tasks.reporting.format import level, share, signed
 from tasks.reporting.inputs import ReportInputs
 from validation.records import Metrics, Verdict
 
 _FACTS = {
     Verdict.INVALID_DATA: "These checks count and measure. Nothing was estimated, so chance has no part in it.",
     Verdict.NOTHING_NEW: "Nothing was measured tonight: the earlier decision is in force.",
-    Verdict.CHAMPION_UNUSABLE: "That the champion cannot be used is a fact, not an estimate. Nothing was compared.",
+    Verdict.CHAMPION_UNUSABLE: "That the champion cannot be used is a fact, not an estimate.",
 }
 
 
 def confidence(r: ReportInputs) -> str:
     """Return how far the verdict can be relied on."""
     if r.evaluation is None:
-        nothing = "Nothing was measured tonight, so there is nothing to rely on."
+        nothing = "Nothing was measured tonight."
         chosen = (
             "The figures are from tuning patients, on whom epoch and threshold were chosen: they flatter, and prove "
             "nothing about other patients. They only show whether a look is worth its price."
@@ -33,9 +33,8 @@ def _alone(metrics: Metrics) -> str:
     sides = {name: m for name in ("sensitivity", "specificity") if (m := getattr(metrics, name)) is not None}
     ranges = " and ".join(f"{name} between {share(m.low)} and {share(m.high)}" for name, m in sides.items())
     confident = next(map(level, sides.values()), "95%")
-    patients = count(metrics.patients, "judging patient")
-    figures = f" On patients like these {patients}, with {confident} confidence: {ranges}." if sides else ""
-    return f"Nothing was compared. Whether the floors are high enough is for a person to judge.{figures}"
+    figures = f"On patients like these {metrics.patients:,}, with {confident} confidence: {ranges}. " if sides else ""
+    return f"{figures}Whether that is good enough is for a person to judge."
 
 
 def _difference(r: ReportInputs) -> str:
@@ -81,7 +80,7 @@ def _power(r: ReportInputs) -> str:
 def _optimism(r: ReportInputs) -> str:
     """Return which way the figures err: for what was chosen by them, and for members in place of the whole file."""
     modest = "each patient was judged by a member, which has seen fewer patients than the file that is deployed"
-    if r.decision.verdict in (Verdict.PROMOTED, Verdict.AWAITING_APPROVAL):
+    if r.has_champion and r.decision.verdict in (Verdict.PROMOTED, Verdict.AWAITING_APPROVAL):
         chosen = "The challenger was chosen by these figures, which flatters them a little"
         return f"{chosen}; but {modest}, so they are, if anything, too modest."
     return f"The figures are, if anything, too modest: {modest}."

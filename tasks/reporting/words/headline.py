@@ -7,6 +7,8 @@ from tasks.reporting.inputs import ReportInputs
 from tasks.reporting.words.conditions import compared, tolerated
 from validation.records import ApprovalAnswer, FieldReport, Night, Promotion, Verdict
 
+# A name and the account that answered: both ends of a longer one are shown.
+LONGEST_WHO = 160
 SYNTHETIC = "No figure here says anything about real blood films."
 _ANSWERS = {"approve": "Approved", "reject": "Rejected"}
 _CHANGES = {"approved": "Approved", "override": "Promoted by hand", "rollback": "Rolled back"}
@@ -43,9 +45,9 @@ def headline(r: ReportInputs) -> str:
         undecided = f"nothing speaks against {challenger}, but the evidence is too thin"
     failure = f"{challenger} {_failure(r)}" if r.challenger else "tonight brought no challenger"
     if r.answer is not None:
-        awaiting = f"A person approved {challenger}: it became champion."
+        awaiting = f"{capital(challenger)} passed every test and was approved: it became champion."
         if r.answer.answer == "reject":
-            awaiting = f"A person rejected {challenger}. {stays}."
+            awaiting = f"{stays}: {challenger} passed every test, and a person rejected it."
     return {
         Verdict.PROMOTED: promoted,
         Verdict.KEPT: f"{stays}: {failure}.",
@@ -60,8 +62,7 @@ def headline(r: ReportInputs) -> str:
 def approval_state(r: ReportInputs) -> str:
     """Return until when a decision waits for a person, and as of when that is so; or the answer."""
     if r.answer is not None:
-        done, who = _ANSWERS[r.answer.answer].lower(), shorten(r.answer.who, 60)
-        return f"As of {when(r.answer.at)}: {done} by {who}, because: {shorten(r.answer.why, 160)}."
+        return f"As of {when(r.answer.at)}, by {shorten(r.answer.who, LONGEST_WHO)}: {shorten(r.answer.why, 160)}."
     if r.request is None:
         return ""
     return f"As of {when(r.night.finished_at)} it waits for a person, until {when(r.request.expires_at)}."
@@ -100,4 +101,4 @@ def index_headline(decisions: int, champion: str | None) -> str:
 def answered(change: Promotion | ApprovalAnswer) -> str:
     """Return what a person did about a decision afterwards, and why."""
     action = change.answer if isinstance(change, ApprovalAnswer) else change.action
-    return f"{_DONE[action]} by {shorten(change.who, 60)}, {when(change.at)}: {shorten(change.why, 160)}"
+    return f"{_DONE[action]} by {shorten(change.who, LONGEST_WHO)}, {when(change.at)}: {shorten(change.why, 160)}"

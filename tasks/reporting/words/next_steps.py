@@ -19,7 +19,7 @@ class NextSteps(NamedTuple):
     form: str | None = None
 
 
-_WHY = '--why "REASON"'
+_NAME, _WHY = '--name "YOUR NAME"', '--why "REASON"'
 _RUN = ("Run a night", "retrain run")
 _RUN_AGAIN = ("Then run the night again", "retrain run")
 _HISTORY = ("See every change of the champion", "retrain history")
@@ -41,8 +41,8 @@ def next_steps(r: ReportInputs) -> NextSteps:
     )
     if not r.has_champion:
         sentence = (
-            "Decide whether it is good enough for your patients: nothing else did. There is no earlier version to go "
-            "back to; to refuse it, raise a floor (settings gate.min_auc, gate.min_sensitivity, gate.min_specificity)."
+            "Decide whether it is good enough for your patients. There is no earlier version to go back to; to refuse "
+            "it, raise a floor (settings gate.min_auc, gate.min_sensitivity, gate.min_specificity)."
         )
         promoted = promoted._replace(
             sentence=sentence, commands=(("See what is champion, and why", "retrain champion"), _RUN)
@@ -52,6 +52,10 @@ def next_steps(r: ReportInputs) -> NextSteps:
         "Nothing. A person may overrule the gate; the history then says who did, and why.",
         (("Promote the challenger by hand", f"retrain promote {decision} {_WHY}"),),
     )
+    if r.answer is not None:
+        kept = kept._replace(
+            sentence="Nothing. The rejection can be overruled; the history then says by whom, and why."
+        )
     if r.challenger is None:
         kept = NextSteps("What to do", "Correct what ended the trainings, and run the night again.", (_RUN,))
     more = ("Or bring more patients", "retrain import FOLDER")
@@ -64,10 +68,13 @@ def next_steps(r: ReportInputs) -> NextSteps:
         Verdict.UNDECIDED: undecided if r.challenger else kept,
         Verdict.AWAITING_APPROVAL: NextSteps(
             "What is asked of you",
-            "Approve or reject, so or in the form approve/approval on Prefect's page; your name and reason are kept.",
+            "Approve or reject, here or in the form approve/approval on Prefect's page; your name and reason are kept.",
             (
-                ("Make the challenger champion", f"retrain approve {decision} {_WHY}"),
-                ("Keep the champion as it is", f"retrain reject {decision} {_WHY}"),
+                ("Make the challenger champion", f"retrain approve {decision} {_NAME} {_WHY}"),
+                (
+                    "Keep the champion as it is" if r.has_champion else "Go on without a champion",
+                    f"retrain reject {decision} {_NAME} {_WHY}",
+                ),
             ),
             form=form_of(r.request),
         ),

@@ -20,12 +20,12 @@ def why(r: ReportInputs) -> str:
             problem = r.decision.champion_problem or "no reason was recorded"
             return (
                 f"{capital(r.champion_name)} could not be loaded or scored: {problem}. A champion that cannot be "
-                "scored does not count as beaten: nothing was compared, and nothing was promoted. Repair it, or roll "
-                "back to a version that works."
+                "scored does not count as beaten, so nothing was compared. Repair it, or roll back to a version that "
+                "works."
             )
     if r.evaluation is None:
         return " ".join([_on_tuning(r), *_not_looked(r), _outcome(r)])
-    return " ".join([*_on_judging(r, r.evaluation), *_conditions(r.decision.gates), _outcome(r)])
+    return " ".join(filter(None, [*_on_judging(r, r.evaluation), *_conditions(r.decision.gates), _outcome(r)]))
 
 
 def _invalid_data(r: ReportInputs) -> str:
@@ -67,25 +67,28 @@ def _not_looked(r: ReportInputs) -> list[str]:
     """Return that no look was taken, why a challenger that earned one got none, and what is missing."""
     why = f": {r.decision.not_looked.strip().removesuffix('.')}" if r.decision.not_looked else ""
     missing = [condition_sentence(gate) for gate in r.decision.gates if not gate.passed]
-    return [f"No look was taken{why}; nothing of the error budget was spent.", *missing]
+    return [f"No look was taken, and nothing of the error budget was spent{why}.", *missing]
 
 
 def _on_judging(r: ReportInputs, e: Evaluation) -> list[str]:
     challenger = f"The challenger ({r.night.challenger_model})"
     where = f"{count(e.challenger_metrics.cells, 'cell')} of {count(e.challenger_metrics.patients, 'judging patient')}"
-    contest = f"{challenger} scored {where}. There was no champion to compare it with, so only the floors applied."
+    contest = (
+        f"{challenger} scored {where}. There was no champion to compare it with: only the amount of data and "
+        "the floors counted."
+    )
     if r.has_champion:
         contest = f"{challenger} and {r.champion_name} scored the same {where}."
     return [contest, *([f"{capital(e.unjudged).removesuffix('.')}."] if e.unjudged else [])]
 
 
 def _conditions(gates: tuple[Gate, ...]) -> list[str]:
-    """Return the conditions that failed; where none did, those that compared something: the rest are in the table."""
+    """Return the conditions that failed; where none did, those that compared something: the table has the rest."""
     if not gates:
         return []
     failed = [condition_sentence(gate) for gate in gates if not gate.passed]
     if not failed:
-        compared = [gate for gate in gates if gate.level is not None] or gates
+        compared = [gate for gate in gates if gate.level is not None]
         return [f"All {len(gates)} conditions passed.", *map(condition_sentence, compared)]
     rest = len(gates) - len(failed)
     tail = [f"The other {count(rest, 'condition')} passed."] if rest else []
@@ -96,7 +99,7 @@ def _outcome(r: ReportInputs) -> str:
     stays = "the champion stays" if r.has_champion else "there is still no champion"
     match r.decision.verdict:
         case Verdict.PROMOTED:
-            return "So it replaced the champion." if r.has_champion else "So it is the first champion."
+            return "So it replaced the champion." if r.has_champion else ""
         case Verdict.UNDECIDED if r.evaluation is None:
             needed = r.decision.further_patients
             more = f" About {count(needed, 'further patient')} would make one worth taking." if needed else ""

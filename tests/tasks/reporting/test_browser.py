@@ -32,6 +32,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("pages")
     nights = {
         "promoted": samples.full_inputs(synthetic=True),
+        "kept": samples.full_inputs(Verdict.KEPT, gates=samples.gates("superior balanced accuracy")),
         "champion unusable": samples.unusable(),
         "nothing new": samples.nothing_new(),
     }
@@ -87,8 +88,8 @@ def test_no_page_uses_the_network_or_bars_a_reader(name: str, tab: Any, pages: d
     assert tab.complaints == []
 
 
-@pytest.mark.parametrize("width", [360, 820])
-@pytest.mark.parametrize("name", ["promoted", "index", "planned changes"])
+@pytest.mark.parametrize("width", [360, 820, 1440])
+@pytest.mark.parametrize("name", ["promoted", "kept", "index", "planned changes"])
 def test_nothing_is_wider_than_the_screen(name: str, width: int, tab: Any, pages: dict[str, str]) -> None:
     tab.set_viewport_size({"width": width, "height": 740})
     tab.goto(pages[name])
@@ -152,7 +153,7 @@ def test_a_gallery_on_a_phone_is_a_strip_that_keys_scroll(tab: Any, pages: dict[
 
 
 def test_two_decisions_are_set_side_by_side_by_their_address(tab: Any, pages: dict[str, str], tmp_path: Path) -> None:
-    nights = (a_night(number, value=0.90 + number / 100) for number in (1, 2, 3))
+    nights = (a_night(number, value=0.90 + number / 100, judged="f" * (number != 2)) for number in (1, 2, 3))
     address = build_site(remembered(tmp_path, *nights)).as_uri()
     tab.goto(address)
     side_by_side = tab.locator("#compared")
@@ -170,6 +171,8 @@ def test_two_decisions_are_set_side_by_side_by_their_address(tab: Any, pages: di
     assert "night 1" in found["Verdict"][0]
     assert found["Sensitivity"] == ["91.0% 90.0–92.0", "93.0% 92.0–94.0", "+2.0"]
     assert found["AUC"][2] == "+0.020"
+    assert "were judged on the same cells" in tab.inner_text("#pairing")
+    assert tab.inner_text("#pairing code") == f"retrain compare {'d1' * 6} {'d3' * 6}"
     # Another reader of the same address sees the same.
     shared = tab.url
     tab.goto("about:blank")
@@ -178,6 +181,10 @@ def test_two_decisions_are_set_side_by_side_by_their_address(tab: Any, pages: di
     # A third takes the place of the first.
     tab.get_by_label("Compare 2026-01-04").check()
     assert tab.locator(".index input:checked").count() == 2
+    # Its patients were others: the figures stand side by side, and have no difference.
+    assert tab.inner_text("#pairing").startswith("This is no comparison")
+    head, *rows = shown()
+    assert [row[3:] for row in (head, *rows) if "".join(row[3:])] == []
     tab.click("#close")
     assert not side_by_side.is_visible()
     assert "compare" not in tab.url
@@ -267,3 +274,12 @@ def test_every_printed_page_has_its_number_and_the_decision_and_the_last_a_place
         assert f"Page {number} of {len(sheets)}" in sheet
         assert "Decision 94c7d03b1f6e28a5d9410c3e" in sheet
     assert "Signature" in sheets[-1]
+
+
+def test_a_command_breaks_between_its_words(tab: Any, pages: dict[str, str]) -> None:
+    """Copied, it is one line; `--why` does not become `--` and `why`."""
+    tab.set_viewport_size({"width": 360, "height": 900})
+    tab.goto(pages["promoted"])
+    command = tab.locator("#commands ~ dl code").first
+    assert command.inner_text() == 'retrain rollback --why "REASON"'
+    assert [len(word.evaluate("e => e.getClientRects()")) for word in command.locator("span").all()] == [1, 1, 1, 1]

@@ -70,9 +70,11 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
     ),
     "first champion": (
         first_champion(),
-        ["no champion to compare", "only the floors", ("the first champion", "compared with no other model"),
-         "sensitivity between", ("lower bounds", "floors"), "Nothing was compared", "no earlier version"],
-        ["Promoted", "replaced", "the champion stays", "rollback", "certain", "neither had seen", "fewer mistakes"],
+        [("no champion to compare", "the floors counted", "All 3 conditions passed"),
+         ("the first champion", "compared with no other model"), ("patients like these 20", "sensitivity between"),
+         ("lower bounds", "floors"), "no earlier version"],
+        ["Promoted", "replaced", "the champion stays", "rollback", "certain", "neither had seen", "fewer mistakes",
+         "chosen by these figures", "lower bound 0.9800"],
     ),
     "first champion refused": (
         first_champion(Verdict.KEPT, ("AUC floor",)),
@@ -123,7 +125,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
         not_looked(Verdict.UNDECIDED, not_looked="24 looks were taken in 365 days"),
         [
             ("94.70%", "93.80%"),
-            ("No look was taken: 24 looks were taken in 365 days", "nothing of the error budget"),
+            ("No look was taken", "nothing of the error budget was spent: 24 looks were taken in 365 days"),
             ("nothing can be decided", "the champion stays for now"),
             "retrain looks",
         ],
@@ -132,7 +134,7 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
     "nothing could pass": (
         best_case(),
         [
-            (f"No look was taken: {NO_LOOK}", "nothing of the error budget"),
+            ("No look was taken", f"nothing of the error budget was spent: {NO_LOOK}"),
             ("differ on cells of 5 patients", "at least 9 needed"),
             ("or sensitivity", "worth 6.9 of equal size", "more than 8.2 needed"),
             ("About 17 further patients", "worth taking"),
@@ -148,8 +150,8 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
             ("approve or reject", "the champion stays"),
             ("What would change", "per 1,000 cells"),
             "the challenger, if it is approved",
-            'retrain approve 94c7d03b1f6e28a5d9410c3e --why "REASON"',
-            'retrain reject 94c7d03b1f6e28a5d9410c3e --why "REASON"',
+            'retrain approve 94c7d03b1f6e28a5d9410c3e --name "YOUR NAME" --why "REASON"',
+            'retrain reject 94c7d03b1f6e28a5d9410c3e --name "YOUR NAME" --why "REASON"',
         ],
         ["from now on", "replaced"],
     ),
@@ -157,7 +159,8 @@ NIGHTS: dict[str, tuple[ReportInputs, list[str | tuple[str, ...]], list[str]]] =
         unusable(),
         [
             ("version 7", "could not be loaded or scored", "no ONNX model at all"),
-            ("not count as beaten", "nothing was promoted"),
+            ("not count as beaten", "nothing was compared"),
+            ("cannot be used", "Nothing was promoted"),
             "cannot be relied on",
             "decision 111111111111111111111111",
             'retrain rollback --why "REASON"',
@@ -596,12 +599,19 @@ def test_a_decision_that_waits_says_as_of_when_and_until_when_and_links_its_form
     [
         (
             "approve",
-            ["approved by Ann, because: ok", "it became champion", "retrain rollback", "was approved"],
+            ["by Ann: ok", "it became champion", "retrain rollback", "was approved"],
             "Nothing changes",
         ),
         (
             "reject",
-            ["rejected by Ann, because: ok", "Version 7 stays champion", "Nothing changes", "retrain promote"],
+            [
+                "by Ann: ok",
+                "a person rejected it",
+                "rejection can be overruled",
+                "Version 7 stays champion",
+                "Nothing changes",
+                "retrain promote",
+            ],
             "rollback",
         ),
     ],
