@@ -1,4 +1,4 @@
-"""``retrain site`` as its user sees it."""
+"""``retrain site`` and ``retrain compare`` as their user sees them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from infra.store.folder import FolderStore
 from tasks.context import Context
 from tests.builders import folder_context
 from tests.flows.cli.test_main import retrain
+from tests.tasks.commands.test_compare_decisions import AFTER, BEFORE, judged, predictions
 from tests.tasks.reporting.test_index import a_night
 from validation.errors import StoreUnreachable
 
@@ -53,6 +54,24 @@ def test_a_taken_port_is_a_usage_error(
     shown = capsys.readouterr().err
     assert "cannot serve on port" in shown
     assert "Traceback" not in shown
+
+
+def test_two_decisions_are_compared_in_words_and_as_json(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = folder_context(home, {})
+    judged(context, BEFORE, predictions(range(30), right=0.85, seed=1), day=1)
+    judged(context, AFTER, predictions(range(5, 40), right=0.95, seed=2), day=2)
+    assert retrain(monkeypatch, "compare", BEFORE[:6], AFTER[:6]) == 0
+    shown = capsys.readouterr()
+    assert f"decision {AFTER} minus decision {BEFORE}, on 25 patients and 500 cells" in shown.out
+    assert "300 cells that only one of them judged are left out" in shown.out
+    assert "nothing is promoted" in shown.err
+    assert retrain(monkeypatch, "compare", AFTER, BEFORE, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    difference = found["differences"]["accuracy"]
+    assert difference["low"] < difference["value"] < difference["high"]
+    assert f"{difference['value']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})" in shown.out
 
 
 def test_a_link_in_the_folder_of_reports_is_no_page(store: FolderStore, home: Path, tmp_path: Path) -> None:
