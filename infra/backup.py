@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,7 +25,7 @@ from infra.local.files import Workspace, write_atomic
 from infra.privacy import make_private
 from infra.settings.settings import Settings
 from infra.store.folder import FolderStore
-from infra.store.keys import OURS
+from infra.store.keys import OURS, PARTS
 from validation.digest import sha256
 from validation.errors import RetrainError, UsageError
 from validation.redaction import mask
@@ -135,8 +136,9 @@ def _files(folder: Path) -> dict[Path, int]:
 
     Those that are being written, and what vanishes meanwhile, are left out.
     """
-    found = {}
-    for key, entry in FolderStore(folder).walk():
+    found, store = {}, FolderStore(folder)
+    # Parts are written before the table that names them, so they are listed after it.
+    for key, entry in chain(store.walk(), store.walk(PARTS)):
         with suppress(OSError):
             found[Path(key)] = entry.stat().st_mtime_ns
     return found

@@ -176,7 +176,8 @@ def _snapshot(
         return snapshots.save(context, rows, id_, before=before, parent=parent), rows
     known = snapshots.rows_of(context, stored)
     if known is None:
-        snapshots.save_table(context, rows, id_, stored.table)
+        stored = stored.model_copy(update={"table": snapshots.save_table(context, rows, id_, before=parent)})
+        context.records.save(stored, id_)
     return stored, rows if known is None else known
 
 

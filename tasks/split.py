@@ -8,6 +8,7 @@ import pandas as pd
 
 from tasks.context import Context
 from tasks.judging.assignments import assign_origins, memorise, remember
+from tasks.nights import undamaged
 from tasks.stage import stage
 from validation.digest import digest
 from validation.patients import FOLDS, fold_of
@@ -38,16 +39,21 @@ def split(context: Context, validation: ValidationResult) -> Split:
     for key in crossings["key"][:10]:
         log.warning("left out: the pixels of %s were filed under another patient before", key)
     table = table.assign(fold=[fold_of(origin) for origin in table["origin"]])[COLUMNS]
+    before = undamaged(lambda: context.records.latest("split", Split))
     result = Split(
         id=id_,
         validation=validation.id,
-        table=context.records.save_table(Split, id_, "rows", table),
+        table=context.records.save_table(
+            Split, id_, "rows", table, by=["sha256", "key"], before=before.table if before else None
+        ),
         folds=tuple(_count(table[(table["fold"] == fold) & (table["patient"] != "")]) for fold in range(FOLDS)),
         without_patient=int((table["patient"] == "").sum()),
         crossed=len(crossings),
         crossings=context.records.save_table(Split, id_, "crossings", crossings) if len(crossings) else None,
     )
-    return context.records.save_once(result, id_)
+    result = context.records.save_once(result, id_)
+    context.records.point("split", result)
+    return result
 
 
 def _count(rows: pd.DataFrame) -> CellCount:

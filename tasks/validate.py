@@ -20,6 +20,7 @@ from tasks.cells.measuring import measure_all
 from tasks.cells.near_pairs import near_pairs
 from tasks.cells.reference import Reference, reference_of
 from tasks.context import Context
+from tasks.nights import undamaged
 from tasks.stage import stage
 from validation.batch.data_docs import data_docs_page
 from validation.batch.expectations import check_batch
@@ -38,6 +39,7 @@ RULES_VERSION = 2
 EXAMPLES = 10
 FACTS = ["key", "sha256", "label", "patient", "size", *FACT_NAMES]
 FINDINGS = ["reason", "severity", "key", "detail", "sha256", "new"]
+FINDINGS_BY = ["reason", "key", "detail"]
 
 
 def validate(context: Context, snapshot: Snapshot, champion: ChampionRef | None = None) -> ValidationResult:
@@ -133,11 +135,14 @@ def _result(
     context.store.put(docs_key, docs)
     table = pd.DataFrame([finding.model_dump() for finding in findings], columns=FINDINGS[:4])
     table = table.merge(objects[["key", "sha256", "new"]], on="key", how="left")[FINDINGS]
+    table = table.sort_values(FINDINGS_BY, kind="stable")
+    before = undamaged(lambda: context.records.latest("validation", ValidationResult))
+    save = partial(context.records.save_table, ValidationResult, id_)
     return ValidationResult(
         id=id_,
         snapshot=snapshot.id,
-        facts=context.records.save_table(ValidationResult, id_, "facts", facts[FACTS]),
-        findings=context.records.save_table(ValidationResult, id_, "findings", table),
+        facts=save("facts", facts[FACTS], by=["key"], before=before.facts if before else None),
+        findings=save("findings", table, by=FINDINGS_BY, before=before.findings if before else None),
         images=len(images),
         accepted=len(facts),
         rejected=len(images) - len(facts),

@@ -489,7 +489,7 @@ def _check_records(context: Context, registry: Registry) -> None:
         for id_ in records.ids(kind):
             record = records.load(kind, id_)
             for value in dict(record).values():
-                if isinstance(value, str) and value.endswith(".parquet") and value in there:
+                if isinstance(value, str) and value.endswith((".parquet", ".parts")) and value in there:
                     records.load_table(value)
             if isinstance(record, Candidate | Member) and record.model_key in there:
                 assert sha256(store.get(record.model_key)) == record.model_sha256

@@ -170,7 +170,7 @@ class Pack(Record):
     """All cells of a split as one uint8 array [n, side, side, 3] in the rows' order of the split's table.
 
     The array is a file on this machine (``infra.local.files.Workspace.pack_path``), rebuilt wherever it is missing.
-    ``pixels``, its SHA-256, proves that the rebuilt bytes are the same.
+    ``pixels``, a SHA-256 over that of each row, proves that the rebuilt bytes are the same.
     """
 
     kind: ClassVar[str] = "packs"

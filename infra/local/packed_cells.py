@@ -1,13 +1,15 @@
 """A cache of packed cells: rows of equal size by digest, in two files that only grow.
 
-``rows.bin`` contains the rows, ``index.bin`` an entry for each: the SHA-256 of the row's source and a checksum of the
-row. An entry is written after its row, and a row is used only if its checksum fits: a torn write, a truncated file or a
-damaged byte costs only the rows it hit, which are packed again.
+``rows.bin`` contains the rows, ``index.bin`` an entry for each: the SHA-256 of the row's source, that of the row, and a
+checksum of both. An entry is written after its row, and a row is used only if the checksum fits: a torn write, a
+truncated file or a damaged byte costs only the rows it hit, which are packed again. So the SHA-256 of a row, computed
+once, is that of the bytes that are read later, and need not be computed again.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import struct
@@ -15,13 +17,22 @@ import threading
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from infra.local.files import WRITE_HINT, write_at
 from validation.errors import RetrainError
 
-_ENTRY = struct.Struct(">32sI")
+_ENTRY = struct.Struct(">32sI32s")
 _READ_AT_ONCE = 1 << 16
 _MOVED_AT_ONCE = 256
+
+
+class Place(NamedTuple):
+    """Where a cached row is, its checksum, and the SHA-256 of its bytes (32 bytes)."""
+
+    number: int
+    crc: int
+    sha256: bytes
 
 
 class PackedCellCache:
@@ -38,23 +49,22 @@ class PackedCellCache:
             raise _cannot_write(path, error) from error
         self._path = path
 
-    def find(self, digests: Collection[str]) -> dict[str, tuple[int, int]]:
-        """Return place and checksum of the rows of ``digests`` that are cached, the newest of each."""
+    def find(self, digests: Collection[str]) -> dict[str, Place]:
+        """Return the places of the rows of ``digests`` that are cached, the newest of each."""
         wanted = {bytes.fromhex(digest): digest for digest in digests}
-        places: dict[str, tuple[int, int]] = {}
+        places: dict[str, Place] = {}
         for start in range(0, self.rows, _READ_AT_ONCE):
             size = min(_READ_AT_ONCE, self.rows - start) * _ENTRY.size
             block = os.pread(self._index, size, start * _ENTRY.size)
-            for place, (digest, crc) in enumerate(_ENTRY.iter_unpack(block), start):
+            for number, (digest, crc, row) in enumerate(_ENTRY.iter_unpack(block), start):
                 if digest in wanted:
-                    places[wanted[digest]] = place, crc
+                    places[wanted[digest]] = Place(number, crc, row)
         return places
 
-    def read(self, where: tuple[int, int]) -> bytes | None:
+    def read(self, place: Place) -> bytes | None:
         """Return a row that ``find`` named, or None when it is damaged."""
-        place, crc = where
-        row = os.pread(self._rows, self._row_bytes, place * self._row_bytes)
-        return row if len(row) == self._row_bytes and zlib.crc32(row) == crc else None
+        row = os.pread(self._rows, self._row_bytes, place.number * self._row_bytes)
+        return row if len(row) == self._row_bytes and _checksum(row, place.sha256) == place.crc else None
 
     def append(self, rows: Sequence[tuple[str, bytes]]) -> None:
         """Cache rows by digest.
@@ -63,7 +73,7 @@ class PackedCellCache:
             RetrainError: when the disk is full or the folder cannot be written.
         """
         data = b"".join(row for _, row in rows)
-        entries = b"".join(_ENTRY.pack(bytes.fromhex(digest), zlib.crc32(row)) for digest, row in rows)
+        entries = b"".join(_entry(digest, row) for digest, row in rows)
         with self._lock:
             try:
                 fcntl.flock(self._index, fcntl.LOCK_EX)
@@ -102,6 +112,15 @@ class PackedCellCache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _entry(digest: str, row: bytes) -> bytes:
+    sha256 = hashlib.sha256(row).digest()
+    return _ENTRY.pack(bytes.fromhex(digest), _checksum(row, sha256), sha256)
+
+
+def _checksum(row: bytes, sha256: bytes) -> int:
+    return zlib.crc32(sha256, zlib.crc32(row))
 
 
 def _cannot_write(path: Path, error: OSError) -> RetrainError:

@@ -5,6 +5,8 @@ Layout of the store:
     labeled/<Class>/<name>                   input: never changed, moved or deleted by this project
     retraining/<kind>/<id>.json              records (validation/records.py)
     retraining/<kind>/<id>.<table>.parquet   their tables
+    retraining/<kind>/<id>.<table>.parts     a large table: names its parts (infra/store/parts.py)
+    retraining/parts/<sha256>.parquet        parts of tables, each of one or more
     retraining/validations/<id>.docs.html    Great Expectations' Data Docs of a validation
     retraining/candidates/<id>/...           model file
     retraining/looks/<n>-<pair>.json         the ledger of looks
@@ -30,6 +32,8 @@ from infra.local.files import is_temporary
 LABELED = "labeled/"
 OURS = "retraining/"
 ORIGINS = f"{OURS}splits/origins/"
+PARTS = f"{OURS}parts/"
+TABLE, MANIFEST = ".parquet", ".parts"
 SYNTHETIC_MARK = f"{OURS}synthetic.json"
 MODEL_NAME = "malaria-cell"
 CHAMPION_ALIAS = "champion"
@@ -56,9 +60,14 @@ def record_key(kind: str, id_: str) -> str:
     return f"{OURS}{kind}/{id_}.json"
 
 
-def table_key(kind: str, id_: str, table: str) -> str:
-    """Return the key of a record's table ``table``."""
-    return f"{OURS}{kind}/{id_}.{table}.parquet"
+def table_key(kind: str, id_: str, table: str, suffix: str = TABLE) -> str:
+    """Return the key of a record's table ``table``; ``suffix``: ``MANIFEST`` for one in parts."""
+    return f"{OURS}{kind}/{id_}.{table}{suffix}"
+
+
+def part_key(digest: str) -> str:
+    """Return the key of the part of tables whose bytes have the SHA-256 ``digest``."""
+    return f"{PARTS}{digest}{TABLE}"
 
 
 def origins_key(number: int, split: str, token: str) -> str:

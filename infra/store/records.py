@@ -1,28 +1,37 @@
-"""Records and tables in the store: JSON and Parquet under the keys of ``infra.store.keys``."""
+"""Records and tables in the store: JSON and Parquet under the keys of ``infra.store.keys``.
+
+pandas and pyarrow are imported where tables are: a command that reads records only must not wait for them.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
 from infra.store.base import Store
-from infra.store.keys import ORIGINS, OURS, latest_key, record_key, table_key
+from infra.store.keys import MANIFEST, ORIGINS, OURS, TABLE, latest_key, record_key, table_key
 from validation.digest import sha256
 from validation.errors import ObjectMissing, RetrainError, Unreachable, UsageError
 from validation.records import ApprovalAnswer, ApprovalRequest, Look, Promotion, Record, Retired
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+
+    from infra.store.parts import Manifest
 
 R = TypeVar("R", bound=Record)
 
 log = logging.getLogger(__name__)
 
-TABLE, PAGE = ".parquet", ".html"
+PAGE = ".html"
+# Tables of fewer rows are one file each, written whole.
+WORTH_PARTS = 4096
 # Of a file's SHA-256, in its name.
 DIGITS = 12
 # All others are left by a night's stages, each of which finds its own by its name, and makes it where it is not.
@@ -67,7 +76,7 @@ class Records:
         """Return a stored record all of whose tables can be read; None where it has to be made again."""
         if (stored := self.find(record, id_)) is None:
             return None
-        for table in (file for file in _files(stored) if file.endswith(TABLE)):
+        for table in (file for file in _files(stored) if file.endswith((TABLE, MANIFEST))):
             try:
                 self.load_table(table)
             except Unreachable:
@@ -117,25 +126,97 @@ class Records:
             )
         return ids[0]
 
-    def save_table(self, record: type[Record], id_: str, name: str, table: pd.DataFrame) -> str:
-        """Store a table of a record under a key with its digest, and return the key. Same table, same bytes, same key.
+    def save_table(
+        self,
+        record: type[Record],
+        id_: str,
+        name: str,
+        table: pd.DataFrame | pa.Table,
+        *,
+        by: Sequence[str] = (),
+        before: str | None = None,
+    ) -> str:
+        """Store a table of a record under a key with its digest, and return the key.
 
-        So no table takes the place of another that a machine with the same record to make has stored meanwhile.
+        So no table takes the place of another that a machine with the same record to make has stored meanwhile. A large
+        one that names the columns ``by`` is stored in parts, of which only those are written that the table ``before``
+        has not (infra/store/parts.py); ``by``: text columns by which it is sorted, and which name each row.
         """
-        data = table_bytes(table)
-        key = content_key(record, id_, name, data)
+        return self.write_table(record, id_, name, table, by=by, before=before)[0]
+
+    def write_table(
+        self,
+        record: type[Record],
+        id_: str,
+        name: str,
+        table: pd.DataFrame | pa.Table,
+        *,
+        by: Sequence[str] = (),
+        before: str | None = None,
+    ) -> tuple[str, dict[str, bytes]]:
+        """Do what ``save_table`` does; return the table's key, and the bytes of all objects of it that are new."""
+        import pyarrow as pa
+
+        from infra.store import parts
+
+        written: dict[str, bytes] = {}
+        if not by or len(table) < WORTH_PARTS:
+            data, suffix = table_bytes(table), TABLE
+        else:
+            rows = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
+            manifest, written = parts.save(self.store, rows, by, self._manifest_before(before))
+            data, suffix = manifest.model_dump_json(exclude_defaults=True).encode(), MANIFEST
+        key = content_key(record, id_, name, data, suffix)
         self.store.put(key, data)
-        return key
+        return key, {**written, key: data}
+
+    def _manifest_before(self, key: str | None) -> Manifest | None:
+        """Return the manifest of a table; None where it is in one file, damaged or gone: then all is written."""
+        try:
+            return self.load_manifest(key) if key and key.endswith(MANIFEST) else None
+        except Unreachable:
+            raise
+        except RetrainError as error:
+            log.warning("a table is written whole: %s", error.message)
+            return None
 
     def load_table(self, key: str) -> pd.DataFrame:
         """Return a stored table; raises ObjectMissing when there is none, RetrainError when it is damaged."""
-        import pandas as pd
+        rows = self.load_rows(key)
+        try:
+            frame: pd.DataFrame = rows.to_pandas()
+        except Exception as error:  # its metadata say how, and have no checksum
+            raise RetrainError(f"the table {key} in {self.store.uri} is damaged", _remedy(key)) from error
+        return frame
 
+    def load_rows(self, key: str) -> pa.Table:
+        """Return a stored table as columns; raises as ``load_table`` does."""
+        import pyarrow.parquet as pq
+
+        from infra.store import parts
+
+        if key.endswith(MANIFEST):
+            manifest = self.load_manifest(key)
+            try:
+                return parts.load(self.store, manifest)
+            except Unreachable:
+                raise
+            except RetrainError as error:
+                raise RetrainError(f"the table {key} is damaged: {error.message}", _remedy(key)) from error
         data = self.store.get(key)
         try:
-            return pd.read_parquet(io.BytesIO(data), page_checksum_verification=True)
+            return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
         except Exception as error:  # a flipped bit in the metadata may raise anything
             raise RetrainError(f"the table {key} in {self.store.uri} is damaged", _remedy(key)) from error
+
+    def load_manifest(self, key: str) -> Manifest:
+        """Return what a table in parts consists of; raises as ``load_table`` does."""
+        from infra.store.parts import Manifest
+
+        data = self.store.get(key)
+        if is_named_after(key, data):
+            return Manifest.model_validate_json(data)
+        raise RetrainError(f"the list of parts {key} in {self.store.uri} is damaged", _remedy(key))
 
     def point(self, name: str, record: Record) -> None:
         """Set the moving pointer ``name`` to ``record``."""
@@ -165,23 +246,32 @@ class Records:
             ) from error
 
 
-def content_key(record: type[Record], id_: str, name: str, data: bytes) -> str:
+def content_key(record: type[Record], id_: str, name: str, data: bytes, suffix: str = TABLE) -> str:
     """Return the key of a record's table ``name`` that has these bytes: other bytes, another key."""
-    return table_key(record.kind, id_, f"{name}-{sha256(data)[:DIGITS]}")
+    return table_key(record.kind, id_, f"{name}-{sha256(data)[:DIGITS]}", suffix)
 
 
-def table_bytes(table: pd.DataFrame) -> bytes:
+def is_named_after(key: str, data: bytes) -> bool:
+    """Return whether a key of ``content_key`` is that of these bytes."""
+    return key.rpartition(".")[0].endswith(f"-{sha256(data)[:DIGITS]}")
+
+
+def table_bytes(table: pd.DataFrame | pa.Table) -> bytes:
     """Return a table as a Parquet file; same table, same bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
     data = io.BytesIO()
     # A flipped bit would otherwise be read as another value.
-    table.to_parquet(data, index=False, compression="zstd", write_page_checksum=True)
+    pq.write_table(rows, data, compression="zstd", write_page_checksum=True)
     return data.getvalue()
 
 
 def _files(record: Record) -> list[str]:
     """Return the keys of the tables and pages that belong to a record alone."""
     values = (value for value in dict(record).values() if isinstance(value, str))
-    return [value for value in values if value.startswith(OURS) and value.endswith((TABLE, PAGE))]
+    return [value for value in values if value.startswith(OURS) and value.endswith((TABLE, MANIFEST, PAGE))]
 
 
 def _remedy(key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import repeat
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.local.files import write_at
-from infra.local.packed_cells import PackedCellCache
+from infra.local.packed_cells import PackedCellCache, Place
 from infra.processes.dask_cluster import LOCAL
 from tasks.cells.accepted import square_of
 from tasks.cells.on_dask import WORTH_AN_ENGINE, draw_chunk, keys_by_content, map_chunks
@@ -46,7 +46,7 @@ def packed_cells_place(context: Context, side: int | None = None) -> tuple[Path,
     """Return the folder of packed cells of a side (default: the settings'), and the bytes of one cell."""
     side = side or context.settings.training.side
     # Another Pillow may round otherwise, and rows of two versions must not meet in one array.
-    made_by = f"{side}-{PIXELS_VERSION}-pillow-{version('pillow')}"
+    made_by = f"{side}-{PIXELS_VERSION}-pillow-{version('pillow')}-sha256"
     return context.workspace.home / "cache" / "cells" / made_by, side * side * 3
 
 
@@ -64,8 +64,12 @@ def draw_cells(context: Context, cells: Sequence[tuple[str, str]], array: npt.ND
             progress.advance()
 
 
-def write_pack(context: Context, path: Path, rows: Any, side: int) -> None:
+def write_pack(context: Context, path: Path, rows: Any, side: int) -> str:
     """Write the array of all rows: those that were packed before are copied, the others are made and cached.
+
+    Returns its ``pixels_digest``, for which only the rows that are new are hashed: the cache has the others' digests
+    from when they were made, and each row is compared with its checksum when it is copied. What lies in the file later
+    is hashed as a whole where a pack is used again (tasks/pack.py).
 
     Plain writes at each row's place, not a mapped file, so that memory stays flat however many cells there are.
     """
@@ -73,6 +77,7 @@ def write_pack(context: Context, path: Path, rows: Any, side: int) -> None:
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     cells = list(zip(rows["key"], rows["sha256"], strict=True))
     progress = Progress(log, "packed", len(cells))
+    digests: list[bytes] = [b""] * len(cells)
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False}
     try:
         with temporary.open("wb", buffering=0) as file, PackedCellCache(*packed_cells_place(context, side)) as cache:
@@ -81,14 +86,17 @@ def write_pack(context: Context, path: Path, rows: Any, side: int) -> None:
             if context.settings.engine != LOCAL:
                 _draw_on_engine(context, cache, cells, side)
 
-            def write_batch(batch: Sequence[tuple[str, str]], start: int, known: Mapping[str, tuple[int, int]]) -> int:
+            def write_batch(batch: Sequence[tuple[str, str]], start: int, known: Mapping[str, Place]) -> int:
                 made: list[tuple[str, bytes]] = []
                 squares: list[bytes] = []
-                for key, sha256 in batch:
-                    square = cache.read(known[sha256]) if sha256 in known else None
-                    if square is None:
+                for number, (key, sha256) in enumerate(batch, start):
+                    place = known.get(sha256)
+                    if place is None or (square := cache.read(place)) is None:
                         square = square_of(context, key, sha256, side).tobytes()
                         made.append((sha256, square))
+                        digests[number] = hashlib.sha256(square).digest()
+                    else:
+                        digests[number] = place.sha256
                     squares.append(square)
                 if made:
                     cache.append(made)
@@ -103,6 +111,7 @@ def write_pack(context: Context, path: Path, rows: Any, side: int) -> None:
                     for count in pool.map(write_batch, batches, range(first, len(cells), BATCH), repeat(known)):
                         progress.advance(count)
         temporary.replace(path)
+        return _digest_of(digests, side)
     except OSError as error:
         raise RetrainError(
             f"cannot write the pack {path}: {error.strerror or error}",
@@ -125,7 +134,22 @@ def _draw_on_engine(context: Context, cache: PackedCellCache, cells: Sequence[tu
         progress.advance(len(drawn))
 
 
-def pixels_digest(path: Path) -> str:
-    """Return the SHA-256 of a pack's file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def pixels_digest(path: Path, cells: int, side: int) -> str:
+    """Return the digest of a pack's file, read as a whole: the SHA-256 over its shape and each row's SHA-256, in order.
+
+    Empty where the file has another shape, or none.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return ""
+    if array.dtype != np.uint8 or array.shape != (cells, side, side, 3):
+        return ""
+    return _digest_of((hashlib.sha256(row).digest() for row in array), side)
+
+
+def _digest_of(rows: Iterable[bytes], side: int) -> str:
+    whole = hashlib.sha256(f"uint8 {side}x{side}x3".encode())
+    for row in rows:
+        whole.update(row)
+    return whole.hexdigest()

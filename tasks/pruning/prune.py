@@ -16,7 +16,7 @@ from tasks.pruning.local import local_removals
 from tasks.pruning.references import References
 from tasks.pruning.removal import AREAS, Removal
 from tasks.pruning.retire import retirements
-from tasks.pruning.store import registry_removals, store_removals
+from tasks.pruning.store import part_removals, registry_removals, store_removals
 from tasks.pruning.unreferenced import UnreferencedSince
 from validation.errors import NightRunning, RetrainError, Unreachable
 
@@ -84,6 +84,8 @@ def prune(context: Context, registry: Registry, *, dry_run: bool = False) -> Pru
         references.count_as_retired({removal.name for removal in pruned.removals})
         unreferenced = UnreferencedSince(context)
         pruned.take(store_removals(context, references, unreferenced))
+        with pruned.collecting_problems("parts of tables"):
+            pruned.take(part_removals(context, unreferenced))
         pruned.take(registry_removals(registry, unreferenced))
         if not dry_run:
             unreferenced.save()

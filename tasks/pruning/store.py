@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from infra.registry.registry import Registry
 from infra.store.base import ObjectInfo
-from infra.store.keys import OURS, record_key, report_key
+from infra.store.keys import MANIFEST, OURS, PARTS, record_key, report_key
 from tasks.context import Context
-from tasks.pruning.references import REMOVABLE, Needed, References
+from tasks.pruning.references import REMOVABLE, THREADS, Needed, References
 from tasks.pruning.removal import REGISTRY, STORE, Removal
 from tasks.pruning.unreferenced import UnreferencedSince
+from validation.errors import ObjectMissing
 from validation.records import Candidate, Member
 
 # Records are named by digests; an object with any other name is left alone.
@@ -42,6 +44,34 @@ def store_removals(context: Context, references: References, unreferenced: Unref
         if going and (why := _why(kind, id_, needed, unreferenced)) is not None:
             for info in going:
                 yield Removal(STORE, info.key, info.size, why, partial(context.store.delete, info.key))
+
+
+def part_removals(context: Context, unreferenced: UnreferencedSince) -> Iterator[Removal]:
+    """Yield parts of tables that no table has named for long enough.
+
+    A night writes parts before the table that names them, and shares those of the table before: what a night on another
+    machine is about to name is new, or named already.
+
+    Raises:
+        RetrainError: for a table whose list of parts cannot be read, since its parts are then not known.
+    """
+    named: set[str] = set()
+    for kind in REMOVABLE:
+        tables = [info.key for info in context.store.list(f"{OURS}{kind}/") if info.key.endswith(MANIFEST)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            named.update(*pool.map(partial(_parts_of, context), tables))
+    for info in context.store.list(PARTS):
+        if info.key not in named and unreferenced.is_due(info.key.removeprefix(OURS)):
+            yield Removal(
+                STORE, info.key, info.size, "a part that no table has", partial(context.store.delete, info.key)
+            )
+
+
+def _parts_of(context: Context, table: str) -> set[str]:
+    try:
+        return context.records.load_manifest(table).part_keys()
+    except ObjectMissing:  # removed meanwhile
+        return set()
 
 
 def registry_removals(registry: Registry, unreferenced: UnreferencedSince) -> Iterator[Removal]:

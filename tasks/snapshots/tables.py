@@ -1,28 +1,29 @@
 """Snapshots and their tables: written once, checked against their id at every read, made again when lost.
 
-A table is stored in the store, and a copy of the newest few in the cache. Either must have the content that the
-snapshot's id is the digest of.
+A table is stored in the store, and a copy of the newest few in the cache, object by object. Either must have the
+content that the snapshot's id is the digest of.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from infra.local.files import write_atomic
-from infra.store.records import content_key
+from infra.store.keys import MANIFEST, TABLE, part_key
+from infra.store.parts import Manifest
+from infra.store.records import is_named_after
 from tasks.context import Context
 from tasks.nights import latest_of
 from tasks.snapshots.listing import TEXT, batches_of, joined
-from validation.digest import digest_of_list
-from validation.errors import ObjectMissing
+from validation.digest import digest_of_list, sha256
+from validation.errors import RetrainError, Unreachable
 from validation.records import CLASSES, Snapshot
 
 log = logging.getLogger(__name__)
@@ -61,22 +62,13 @@ def find(context: Context, id_: str) -> Snapshot | None:
 
 
 def rows_of(context: Context, snapshot: Snapshot) -> pa.RecordBatch | None:
-    """Return a snapshot's rows (schema ``ROWS``): from the store, else from the cache's copy, which repairs the store.
+    """Return a snapshot's rows (schema ``ROWS``): from the store, which is repaired from the cache's copy if need be.
 
     None when neither has them.
     """
-    store = context.store
-    try:
-        rows, why = _sound(store.get(snapshot.table), snapshot.id), "has other rows than it is named after"
-    except ObjectMissing:
-        rows, why = None, "is gone"
-    if rows is not None:
-        return rows
-    log.warning("the table of snapshot %s in %s %s", snapshot.id, store.uri, why)
-    path = _copy(context, snapshot.id)
-    if path.is_file() and (rows := _sound(data := path.read_bytes(), snapshot.id)) is not None:
-        log.warning("it is written again from the copy %s", path)
-        store.put(snapshot.table, data)
+    if (rows := _sound(context, snapshot)) is None and _put_back(context, snapshot.table):
+        log.warning("the table of snapshot %s is written again from its copy", snapshot.id)
+        rows = _sound(context, snapshot)
     return rows
 
 
@@ -94,7 +86,7 @@ def save(
     snapshot = Snapshot(
         id=id_,
         parent=parent.id if parent else None,
-        table=save_table(context, rows, id_),
+        table=save_table(context, rows, id_, before=parent),
         objects=rows.num_rows,
         bytes=pc.sum(rows["size"]).as_py() or 0,
         by_class={label: _count(pc.and_(usable, pc.equal(rows["label"], label))) for label in CLASSES},
@@ -107,36 +99,76 @@ def save(
     return context.records.save_once(snapshot, id_)
 
 
-def save_table(context: Context, rows: pa.RecordBatch, id_: str, key: str | None = None) -> str:
-    """Store the rows of a snapshot and keep a copy; return the key, by default one with the table's digest.
+def save_table(context: Context, rows: pa.RecordBatch, id_: str, *, before: Snapshot | None) -> str:
+    """Store the rows of a snapshot, as far as ``before`` has them not, and keep a copy; return their key.
 
-    Two machines may have seen the same rows at different times.
+    It has the table's digest: two machines may have seen the same rows at different times.
     """
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_batches([rows]), buffer, compression="zstd")
-    data = buffer.getvalue()
-    key = key or content_key(Snapshot, id_, "objects", data)
-    context.store.put(key, data)
-    path = _copy(context, id_)
-    write_atomic(path, data)
-    by_age = sorted(path.parent.glob("*.parquet"), key=lambda copy: copy.stat().st_mtime)
-    for old in by_age[:-COPIES]:
-        old.unlink(missing_ok=True)
+    table = pa.Table.from_batches([rows])
+    last = before.table if before else None
+    key, written = context.records.write_table(Snapshot, id_, "objects", table, by=["key"], before=last)
+    for name, data in written.items():
+        write_atomic(_copy(context, name), data)
+    _drop_old_copies(_copy(context, key).parent)
     return key
 
 
-def _copy(context: Context, id_: str) -> Path:
-    return context.workspace.home / "cache" / "snapshots" / f"{id_}.parquet"
+def _copy(context: Context, key: str) -> Path:
+    return context.workspace.home / "cache" / "snapshots" / key.rpartition("/")[2]
 
 
-def _sound(data: bytes, id_: str) -> pa.RecordBatch | None:
-    """Return the rows of a Parquet file if they are those that ``id_`` names."""
+def _drop_old_copies(folder: Path) -> None:
+    """Keep the copies of the newest few tables, and the parts that they name."""
+    copies = [path for path in folder.iterdir() if path.suffix in (TABLE, MANIFEST)]
+    whole = sorted((path for path in copies if "." in path.stem), key=lambda copy: copy.stat().st_mtime)[-COPIES:]
+    needed = {path.name for path in whole}
+    for path in whole:
+        if path.suffix == MANIFEST and is_named_after(path.name, data := path.read_bytes()):
+            needed |= {key.rpartition("/")[2] for key in Manifest.model_validate_json(data).part_keys()}
+    for path in copies:
+        if path.name not in needed:
+            path.unlink(missing_ok=True)
+
+
+def _put_back(context: Context, key: str) -> bool:
+    """Write the objects of a table again of which the cache has whole copies; return whether there were any."""
+    found = False
+    for name in (key, *_parts_of(context, key)):
+        path = _copy(context, name)
+        if path.is_file() and _is_whole(name, data := path.read_bytes()):
+            context.store.put(name, data)
+            found = True
+    return found
+
+
+def _parts_of(context: Context, key: str) -> Iterator[str]:
+    """Yield the keys of a table's parts; none for a table in one file. Called when the table itself was put back."""
+    if key.endswith(MANIFEST):
+        try:
+            yield from sorted(context.records.load_manifest(key).part_keys())
+        except Unreachable:
+            raise
+        except RetrainError as error:
+            log.warning("%s", error.message)
+
+
+def _is_whole(key: str, data: bytes) -> bool:
+    return key == part_key(sha256(data)) or is_named_after(key, data)
+
+
+def _sound(context: Context, snapshot: Snapshot) -> pa.RecordBatch | None:
+    """Return the rows of a snapshot's table if they are those that it is named after."""
     try:
-        table = pq.read_table(io.BytesIO(data), columns=ROWS.names)
-        rows = joined(table.cast(ROWS).to_batches(), ROWS)
-        return rows if snapshot_id(rows) == id_ else None
-    except (pa.ArrowException, OSError, ValueError, KeyError, json.JSONDecodeError):
-        return None
+        rows = joined(context.records.load_rows(snapshot.table).select(ROWS.names).cast(ROWS).to_batches(), ROWS)
+        if snapshot_id(rows) == snapshot.id:
+            return rows
+        why = f"{snapshot.table} has other rows than its snapshot is named after"
+    except Unreachable:
+        raise
+    except (RetrainError, pa.ArrowException, ValueError, KeyError, json.JSONDecodeError) as error:
+        why = error.message if isinstance(error, RetrainError) else f"{snapshot.table}: {error}"
+    log.warning("%s", why)
+    return None
 
 
 def _count(mask: pa.Array) -> int:

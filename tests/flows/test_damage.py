@@ -105,6 +105,23 @@ def test_what_a_night_left_is_made_again_when_it_is_damaged(context: Context, ca
     assert retrain.run_night(context).verdict is Verdict.NOTHING_NEW
 
 
+def test_tables_in_parts_are_made_again_as_they_were(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.store.records.WORTH_PARTS", 0)
+    first = trained(context)
+    whole = contents(context)
+    broken = (("snapshots", ".parts"), ("validations", ".parts"), ("splits", ".parts"), ("parts", ".parquet"))
+    tables = {key: context.store.get(key) for kind, suffix in broken for key in keys(context, kind, suffix)}
+    assert len(tables) == 8
+    for kind, suffix in broken:
+        for key in keys(context, kind, suffix):
+            context.store.put(key, tables[key][: len(tables[key]) // 2])
+        context.store.delete(record_key("nights", first.id))
+        assert trained(context).decision == first.decision
+        found = contents(context)
+        assert {key: found.get(key) for key in whole} == whole, kind
+        assert {key: context.store.get(key) for key in tables} == tables, kind
+
+
 def test_a_night_with_nothing_new_makes_its_damaged_records_again(context: Context) -> None:
     first = trained(context)
     for kind in ("decisions", "validations"):

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -129,6 +130,31 @@ def test_a_backup_is_of_one_moment_whatever_is_written_and_removed_meanwhile(
     with closing(sqlite3.connect(filled / "mlflow.db")) as database:
         assert database.execute("select value from params where key like 'history.%'").fetchall() == [("first",)]
     assert not list(filled.rglob(".tmp-*"))
+
+
+def test_a_backup_has_the_parts_of_every_table_that_it_has(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night writes parts, and then their table, while the files are listed: by then parts were listed already."""
+    from infra.backup import back_up
+    from infra.store.keys import PARTS, part_key
+
+    store, walk = FolderStore(filled / "store"), FolderStore.walk
+    store.put(f"{PARTS}a.parquet", b"an older part")
+    table = "retraining/splits/a.rows.parts"
+
+    def meanwhile(self: FolderStore, folder_key: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+        for key, entry in walk(self, folder_key):
+            yield key, entry
+            if key == f"{PARTS}a.parquet" and not store.exists(table):
+                store.put(part_key("b"), b"a part")
+                store.put(table, b"names it")
+
+    monkeypatch.setattr(FolderStore, "walk", meanwhile)
+    back_up(load_settings(), tmp_path / "saved")
+    saved = tmp_path / "saved" / "store"
+    assert (saved / table).exists()
+    assert (saved / part_key("b")).exists()
 
 
 def test_an_empty_or_a_wrong_home_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

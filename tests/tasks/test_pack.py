@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tasks.cells.cell_data import load_cells
-from tasks.cells.packing import load_pack
+from tasks.cells.packing import load_pack, pixels_digest
 from tasks.context import Context
 from tasks.pack import pack
 from tasks.pull import pull
@@ -191,7 +192,31 @@ def test_a_night_decodes_only_what_is_new(
         np.testing.assert_array_equal(row, to_square(decode(objects[key], context.settings.data), made.side))
 
 
-@pytest.mark.parametrize("harm", ["rows torn", "entry torn", "rows rotted", "rows lost", "index lost"])
+def test_a_night_hashes_only_what_is_new_and_comes_to_the_digest_of_the_whole_file(
+    context: Context, store: CountingStore, divided: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(context, divided)
+    new = synthetic_cells(night=2, patients=20)
+    store.objects |= new
+    later = split(context, validate(context, pull(context)))
+    hashed: list[bool] = []
+    whole, row_bytes = hashlib.sha256, context.settings.training.side**2 * 3
+
+    def counted(data: bytes = b"") -> object:
+        hashed.append(len(data) == row_bytes)
+        return whole(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.cells.packing.hashlib.sha256", counted)
+        made = pack(context, later)
+    # Once for the pack's digest, once for the cache.
+    assert sum(hashed) == 2 * len(new)
+    path = context.workspace.pack_path(made.id)
+    assert pixels_digest(path, made.cells, made.side) == made.pixels
+    assert pixels_digest(path, made.cells - 1, made.side) == pixels_digest(path, made.cells, 24) == ""
+
+
+@pytest.mark.parametrize("harm", ["rows torn", "entry torn", "rows rotted", "entry rotted", "rows lost", "index lost"])
 def test_rows_that_are_not_whole_are_made_again(
     harm: str, context: Context, divided: Split, decoded: list[bytes]
 ) -> None:
@@ -205,6 +230,8 @@ def test_rows_that_are_not_whole_are_made_again(
         index.write_bytes(index.read_bytes()[:-5])
     elif harm == "rows rotted":
         rows.write_bytes(bytes([rows.read_bytes()[0] ^ 1]) + rows.read_bytes()[1:])
+    elif harm == "entry rotted":  # in the digest of the last row's pixels
+        index.write_bytes(index.read_bytes()[:-1] + bytes([index.read_bytes()[-1] ^ 1]))
     else:
         (rows if harm == "rows lost" else index).write_bytes(b"")
     for expected in ({"rows lost": len(CELLS), "index lost": len(CELLS)}.get(harm, 1), 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,8 +241,40 @@ def test_a_damaged_table_without_a_copy_costs_fetching_and_not_the_night(
     else:
         folder_place.write(first.table, b"PAR1")
     other_machine = context_over(folder_place.store, tmp_path / "another machine")
-    assert pull(other_machine) == first
-    folder_place.assert_exact(first)
+    again = pull(other_machine)
+    assert again.id == first.id
+    assert folder_place.context.records.load(Snapshot, first.id) == again
+    folder_place.assert_exact(again)
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_a_damaged_object_of_a_table_in_parts_is_restored_from_its_copy(
+    folder_place: Place, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.store.records.WORTH_PARTS", 0)
+    place, records = folder_place, folder_place.context.records
+    first = pull(place.context)
+    place.write(KEYS[0], CELLS[KEYS[1]])
+    second = pull(place.context)
+    shared = records.load_manifest(first.table).part_keys() & records.load_manifest(second.table).part_keys()
+    assert len(shared) == 1
+    for key in (second.table, *records.load_manifest(second.table).part_keys()):
+        whole = place.store.get(key)
+        if damage == "lost":
+            place.delete(key)
+        else:
+            place.write(key, whole[:-5])
+        with monkeypatch.context() as patch:
+            patch.setattr(place.context.workspace, "write_object", None)  # no cell is fetched
+            assert pull(place.context) == second
+        assert place.store.get(key) == whole
+    place.assert_exact(second)
+    # Without copies what is left is used again, and the cells are fetched.
+    shutil.rmtree(place.context.workspace.home / "cache" / "snapshots")
+    place.delete(*shared)
+    third = pull(place.context)
+    assert third.id == second.id
+    place.assert_exact(third)
 
 
 @pytest.mark.parametrize("pointer", ["lost", "damaged"])

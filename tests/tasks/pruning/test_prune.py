@@ -25,6 +25,7 @@ from tasks.commands.rollback import override, rollback
 from tasks.context import Context
 from tasks.pruning.prune import Pruned, prune, tidy, tidy_here
 from tasks.pruning.retire import find_retired
+from tasks.pull import pull
 from tasks.report import report
 from tasks.training.specs import find_member, member_specs
 from tests.builders import (
@@ -266,6 +267,38 @@ def test_an_unreferenced_object_waits_for_three_sightings_and_its_grace_period(w
     hasty = pruning(world)
     prune_often(hasty)
     assert not stray.keys() & objects(world).keys()
+
+
+def test_a_part_goes_when_no_table_names_it_and_none_while_a_table_cannot_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.store.records.WORTH_PARTS", 0)
+    monkeypatch.setattr("infra.store.parts.GONE_SHARE", 0.0)
+    world = pruning(world)
+    context, store = world.context, world.context.store
+    assert isinstance(store, MemoryStore)
+    rows = context.records.load_table(pull(context).table)
+    tables: list[str] = []
+    for count in (20, 25, 24):  # the later ones have the first's part, and one more each
+        id_ = f"{count:024d}"
+        before = tables[-1] if tables else None
+        tables.append(context.records.save_table(Snapshot, id_, "objects", rows[:count], by=["key"], before=before))
+    first, second, third = (context.records.load_manifest(table).part_keys() for table in tables)
+    assert first < second
+    named = first | second | third
+    lost = (second | third) - first
+    store.put(tables[0], damaged := store.get(tables[0])[:-1])
+    for table in tables[1:]:
+        store.delete(table)
+    pruned = [prune(pruning(world, orphan_days=1).context, world.registry) for _ in range(4)]
+    assert all("parts of tables" in problem for one in pruned for problem in one.problems)
+    assert named <= objects(world).keys()
+    store.put(tables[0], damaged + b"}")
+    waiting = prune(pruning(world, orphan_days=1).context, world.registry).waiting
+    assert waiting["parts"] == len(lost)
+    # A table that nothing refers to goes, and its parts after it.
+    prune_often(world)
+    assert not {*tables, *named} & objects(world).keys()
 
 
 def test_objects_not_named_like_records_are_left_alone(world: World) -> None:
