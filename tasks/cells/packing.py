@@ -141,7 +141,7 @@ def pixels_digest(path: Path, cells: int, side: int) -> str:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):  # an empty file has no header to read
         return ""
     if array.dtype != np.uint8 or array.shape != (cells, side, side, 3):
         return ""
