@@ -29,12 +29,14 @@ EAGER = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "20",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT2S",
 }
-# Python reads it when it starts: in every process the two real model modules are the fake one.
+# Python reads it when it starts: in every process with its folder on the path the two real model modules are the fake
+# one. A process that is forked without it on its path trains for real.
 SITE = """
-import importlib.abc, importlib.util, sys
+import importlib.abc, importlib.util, os, sys
 class FakeCNNs(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name in ("tasks.models.fastai.cnn", "tasks.models.keras.cnn"):
+        on_path = os.path.dirname(__file__) in os.environ.get("PYTHONPATH", "").split(":")
+        if on_path and name in ("tasks.models.fastai.cnn", "tasks.models.keras.cnn"):
             return importlib.util.spec_from_file_location(name, {fake!r})
 sys.meta_path.insert(0, FakeCNNs())
 """
@@ -48,26 +50,31 @@ def fill(store: Store, patients: int = 40, *, first: int = 1) -> int:
     return len(cells)
 
 
-def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str]:
-    """Return the environment of a process that runs small nights with fake CNNs; nothing of this machine's own."""
+def fake_cnns(folder: Path) -> dict[str, str]:
+    """Return the variables by which a process and its children train fake CNNs; their files are in ``folder``."""
     site = folder / "site"
     site.mkdir(parents=True, exist_ok=True)
     (site / "sitecustomize.py").write_text(SITE.format(fake=str(ROOT / "tests" / "fake_cnn.py")))
-    recipes = {name: json.dumps({"model": str(folder / f"{name}.onnx")}) for name in MODELS}
     for name in MODELS:
         if not (folder / f"{name}.onnx").exists():  # it may be a pipe by now, see hold_training
             (folder / f"{name}.onnx").write_bytes(channel_member())
+    return {
+        "PYTHONPATH": ":".join([str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "RETRAIN_TRAINING__SIDE": str(SIDE),
+        # Two processes for each CNN are enough to be several.
+        "RETRAIN_TRAINING__MEMBERS": "2",
+        **{f"RETRAIN_TRAINING__{name.upper()}": json.dumps({"model": str(folder / f"{name}.onnx")}) for name in MODELS},
+    }
+
+
+def fake_environment(folder: Path, home: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of a process that runs small nights with fake CNNs; nothing of this machine's own."""
     theirs = ("RETRAIN_", "PREFECT_", "MALARIA_", "MLFLOW_", "AWS_")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     return {
         **ours,
-        "PYTHONPATH": ":".join([str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        **fake_cnns(folder),
         "RETRAIN_HOME": str(home),
-        "RETRAIN_TRAINING__SIDE": str(SIDE),
-        # Two processes for each CNN are enough to be several.
-        "RETRAIN_TRAINING__MEMBERS": "2",
-        "RETRAIN_TRAINING__FASTAI": recipes["fastai"],
-        "RETRAIN_TRAINING__KERAS": recipes["keras"],
         "RETRAIN_DATA__MIN_CELLS_PER_CLASS": "2",
         "RETRAIN_DATA__MIN_PATIENTS_PER_CLASS": "2",
         "RETRAIN_GATE__RESAMPLES": "1000",

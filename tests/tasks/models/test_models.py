@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 from scipy.special import expit
 
-from infra.scoring.model_file import MemberFile
+from infra.scoring.model_file import MemberFile, ModelFile
 from infra.store.folder import FolderStore
 from infra.store.records import Records
 from tasks import models
 from tasks.models import preparation as _common
 from tasks.models import variation
+from tasks.models.onnx_file import combine
 from tasks.models.schedule import Schedule
 from tasks.models.selection import Selection, is_significantly_higher
 from tests import ROOT
@@ -29,12 +30,14 @@ from tests.ahead import Lane
 from tests.builders import made_up_member
 from tests.fake_cnn import DefaultRecipe
 from tests.held_cells import SEED, SIZE, VARIATIONS
+from tests.infra.processes.test_parent import is_alive, is_gone
 from validation.statistics.calibration import temperature_of
 
 FRAMEWORKS = {"fastai": {"torch", "fastai"}, "keras": {"tensorflow", "keras"}}
 SIDE = 32
+HANDFUL = 3
 # The smallest of each family: these tests are about the contract of fit(), not about accuracy.
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "fastai": {
         "batch_size": 16,
         "min_steps": 0,
@@ -99,7 +102,7 @@ for job in jobs:
         "best_epoch": fitted.best_epoch, "device": fitted.device, "versions": fitted.versions, "heard": heard,
         "batches": list(batches),
         "batch": str(fitted.batch), "made_here": len(shown), "released": list(released),
-        "first": [cell.tobytes().hex() for cell in shown[0]] if job["name"] == "not held" else [],
+        "first": [cell.tobytes().hex() for cell in shown[0]] if job["name"] == "plain" else [],
         "history": [record.model_dump() for record in fitted.history],
         "native": model.predict_native(fitted.weights, recipe, cells["tuning_images"]).tolist(),
     }
@@ -109,18 +112,20 @@ loaded = [m for m in ("torch", "fastai", "tensorflow", "keras") if m in sys.modu
 """
 
 # fmt: off
+# As few as there are branches: compiling and exporting one of Keras's networks takes longer than its epochs.
 JOBS: list[dict[str, Any]] = [
-    {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "views": 4}},
+    {"name": "plain", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "views": 4, "stain": 0.1, "zoom": 0.1}},
     # As on a GPU: the cells are stored on the device and augmented there.
-    {"name": "held", "seed": 3, "held": True, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
-    {"name": "not held", "seed": 3, "recipe": {"epochs": 4, "patience": 4, "stain": 0.1, "zoom": 0.1}},
+    {"name": "held", "seed": 3, "held": True,
+     "recipe": {"epochs": 4, "patience": 4, "views": 4, "stain": 0.1, "zoom": 0.1}},
     # Better on training cells is worse on these: an early epoch is kept, and patience runs out.
     {"name": "early", "seed": 3, "tuning_labels": "inverted",
      "recipe": {"epochs": 30, "patience": 3, "cooldown": 2}},
-    {"name": "late", "seed": 3, "clock_jumps_after": 2, "recipe": {"epochs": 30, "patience": 30}},
+    # A handful of cells, and fewer than a batch.
+    {"name": "late", "seed": 3, "clock_jumps_after": 2, "train": 17, "tuning": HANDFUL,
+     "recipe": {"epochs": 30, "patience": 30, "batch_size": 64}},
     {"name": "hopeless", "seed": 3, "recipe": {"epochs": 2, "deadline_seconds": 1e-3}},
     {"name": "diverging", "seed": 3, "recipe": {"epochs": 2, "learning_rate": 1e30}},
-    {"name": "tiny", "seed": 3, "train": 17, "tuning": 3, "recipe": {"epochs": 1, "batch_size": 64}},
 ]
 # fmt: on
 
@@ -273,7 +278,7 @@ class TestFit:
 
     def test_onnxruntime_agrees_with_the_framework(self, fits: Fits, cells: MadeCells) -> None:
         # The file has its weights in half precision (docs/training.md).
-        for job in ("plain", "early", "tiny"):
+        for job in ("plain", "early", "late"):
             scores = score(fits.jobs[job]["onnx"], cells.tuning_images)
             np.testing.assert_allclose(scores, fits.jobs[job]["native"], atol=1e-3)
 
@@ -322,12 +327,18 @@ class TestFit:
     def test_the_epoch_that_is_kept_is_what_is_exported(self, job: str, fits: Fits, cells: MadeCells) -> None:
         fitted = fits.jobs[job]
         kept = max((record for record in fitted["history"] if record["is_kept"]), key=lambda record: record["epoch"])
-        labels = cells.tuning_labels
-        scores = score(fitted["onnx"], cells.tuning_images)
+        labels = cells.tuning_labels[: HANDFUL if job == "late" else None]
+        scores = score(fitted["onnx"], cells.tuning_images[: len(labels)])
         assert fitted["best_epoch"] == kept["epoch"]
         assert cross_entropy(scores, 1 - labels if job == "early" else labels) == pytest.approx(
             kept["valid_loss"], rel=1e-3
         )
+
+    def test_members_make_a_candidate_whose_score_is_their_mean_logits(self, fits: Fits, cells: MadeCells) -> None:
+        paths = [Path(fits.jobs[job]["onnx"]) for job in ("plain", "early")]
+        candidate = ModelFile(combine([(fold, path.read_bytes()) for fold, path in enumerate(paths)]))
+        mean = np.mean([score_logits(str(path), cells.tuning_images) for path in paths], axis=0)
+        np.testing.assert_allclose(candidate.score(cells.tuning_images), expit(mean), atol=1e-5)
 
     def test_a_cell_and_its_mirror_images_score_the_same(self, fits: Fits, cells: MadeCells) -> None:
         path, images = fits.jobs["plain"]["onnx"], cells.tuning_images
@@ -363,7 +374,7 @@ class TestFit:
         assert rates[flat - 1] == max(rates)
         assert rates[-1] < 0.01 * max(rates)
 
-    def test_the_deadline_ends_the_fit_with_what_there_is(self, fits: Fits) -> None:
+    def test_the_deadline_ends_the_fit_with_what_there_is_on_a_handful_of_cells_too(self, fits: Fits) -> None:
         assert fits.jobs["late"]["stopped"] == "deadline"
         assert len(fits.jobs["late"]["history"]) == 2
 
@@ -387,28 +398,58 @@ class TestFit:
             np.testing.assert_array_equal(fits.shown["shrunk"], variation.shrunk(images, SIZE))
 
     def test_a_training_on_cells_on_the_device_is_like_one_from_the_cpu(self, fits: Fits) -> None:
-        held, here = fits.jobs["held"]["history"], fits.jobs["not held"]["history"]
+        held, here = fits.jobs["held"]["history"], fits.jobs["plain"]["history"]
         assert held[0]["train_loss"] == pytest.approx(here[0]["train_loss"], rel=0.02)
         assert held[-1]["train_loss"] < held[0]["train_loss"]
         assert fits.jobs["held"]["made_here"] == 0, "the device varies them itself"
-        assert fits.jobs["not held"]["made_here"] > 0
+        assert fits.jobs["plain"]["made_here"] > 0
 
     def test_the_picture_shows_the_first_batch(self, fits: Fits) -> None:
-        fitted = fits.jobs["not held"]
+        fitted = fits.jobs["plain"]
         with Image.open(fitted["batch"]) as sheet:
             tiles = np.asarray(sheet).reshape(4, SIDE, 8, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, SIDE, SIDE, 3)
         drawn = [tile.tobytes().hex() for tile in tiles if tile.any()]
         assert len(drawn) >= 16
         assert sorted(drawn) == sorted(fitted["first"])
 
-    def test_a_handful_of_cells_is_enough_to_run(self, fits: Fits) -> None:
-        assert fits.jobs["tiny"]["stopped"] == "finished"
-
     def test_the_same_training_gives_the_same_file(self, name: str, fits: Fits, ahead: dict[str, Fits]) -> None:
         for job in ("plain", "held"):
             first, second = fits.jobs[job], ahead[f"{name} again"].jobs[job]
             assert [r["valid_loss"] for r in second["history"]] == [r["valid_loss"] for r in first["history"]]
             assert Path(second["onnx"]).read_bytes() == Path(first["onnx"]).read_bytes()
+
+
+# The request of a night, which is killed in the middle of the training that it has started.
+NIGHT = """
+import os, subprocess, sys
+command = [sys.executable, "-m", "tasks.training.child", str(os.getpid()), sys.argv[1]]
+child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+print(child.pid, flush=True)
+for line in child.stdout:
+    print(line, end="", flush=True)
+"""
+
+
+@pytest.mark.longest
+@pytest.mark.slow
+def test_a_training_ends_when_its_night_is_killed_in_an_epoch(name: str, cells: MadeCells, tmp_path: Path) -> None:
+    np.save(tmp_path / "pack.npy", np.concatenate([cells.train_images, cells.tuning_images]))
+    rows: dict[str, Any] = {"train": np.arange(150), "tuning": np.arange(150, 200), "tuning_patients": np.arange(50)}
+    rows |= {"train_labels": cells.train_labels, "tuning_labels": cells.tuning_labels}
+    np.savez(tmp_path / "rows.npz", **rows)
+    endless = SMALL[name] | {"epochs": 10_000, "patience": 10_000}
+    request = {"model": name, "seed": 3, "pack": str(tmp_path / "pack.npy"), "unusable_gpu": "warn", "recipe": endless}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    command = [sys.executable, "-c", NIGHT, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as night:
+        assert night.stdout
+        training = int(night.stdout.readline())
+        while "epoch" not in json.loads(night.stdout.readline()):
+            pass
+        assert is_alive(training)
+        night.kill()
+    assert is_gone(training)
+    assert not (tmp_path / "result.json").exists()
 
 
 class TestSelection:
