@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import uuid
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
+from tests import ROOT
 from tests.ahead import Lane
 
 if TYPE_CHECKING:
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
 
 # Of each of a failing test's outputs, in characters.
 MOST_SAID = 4_000
+
+# What starts for all of its modules what takes a minute to start.
+TOGETHER = ("tests/flows/faults/",)
 
 # Examples that are drawn slowly say something about the machine, and nothing about what is tested.
 hypothesis.settings.register_profile("any machine", suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -179,14 +188,17 @@ def no_expectations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_url(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[str]:
     """One Prefect server for all tests; one for each night is tested in test_runtime."""
     from infra.prefect_server import prefect_server
     from infra.runtime import prepare_environment
     from infra.settings.settings import load_settings
+    from tests.servers import with_tables
 
     before = dict(os.environ)
-    os.environ["RETRAIN_HOME"] = str(tmp_path_factory.mktemp("server"))
+    home = tmp_path_factory.mktemp("server")
+    os.environ["RETRAIN_HOME"] = str(home)
+    with_tables(home / "prefect", prefect_database)
     settings = load_settings()
     prepare_environment(settings)
     try:
@@ -209,14 +221,51 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_registry(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables and nothing in them: making one takes seconds, copying it none."""
-    from infra.registry.registry import Registry
-    from infra.settings.settings import Settings
 
-    home = tmp_path_factory.mktemp("registry")
-    Registry(Settings(home=home))
-    return home / "mlflow.db"
+    def make() -> Path:
+        from infra.registry.registry import Registry
+        from infra.settings.settings import Settings
+
+        home = tmp_path_factory.mktemp("registry")
+        Registry(Settings(home=home))
+        return home / "mlflow.db"
+
+    ours = [path.read_text() for path in sorted((ROOT / "infra" / "registry").glob("*.py"))]
+    return made_once(pytestconfig, "mlflow", metadata.version("mlflow"), *ours, make=make)
+
+
+@pytest.fixture(scope="session")
+def prefect_database(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect server's database with its tables and nothing in them, for ``with_tables``."""
+
+    def make() -> Path:
+        home = tmp_path_factory.mktemp("prefect-database")
+        code = "import asyncio, prefect.server.database as d; asyncio.run(d.provide_database_interface().create_db())"
+        surroundings = {**os.environ, "PREFECT_HOME": str(home), "DO_NOT_TRACK": "1"}
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=surroundings, cwd=home, check=True)
+        return home / "prefect.db"
+
+    return made_once(pytestconfig, "prefect", metadata.version("prefect"), make=make)
+
+
+def made_once(config: pytest.Config, name: str, *made_of: str, make: Callable[[], Path]) -> Path:
+    """Return a file that is made once for all processes and runs of the tests, as long as ``made_of`` stays the same.
+
+    It is kept in pytest's cache, which may be emptied at any time.
+    """
+    from filelock import FileLock
+
+    assert config.cache
+    folder = config.cache.mkdir("made-once")
+    path = folder / f"{name}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}"
+    with FileLock(folder / f"{name}.lock"):
+        if not path.exists():
+            beside = path.with_suffix(".new")
+            shutil.copy(make(), beside)
+            beside.replace(path)
+    return path
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -231,6 +280,18 @@ def pytest_collection_finish() -> None:
     """Let the collector pass over what imports have brought: a million objects, which stay to the end."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process of several whole modules, and those that share a server and a forking process as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((place for place in TOGETHER if nodeid.startswith(place)), super()._split_scope(nodeid))
+
+    return Together(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,6 +24,7 @@ from infra.settings.settings import Settings, load_settings
 from infra.store.s3 import S3Store
 from tests import ROOT
 from tests.fleet import fake_environment, fill
+from tests.servers import with_tables
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -116,7 +117,7 @@ def spellings(secret: str) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str, prefect_database: Path) -> Iterator[Place]:
     """A bucket with cells, and a Prefect server with a password and one database."""
     folder = tmp_path_factory.mktemp("canaries") / "machine"
     folder.mkdir()
@@ -128,6 +129,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str) -> Itera
     patch.setenv("PREFECT_HOME", str(folder / "server" / "prefect"))
     patch.setenv("PREFECT_SERVER_API_AUTH_STRING", LOGIN)
     patch.setenv("PREFECT_API_AUTH_STRING", LOGIN)
+    with_tables(folder / "server" / "prefect", prefect_database)
     settings = load_settings()
     prepare_environment(settings)
     client = boto3.client("s3", endpoint_url=moto_endpoint, region_name="us-east-1")

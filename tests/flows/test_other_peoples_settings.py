@@ -17,6 +17,7 @@ from tests import ROOT
 from tests.builders import synthetic_cells
 from tests.fleet import fake_environment, fill
 from tests.flows.test_nights import SETTINGS
+from tests.servers import with_tables
 from validation.digest import sha256
 
 # Files that libraries read where a command is typed, and in the home of whoever types it.
@@ -130,13 +131,14 @@ def figures(night: dict[str, Any]) -> list[str]:
 @pytest.mark.longest
 @pytest.mark.thorough
 @pytest.mark.server
-def test_a_night_comes_to_the_same(tmp_path: Path) -> None:
+def test_a_night_comes_to_the_same(tmp_path: Path, prefect_database: Path) -> None:
     nights, homes = {}, {}
     for name in ("empty", "theirs"):
         # What an address might take for something else, all in one name.
         homes[name] = home = tmp_path / name / ("home" if name == "empty" else "ho me#%41%zz;é:@{x}$HOME&'\"\\+~\n[*|")
         (home / "store").mkdir(parents=True)
         fill(FolderStore(home / "store"))
+        with_tables(home / "prefect", prefect_database)
         whole = fake_environment(tmp_path, home)
         ours = {key: value for key, value in whole.items() if key in NEEDED or key.startswith("RETRAIN_")}
         done = run_in(tmp_path / name, COMMAND, ours, theirs=name == "theirs")

@@ -17,6 +17,7 @@ from infra.prefect_server import prefect_server
 from infra.runtime import prepare_environment
 from infra.settings.settings import Settings
 from tests.infra.processes.test_parent import is_gone
+from tests.servers import with_tables
 from validation.errors import RetrainError
 
 pytestmark = pytest.mark.thorough
@@ -167,8 +168,8 @@ with server_module.prefect_server(settings) as url:
 
 
 @pytest.mark.server
-def test_a_temporary_server_is_gone_when_its_night_is_killed(settings: Settings) -> None:
-    del settings
+def test_a_temporary_server_is_gone_when_its_night_is_killed(settings: Settings, prefect_database: Path) -> None:
+    with_tables(settings.home / "prefect", prefect_database)
     with subprocess.Popen([sys.executable, "-c", NIGHT], stdout=subprocess.PIPE, text=True) as night:
         assert night.stdout
         try:

@@ -12,6 +12,7 @@ import pytest
 from flows.unattended.up import KEEPS_SLOTS
 from infra.prefect_server import _server_command, _server_environment, _wait_until_healthy, free_port
 from tests.nights import Nights
+from tests.servers import with_tables
 
 
 class Prefect:
@@ -46,8 +47,10 @@ class Prefect:
 
 
 @pytest.fixture(scope="package")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    server = Prefect(tmp_path_factory.mktemp("prefect"))
+def prefect(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Prefect]:
+    home = tmp_path_factory.mktemp("prefect")
+    with_tables(home, prefect_database)
+    server = Prefect(home)
     yield server
     server.close()
 

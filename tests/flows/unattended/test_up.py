@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from tests import ROOT
 from tests.fleet import Up, ended, fill, running, until
 from tests.flows.unattended.services import SERVICES, TOKEN, services
 from tests.loopback import serving
+from tests.servers import with_tables
 from validation.errors import RetrainError
 from validation.records import Verdict
 
@@ -68,7 +70,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Up]:
+def machine(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver, prefect_database: Path) -> Iterator[Up]:
     """A machine with room for two trainings at once."""
     made = Up(
         tmp_path_factory.mktemp("up"),
@@ -77,6 +79,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ite
         RETRAIN_ALERTS__NIGHT_HOURS=str(ALERTS.night_hours),
     )
     fill(made.store)
+    with_tables(made.home / "prefect", prefect_database)
     with running(made):
         yield made
 

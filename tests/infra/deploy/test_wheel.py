@@ -16,6 +16,7 @@ import pytest
 
 from tests import ROOT
 from tests.fleet import Up, fake_environment, running
+from tests.servers import with_tables
 
 pytestmark = [pytest.mark.longest, pytest.mark.server, pytest.mark.timeout(1800)]
 
@@ -89,7 +90,8 @@ def test_it_has_what_runs_and_nothing_else(wheel: Path) -> None:
     assert "A malaria cell classifier" in str(said.get_payload())
 
 
-def test_a_demo_night_needs_no_checkout(python: Path, tmp_path: Path) -> None:
+def test_a_demo_night_needs_no_checkout(python: Path, tmp_path: Path, prefect_database: Path) -> None:
+    with_tables(tmp_path / "home" / "prefect", prefect_database)
     # What learns nothing is promoted, so that the registry and the check before a promotion have their turn.
     no_floors = {f"RETRAIN_GATE__MIN_{name}": "0" for name in ("AUC", "SENSITIVITY", "SPECIFICITY")}
     environment = {**fake_environment(tmp_path, tmp_path / "home", **no_floors), **_without_checkout(tmp_path)}
