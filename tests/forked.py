@@ -19,10 +19,14 @@ from typing import IO, Any
 
 from tests import ROOT
 
-# Not onnxruntime: it starts a thread when it is imported, which a forked process would wait for at its end.
+# What a night imports on its way, for all that fork nights. Not onnxruntime: it starts a thread when it is imported,
+# for which a forked process would wait at its end.
 IMPORTED = (
-    *("flows.retrain", "great_expectations.expectations", "great_expectations.render.view", "matplotlib.figure"),
-    *("mlflow.onnx", "mlflow.pyfunc", "pyarrow.parquet", "sklearn.metrics"),
+    *("flows.retrain", "flows.cli.main", "prefect.flow_engine", "prefect.task_engine"),
+    *("great_expectations.expectations", "great_expectations.render.view"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.font_manager", "sklearn.metrics"),
+    *("mlflow.onnx", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+    *("mlflow.store.model_registry.sqlalchemy_store", "obstore", "pyarrow.dataset", "pyarrow.parquet", "scipy.stats"),
 )
 
 

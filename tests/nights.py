@@ -25,23 +25,10 @@ from infra.store.folder import FolderStore
 from tests import ROOT
 from tests.builders import plain_cells
 from tests.fleet import fake_environment
+from tests.forked import IMPORTED
 
 # Each is a step towards the outside world: what a kill may fall between.
 _STEPS = ("os.rename", "os.link", "os.mkdir", "os.truncate", "subprocess.Popen", "socket.connect", "http.client.send")
-# What a night imports on its way.
-_LAZY = (
-    "flows.cli.main",
-    "flows.retrain",
-    "prefect.flow_engine",
-    "prefect.task_engine",
-    "great_expectations",
-    "sklearn.metrics",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_svg",
-    "matplotlib.font_manager",
-    "pyarrow.dataset",
-    "obstore",
-)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -242,7 +229,7 @@ def _warm_up(empty_registry: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RETRAIN_HOME"] = folder
         prepare_environment(load_settings())
-        for module in _LAZY:
+        for module in IMPORTED:
             importlib.import_module(module)
         from tests.rivals import _warm_up as warm_up_registry
 

@@ -19,21 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.forked import IMPORTED
 from validation.errors import RetrainError, StoreUnreachable
 
-# What the stages import inside their functions.
-LOADED = (
-    "great_expectations",
-    "matplotlib.figure",
-    "mlflow.onnx",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.model_registry.sqlalchemy_store",
-    "onnx",
-    "onnxruntime",
-    "scipy.stats",
-    "tasks.models.fastai.cnn",
-    "tasks.models.keras.cnn",
-)
+# Its acts do not end as processes do, which would wait for onnxruntime's thread.
+LOADED = (*IMPORTED, "onnxruntime", "tasks.models.fastai.cnn", "tasks.models.keras.cnn")
 
 
 class Ended:

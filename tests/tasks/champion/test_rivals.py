@@ -153,7 +153,8 @@ def race(place: Place, rounds: int) -> None:
         else:
             decisions = [place.registered(champion) for _ in range(2)]
         jobs = [place.job(machine, decision) for machine, decision in zip("ab", decisions, strict=True)]
-        # In every other round each waits until both are about to write the deciding entry.
+        # In every other round each waits until both are about to write the deciding entry: no matter of chance, nor of
+        # many rounds.
         together = number % 2 == 0
         outcomes = place.rivals.run(*jobs, together=together)
         check_one_wins(place, outcomes, before)
@@ -210,7 +211,7 @@ def running(place: Place) -> list[str]:
 
 
 def test_of_two_promotions_at_once_one_wins_on_sqlite(sqlite: Place) -> None:
-    race(sqlite, 20)
+    race(sqlite, 8)
     race_with_one_decision(sqlite)
 
 
@@ -238,7 +239,7 @@ def test_the_first_champion_killed_at_every_step(sqlite: Place) -> None:
 @pytest.mark.longest
 @pytest.mark.server
 def test_a_server_over_postgresql_with_a_bucket(server: Place) -> None:
-    race(server, 10)
+    race(server, 4)
     race_with_one_decision(server)
     kill_everywhere(server, KILLS[2:8:2])
     champion = server.registry.champion()
