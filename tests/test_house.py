@@ -7,12 +7,14 @@ import functools
 import graphlib
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import ROOT
 
@@ -182,3 +184,12 @@ def test_the_lock_names_no_index_and_pins_every_package_by_hash() -> None:
     pinned = [line for line in lines if line and not line.startswith((" ", "#"))]
     assert len(pinned) > 100
     assert all("==" in line and line.endswith("\\") for line in pinned)
+
+
+def test_github_runs_what_anyone_runs_and_nothing_else() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    [job] = workflow["jobs"].values()
+    assert "permissions" not in job
+    assert job["steps"] == [{"uses": "actions/checkout@v4"}, {"run": ".ci/run"}]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

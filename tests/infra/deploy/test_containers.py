@@ -1,9 +1,11 @@
 """The images, built without a registry and started as their user: each finds what it needs, and has no more.
 
 Debian's packages lay the base under the tag that the Dockerfile names (the real one has a newer patch of Python 3.11).
-It needs root, ``buildah`` and ``debootstrap``, as CI has them. The layers stay in ``TEST_CONTAINERS`` if that names a
-folder, so that packages are installed again only after the lock has changed. ``TEST_IMAGES=orchestration,fastai,keras``
-builds those with CUDA's libraries too: gigabytes, so not by default.
+It needs root, ``buildah`` and ``debootstrap``, as CI has them. The layers, 3 GB, stay in this user's cache
+(``XDG_CACHE_HOME``), or in the folder that ``TEST_CONTAINERS`` names, under a digest of the Dockerfile and the lock:
+packages are installed again only after one of these has changed, and then the layers of before are removed. The cache
+may be emptied at any time. ``TEST_IMAGES=orchestration,fastai,keras`` builds those with CUDA's libraries too: gigabytes
+more, so not by default.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ import pytest
 from infra.deploy.images.pick import IMAGES
 from infra.provenance import version
 from tests import ROOT
+from validation.digest import sha256
 
-pytestmark = [pytest.mark.longest, pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.longest, pytest.mark.slow(minutes=6), pytest.mark.timeout(1_800)]
 
+DOCKERFILE = "infra/deploy/images/Dockerfile"
 BUILT = os.environ.get("TEST_IMAGES", "orchestration").split(",")
 MIRROR = "http://deb.debian.org/debian"
 
@@ -31,8 +35,15 @@ Buildah = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(os.environ.get("TEST_CONTAINERS") or tmp_path_factory.mktemp("containers")).resolve()
+def folder() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    kept = Path(os.environ.get("TEST_CONTAINERS") or cache / "malaria-retraining").resolve()
+    made_of = [(ROOT / name).read_bytes() for name in (DOCKERFILE, "requirements.txt", "infra/deploy/images/pick.py")]
+    found = kept / f"containers-{sha256(b''.join(made_of))[:16]}"
+    for other in set(kept.glob(f"containers-{'[0-9a-f]' * 16}")) - {found}:
+        shutil.rmtree(other)
+    found.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +64,7 @@ def buildah(folder: Path) -> Buildah:
 @pytest.fixture(scope="module")
 def base(folder: Path, buildah: Buildah) -> None:
     """Lay Debian with Python under the tag that the Dockerfile begins from."""
-    lines = (ROOT / "infra/deploy/images/Dockerfile").read_text().splitlines()
+    lines = (ROOT / DOCKERFILE).read_text().splitlines()
     [tag] = {line.split()[1] for line in lines if line.startswith("FROM ")}
     if not buildah("images", "--quiet", "--filter", f"reference={tag}"):
         root = folder / "debian"
@@ -89,7 +100,7 @@ def image(request: pytest.FixtureRequest, base: None, buildah: Buildah) -> Itera
     del base
     name = str(request.param)
     options = ["--isolation", "chroot", "--pull-never", "--layers", f"--build-arg=IMAGE={name}", *outside()]
-    built = buildah("bud", "-f", "infra/deploy/images/Dockerfile", *options, "-t", f"malaria/{name}", ".", ok=False)
+    built = buildah("bud", "-f", DOCKERFILE, *options, "-t", f"malaria/{name}", ".", ok=False)
     if "NewConnectionError" in built or "ReadTimeoutError" in built:
         pytest.skip("no package index is reached from a container here")
     assert not built.startswith("failed"), built[-3_000:]

@@ -127,8 +127,12 @@ def test_what_an_image_leaves_out_is_not_needed_by_its_flow(image: str, module: 
     assert done.returncode == 0, done.stderr
 
 
-def test_the_compose_file_keeps_the_specification() -> None:
-    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(INFRA / "compose.yaml")]
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [("compose-spec", "infra/deploy/compose.yaml"), ("github-workflows", ".github/workflows/ci.yml")],
+)
+def test_a_file_keeps_its_specification(schema: str, file: str) -> None:
+    command = [tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", str(ROOT / file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
