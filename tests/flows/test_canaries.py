@@ -26,7 +26,7 @@ from tests import ROOT
 from tests.fleet import fake_environment, fill
 from tests.servers import with_tables
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 NAMES = ("webhook", "prefect", "secret-key", "session", "tracking", "database", "basic", "link")
 CANARY = {name: f"canary-{name}-7Qx2/+{number}" for number, name in enumerate(NAMES)}
@@ -85,7 +85,7 @@ class Place:
     def run(self, *arguments: str, **settings: str) -> int:
         done = subprocess.run(
             [sys.executable, *arguments],
-            cwd=ROOT, env=self.environment | settings, capture_output=True, text=True, check=False, timeout=300,
+            cwd=ROOT, env=self.environment | settings, capture_output=True, text=True, check=False,
         )  # fmt: skip
         self.said.append(done.stdout + done.stderr)
         return done.returncode
