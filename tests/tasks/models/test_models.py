@@ -29,6 +29,7 @@ from tests import ROOT
 from tests.ahead import Lane
 from tests.builders import made_up_member
 from tests.fake_cnn import DefaultRecipe
+from tests.fleet import until
 from tests.held_cells import SEED, SIZE, VARIATIONS
 from tests.infra.processes.test_parent import is_alive, is_gone
 from validation.statistics.calibration import temperature_of
@@ -419,14 +420,13 @@ class TestFit:
             assert Path(second["onnx"]).read_bytes() == Path(first["onnx"]).read_bytes()
 
 
-# The request of a night, which is killed in the middle of the training that it has started.
+# A night that is killed in the middle of the training that it has started. What that reports goes to a file: a broken
+# pipe would end it too, and only when it has something to report.
 NIGHT = """
 import os, subprocess, sys
 command = [sys.executable, "-m", "tasks.training.child", str(os.getpid()), sys.argv[1]]
-child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-print(child.pid, flush=True)
-for line in child.stdout:
-    print(line, end="", flush=True)
+with open(sys.argv[2], "w") as report, subprocess.Popen(command, stdout=report, start_new_session=True) as child:
+    print(child.pid, flush=True)
 """
 
 
@@ -440,12 +440,12 @@ def test_a_training_ends_when_its_night_is_killed_in_an_epoch(name: str, cells: 
     endless = SMALL[name] | {"epochs": 10_000, "patience": 10_000}
     request = {"model": name, "seed": 3, "pack": str(tmp_path / "pack.npy"), "unusable_gpu": "warn", "recipe": endless}
     (tmp_path / "request.json").write_text(json.dumps(request))
-    command = [sys.executable, "-c", NIGHT, str(tmp_path)]
+    report = tmp_path / "report"
+    command = [sys.executable, "-c", NIGHT, str(tmp_path), str(report)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as night:
         assert night.stdout
         training = int(night.stdout.readline())
-        while "epoch" not in json.loads(night.stdout.readline()):
-            pass
+        until(lambda: '"epoch"' in report.read_text())
         assert is_alive(training)
         night.kill()
     assert is_gone(training)
