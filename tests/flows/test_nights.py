@@ -260,7 +260,7 @@ def test_unchanged_data_is_nothing_new_and_trains_nothing(machine: Machine, firs
     assert looks == list((machine.home / "store" / "retraining" / "looks").rglob("*.json"))
 
 
-def test_new_cells_bring_a_challenger_and_the_champion_is_scored_again(
+def test_new_cells_bring_another_challenger_decision_and_report(
     machine: Machine, first_night: dict[str, Any], second_night: tuple[dict[str, Any], dict[Path, bytes]]
 ) -> None:
     night, _ = second_night
