@@ -123,6 +123,7 @@ def append_change(context: Context, registry: Registry, change: ChampionChange) 
     if entries and _is_same_approval(entries[-1], change):
         return change.after
     if entries and _is_same_promotion(entries[-1], change):
+        reconcile_champion(context, registry)  # the other machine may have been killed before it moved the alias
         return registry.version(entries[-1].version_after)
     refuse_changed(entries[-1].version_after if entries else before, before)
     number = len(entries) + 1

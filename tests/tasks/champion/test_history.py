@@ -85,6 +85,24 @@ def test_who_was_decided_first_wins_and_the_other_hears_of_it(context: Context, 
     assert history(context) == [rival]
 
 
+def test_the_same_promotion_by_another_machine_that_was_killed_before_the_alias_moved_is_finished(
+    context: Context, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = register(registry, "d1"), register(registry, "d2")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "set_champion", killed)
+        with pytest.raises(KeyboardInterrupt):
+            append_change(context, registry, change(None, theirs, "d1"))
+    assert (len(history(context)), registry.champion()) == (1, None)
+    assert append_change(context, registry, change(None, ours, "d1")) == theirs
+    assert registry.champion() == theirs
+    assert len(history(context)) == 1
+
+
 def test_an_alias_that_was_moved_by_hand_is_moved_back(
     context: Context, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
