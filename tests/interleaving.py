@@ -217,7 +217,7 @@ class Place:
             self.store.put(key, data)
 
     def night(self, machine: Machine, **training: Any) -> Night:
-        """Run a night whose CNNs come out as the machine makes them; ``channel`` and ``noise`` of its members."""
+        """Run a night whose CNNs come out as the machine makes them; ``channel`` and ``centre`` of its members."""
         channel, centre = training.get("channel", GREEN), training.get("centre", 105.0)
 
         def train_here(folder: Path, spec: TrainSpec) -> None:

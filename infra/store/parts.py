@@ -116,7 +116,7 @@ def save(
     written: dict[str, bytes] = {}
     # Even an empty table has a part, which says what its columns are.
     for rows in _pieces(table, fresh) if fresh.any() or not parts else ():
-        data = _bytes_of(rows)
+        data = parquet_bytes(rows)
         part = Part(sha256=hashlib.sha256(data).hexdigest(), rows=rows.num_rows)
         if _sound(store, part) is None:  # a night that was killed has written it
             store.put(part_key(part.sha256), data)
@@ -162,8 +162,10 @@ def _pieces(table: pa.Table, fresh: npt.NDArray[np.bool_]) -> Iterator[pa.Table]
     return (rows.slice(start, MOST) for start in range(0, max(rows.num_rows, 1), MOST))
 
 
-def _bytes_of(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file; same table, same bytes."""
     data = io.BytesIO()
+    # A flipped bit would otherwise be read as another value.
     pq.write_table(table, data, compression="zstd", write_page_checksum=True)
     return data.getvalue()
 

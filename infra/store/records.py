@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
@@ -135,40 +135,29 @@ class Records:
         *,
         by: Sequence[str] = (),
         before: str | None = None,
+        keep: Callable[[str, bytes], object] | None = None,
     ) -> str:
         """Store a table of a record under a key with its digest, and return the key.
 
         So no table takes the place of another that a machine with the same record to make has stored meanwhile. A large
         one that names the columns ``by`` is stored in parts, of which only those are written that the table ``before``
         has not (infra/store/parts.py); ``by``: text columns by which it is sorted, and which name each row.
+        ``keep`` is given key and bytes of each object of the table that is new.
         """
-        return self.write_table(record, id_, name, table, by=by, before=before)[0]
-
-    def write_table(
-        self,
-        record: type[Record],
-        id_: str,
-        name: str,
-        table: pd.DataFrame | pa.Table,
-        *,
-        by: Sequence[str] = (),
-        before: str | None = None,
-    ) -> tuple[str, dict[str, bytes]]:
-        """Do what ``save_table`` does; return the table's key, and the bytes of all objects of it that are new."""
-        import pyarrow as pa
-
         from infra.store import parts
 
         written: dict[str, bytes] = {}
         if not by or len(table) < WORTH_PARTS:
             data, suffix = table_bytes(table), TABLE
         else:
-            rows = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
-            manifest, written = parts.save(self.store, rows, by, self._manifest_before(before))
+            manifest, written = parts.save(self.store, _as_arrow(table), by, self._manifest_before(before))
             data, suffix = manifest.model_dump_json(exclude_defaults=True).encode(), MANIFEST
         key = content_key(record, id_, name, data, suffix)
         self.store.put(key, data)
-        return key, {**written, key: data}
+        if keep is not None:
+            for new in {**written, key: data}.items():
+                keep(*new)
+        return key
 
     def _manifest_before(self, key: str | None) -> Manifest | None:
         """Return the manifest of a table; None where it is in one file, damaged or gone: then all is written."""
@@ -258,14 +247,15 @@ def is_named_after(key: str, data: bytes) -> bool:
 
 def table_bytes(table: pd.DataFrame | pa.Table) -> bytes:
     """Return a table as a Parquet file; same table, same bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from infra.store.parts import parquet_bytes
 
-    rows = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
-    data = io.BytesIO()
-    # A flipped bit would otherwise be read as another value.
-    pq.write_table(rows, data, compression="zstd", write_page_checksum=True)
-    return data.getvalue()
+    return parquet_bytes(_as_arrow(table))
+
+
+def _as_arrow(table: pd.DataFrame | pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    return table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
 
 
 def _files(record: Record) -> list[str]:

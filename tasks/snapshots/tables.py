@@ -106,9 +106,10 @@ def save_table(context: Context, rows: pa.RecordBatch, id_: str, *, before: Snap
     """
     table = pa.Table.from_batches([rows])
     last = before.table if before else None
-    key, written = context.records.write_table(Snapshot, id_, "objects", table, by=["key"], before=last)
-    for name, data in written.items():
-        write_atomic(_copy(context, name), data)
+    key = context.records.save_table(
+        Snapshot, id_, "objects", table, by=["key"], before=last,
+        keep=lambda name, data: write_atomic(_copy(context, name), data),
+    )  # fmt: skip
     _drop_old_copies(_copy(context, key).parent)
     return key
 

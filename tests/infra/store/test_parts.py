@@ -96,8 +96,10 @@ def test_a_night_writes_what_is_new(store: MemoryStore, monkeypatch: pytest.Monk
     whole, written = len(store.get(next(info.key for info in store.list(PARTS)))), []
     for night in range(20):
         values = values | cells(20_000 + 200 * night, 200)
-        rows, more = Records(store).write_table(Snapshot, ID, "rows", table(values), by=["key"], before=key)
-        key = rows
+        more: dict[str, bytes] = {}
+        key = Records(store).save_table(
+            Snapshot, ID, "rows", table(values), by=["key"], before=key, keep=more.__setitem__
+        )
         written.append(sum(map(len, more.values())))
     # A part of 200 rows and the list of parts; on one night 16 parts become one.
     assert sorted(written)[-2] < 0.05 * whole
