@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Sequence
@@ -126,6 +128,13 @@ def describe(choice: Choice) -> str:
     return what + (", and what tests need" if choice.dev else "") + index
 
 
+def describe_room(venv: Path) -> str:
+    """Return how much room there is for an environment and for pip's downloads, for people."""
+    places = {str(venv): venv.absolute().parent, tempfile.gettempdir(): Path(tempfile.gettempdir())}
+    free = " and ".join(f"{shutil.disk_usage(path).free / 1e9:.1f} GB for {name}" for name, path in places.items())
+    return f"when it began there were {free} (docs/operations.md says what an install takes; TMPDIR moves the latter)"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Install, unless what is wanted is installed already."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -156,10 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if stamp.exists() and stamp.read_text() == json.dumps(state):
         return
     stamp.unlink(missing_ok=True)
+    # Asked before it begins: pip removes what it downloaded, also when there was no room for it.
+    room = describe_room(given.venv)
     try:
         install(given.venv, choice, lock, why)
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"the install failed: {error}") from None
+        raise SystemExit(f"the install failed: {error}; {room}") from None
     stamp.write_text(json.dumps(state))
 
 

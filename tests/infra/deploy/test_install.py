@@ -114,7 +114,7 @@ class TestOnce:
 
         with monkeypatch.context() as patched:
             patched.setattr(installer, "install", failing)
-            with pytest.raises(SystemExit, match="the install failed"):
+            with pytest.raises(SystemExit, match=r"the install failed: .*there were \d+\.\d GB for \.venv and \d+"):
                 main([])
         main([])
         assert len(installed) == 1
