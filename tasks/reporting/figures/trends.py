@@ -127,13 +127,15 @@ def decisions_plot(nights: Sequence[Night]) -> str:
             line += f"H{x}V{y}" if champion else f"M{x} {y}"
             champion = value
     line += f"H{at(last, low)[0]}" if champion else ""
+    apart = at(0, low)[1] - at(0, high)[1] >= 12  # else one label would lie on the other
     words = [
-        f'<text x="44" y="{at(0, value)[1] + 4}" text-anchor="end">{100 * value:.1f}%</text>' for value in (low, high)
+        f'<text x="44" y="{at(0, value)[1] + 4}" text-anchor="end">{100 * value:.1f}%</text>'
+        for value in (low, high)[: 1 + apart]
     ] + [
         f'<text x="{at(place, low)[0]}" y="144" text-anchor="{anchor}">{nights[place].started_at:%Y-%m-%d}</text>'
         for place, anchor in ((0, "start"), (len(nights) - 1, "end"))
     ]
-    steps = f'<path class="axis" d="M48 16V128H348"/><path class="challenger" d="{line}"/>'
+    steps = f'<path class="axis" d="M48 {at(0, high)[1]}V128H348"/><path class="challenger" d="{line}"/>'
     label = f"Balanced accuracy of {count(len(known), 'challenger')}, {100 * low:.1f}% to {100 * high:.1f}%."
     return (
         f'<svg class="dots decisions" viewBox="0 0 360 150" role="img" aria-label="{label}">'

@@ -119,6 +119,16 @@ def test_decisions_are_grouped_by_month_with_how_they_ended(tmp_path: Path) -> N
     assert text.index("March 2026") < text.index("February 2026") < text.index("January 2026")
 
 
+@pytest.mark.parametrize(("values", "labels"), [((0.95, 0.97), ["95.0%", "97.0%"]), ((0.95, 0.9505), ["95.0%"])])
+def test_the_chart_names_both_ends_of_its_axis_unless_they_would_cover_each_other(
+    tmp_path: Path, values: tuple[float, float], labels: list[str]
+) -> None:
+    page = build_site(remembered(tmp_path, *(a_night(n, value=value) for n, value in enumerate(values, 1)))).read_text()
+    assert re.findall(r'text-anchor="end">([\d.]+%)</text>', page) == labels
+    top = min(float(y) for y in re.findall(r'<circle class="\w+" cx="[\d.]+" cy="([\d.]+)"', page))
+    assert f'class="axis" d="M48 {top}V' in page
+
+
 def test_a_damaged_record_hides_no_other(tmp_path: Path) -> None:
     context = remembered(tmp_path, a_night(1))
     assert isinstance(context.store, MemoryStore)
