@@ -248,6 +248,10 @@ def test_a_year_of_nights_is_paged(tab: Any, tmp_path: Path) -> None:
     tab.click("#more")
     assert rows.count() == 119
     assert not tab.locator("#more").is_visible()
+    tab.reload()
+    assert rows.count() == 50
+    tab.pdf()  # paper has no button that shows more
+    assert rows.count() == 119
 
 
 def test_the_index_is_whole_without_its_script(browser: Any, pages: dict[str, str]) -> None:
