@@ -7,6 +7,7 @@ write, of that command only. All of it takes an hour of one core. Everything els
 
 from __future__ import annotations
 
+import argparse
 import logging
 import shutil
 import sys
@@ -527,12 +528,15 @@ def _check_folds(context: Context) -> None:
 
 def main() -> int:
     """Try every pair at every write, or as the command line says; return how many went wrong."""
-    every, wrong = int(sys.argv[1]) if len(sys.argv) > 1 else 1, 0
-    pairs = [pair for pair in PAIRS if pair[0] in (sys.argv[2:] or COMMANDS)]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("every", nargs="?", type=int, default=1)
+    parser.add_argument("command", nargs="?", choices=COMMANDS)
+    given, wrong = parser.parse_args(), 0
+    pairs = [pair for pair in PAIRS if given.command in (None, pair[0])]
     with tempfile.TemporaryDirectory() as folder, quiet_world(Path(folder)) as world:
         logging.disable(logging.CRITICAL)
         for first, second in pairs:
-            tried, started = moments(world, first, second, every), time.monotonic()
+            tried, started = moments(world, first, second, given.every), time.monotonic()
             for at in tried:
                 try:
                     interleave(world, first, second, at)
