@@ -71,7 +71,6 @@ class Nights:
         self._empty = empty_registry
         self._count = 0
         surroundings = fake_environment(folder, folder / "no-home", **environment)
-        # Read when Prefect is imported, which is once for all nights.
         surroundings |= {"PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
         # Its list of fonts takes a second to make.
         surroundings |= {"MPLCONFIGDIR": str(folder / "matplotlib")}
@@ -171,8 +170,11 @@ def _fork(request: dict[str, Any]) -> int:
 
 
 def _command(arguments: list[str]) -> int:
+    from prefect.context import refresh_global_settings_context
+
     from flows.cli.main import main
 
+    refresh_global_settings_context()  # Prefect read its settings when it was imported, which is once for all nights
     sys.argv = ["retrain", *arguments]
     try:
         main()

@@ -271,8 +271,11 @@ def _run_flow() -> Night:
         return Night.model_validate(retrain())
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
         # These come from Prefect's client and do not say what to do; the night may even be over.
+        if (ended_it := _reported(error)) is not None:
+            raise ended_it from error
+        answer = f"answered {error.response.status_code}" if isinstance(error, PrefectHTTPStatusError) else ""
         raise Unreachable(
-            f"Prefect's server did not answer in the middle of the night: {type(error).__name__}",
+            f"Prefect's server did not answer in the middle of the night: {answer or type(error).__name__}",
             "is it running, and is there space on its disk? nothing is lost: run the night again, it resumes",
         ) from error
     except RuntimeError as error:
@@ -284,6 +287,14 @@ def _run_flow() -> Night:
             f"no Prefect server answers at {url}",
             "start it, or unset PREFECT_API_URL: a night by hand then starts one of its own",
         ) from error
+
+
+def _reported(error: BaseException) -> RetrainError | None:
+    """Return what had ended the night already, if Prefect's server failed when it was to be told of it."""
+    context = error.__context__
+    while context is not None and not isinstance(context, RetrainError):
+        context = context.__context__
+    return context
 
 
 @contextmanager

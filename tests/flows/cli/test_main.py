@@ -187,6 +187,40 @@ def test_an_unforeseen_error_is_one_line_and_a_file(
     kept.unlink()
 
 
+@pytest.mark.parametrize(
+    ("ended_it", "code", "expected"),
+    [
+        (RetrainError("No space left on device: /cells", "make room"), 1, "error: No space left on device: /cells"),
+        (None, 4, "error: Prefect's server did not answer in the middle of the night: answered 503"),
+    ],
+)
+def test_what_ended_a_night_is_told_even_if_prefects_server_fails_when_it_is_told(
+    ended_it: RetrainError | None,
+    code: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    from flows import retrain as flow
+
+    def night() -> None:
+        try:
+            if ended_it:
+                raise ended_it
+        finally:  # as Prefect's engine does: it reports the failure while it handles it
+            request = httpx.Request("POST", "http://127.0.0.1/api/flow_runs/1/set_state")
+            answer = httpx.HTTPStatusError("busy", request=request, response=httpx.Response(503, request=request))
+            raise PrefectHTTPStatusError.from_httpx_error(answer)
+
+    monkeypatch.setattr(flow, "retrain", night)
+    monkeypatch.setattr(cli, "_night", lambda *_: cli._run_flow())
+    assert retrain(monkeypatch, "run") == code
+    assert expected in capsys.readouterr().err
+
+
 def test_import_puts_cells_into_the_store_and_is_idempotent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path
 ) -> None:

@@ -16,6 +16,9 @@ from tests.sound import check_sound, inputs, last_night
 
 pytestmark = [pytest.mark.server, pytest.mark.slow(minutes=1.3)]
 
+# Asks a missing server once; by default Prefect retries for a minute.
+IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0"}
+
 
 @pytest.fixture(scope="module")
 def undisturbed(nights: Nights) -> Told:
@@ -56,7 +59,7 @@ def test_the_prefect_server_killed_at_a_random_moment_costs_no_night(
     home = nights.home("server-killed")
     before = inputs(home)
     moment = random.Random(11).randint(1, undisturbed.moments)
-    ended = nights.run(home, fault=Fault(at=moment, kill=(prefect.pid,)))
+    ended = nights.run(home, fault=Fault(at=moment, kill=(prefect.pid,)), **IMPATIENT)
     # Prefect only shows the night, which may be complete except for that.
     assert ended.code == 4, (moment, ended.err)
     assert "Prefect's server did not answer in the middle of the night" in ended.err
@@ -78,7 +81,7 @@ def test_a_full_disk_under_prefects_database_ends_a_night_that_goes_on_when_ther
     moment = random.Random(12).randint(1, undisturbed.moments)
     try:
         for at in (moment, 1):  # in the middle, and from the beginning
-            ended = nights.run(home, fault=Fault(at=at, full=(prefect.pid,)))
+            ended = nights.run(home, fault=Fault(at=at, full=(prefect.pid,)), **IMPATIENT)
             assert ended.code == 4, (at, ended.err)
             assert "Prefect's server did not answer in the middle of the night" in ended.err
             assert "space on its disk" in ended.err
