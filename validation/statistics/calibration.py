@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 # Outside this range a model is useless, or was fitted on too few cells.
 COLDEST, HOTTEST = 0.1, 10.0
@@ -22,6 +21,8 @@ def temperature_of(logits: Floats, labels: npt.NDArray[np.bool_]) -> float:
     are Platt's (1999), slightly inside 0 and 1, so that a model that is right about a few cells does not become
     certain. With one class only, 1.
     """
+    from scipy.optimize import minimize_scalar  # half a second, which a process that fits nothing need not spend
+
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
         return 1.0
