@@ -35,7 +35,7 @@ from validation.rules import DataRules
 log = logging.getLogger(__name__)
 
 # Raise it when the rules of this module change: the id of a result depends on it.
-RULES_VERSION = 2
+RULES_VERSION = 3
 EXAMPLES = 10
 FACTS = ["key", "sha256", "label", "patient", "size", *FACT_NAMES]
 FINDINGS = ["reason", "severity", "key", "detail", "sha256", "new"]

@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     )
     store: str = Field(
         "",
-        description="the object store: `file:///folder` (or a path), `s3://bucket/prefix`, `gs://...`, `az://...`; "
+        description="the object store: `file:///folder` (or a path; in the file, from the file's folder), "
+        "`s3://bucket/prefix`, `gs://...`, `az://...`; "
         "default: `<home>/store`",
     )
     store_endpoint: str | None = Field(None, description="endpoint of an S3-compatible store")
@@ -253,6 +254,8 @@ def load_settings(path: Path | None = None) -> Settings:
     path = path or config_path()
     try:
         given = _read_toml(path, required=required)
+        if isinstance(store := given.get("store"), str) and store and "://" not in store:
+            given["store"] = str(path.absolute().parent / Path(store).expanduser())  # whatever folder a command runs in
         settings = _with_blocks(Settings(**given))
     except Unparsable as error:
         named = re.search(r'field "(\w+)"', str(error))

@@ -127,6 +127,8 @@ _LEARNED = {
 }
 _TAIL = 0.02
 _HUE_MARGIN = 30.0
+# Cells that were all cut to one size give a range without width, too: a quarter more or less area is not unusual.
+_LEAST_SIZES = float(np.log(1.25))
 
 
 def _out_of_bounds(facts: ImageFacts, bounds: Mapping[str, tuple[float, float]]) -> list[Problem]:
@@ -149,8 +151,9 @@ def learn_bounds(facts: pd.DataFrame) -> dict[str, tuple[float, float]]:
     """Return the range (low, high) of each learned fact in good images, one row each; none without images.
 
     low = median - reach (median - 2% quantile), high likewise: quantiles, since a few bad images must not widen it,
-    and each side by its own tail, since none of these facts is symmetric. The logarithm of the size is used. Hue is
-    taken around its circular mean with 30 degrees on either side, so its low may be below 0 and its high above 360.
+    and each side by its own tail, since none of these facts is symmetric. The logarithm of the size is used, with at
+    least a factor of 1.25 either way. Hue is taken around its circular mean with 30 degrees on either side, so its low
+    may be below 0 and its high above 360.
     Bounds describe only the patients that they were learned from: a further patient's other stain exceeds them.
     """
     if facts.empty:
@@ -159,14 +162,14 @@ def learn_bounds(facts: pd.DataFrame) -> dict[str, tuple[float, float]]:
     low, high = _range(_unrolled(facts), _LEARNED["hue"].reach)
     bounds["hue"] = low - _HUE_MARGIN, high + _HUE_MARGIN
     sizes = np.log(np.maximum(facts["cell_pixels"].to_numpy(float), 1))
-    low, high = _range(sizes, _LEARNED["cell_pixels"].reach)
+    low, high = _range(sizes, _LEARNED["cell_pixels"].reach, _LEAST_SIZES)
     bounds["cell_pixels"] = float(np.exp(low)), float(np.exp(high))
     return bounds
 
 
-def _range(values: npt.NDArray[np.float64], reach: float) -> tuple[float, float]:
+def _range(values: npt.NDArray[np.float64], reach: float, least: float = 0.0) -> tuple[float, float]:
     low, middle, high = (float(q) for q in np.quantile(values, [_TAIL, 0.5, 1 - _TAIL]))
-    return middle - reach * (middle - low), middle + reach * (high - middle)
+    return middle - max(least, reach * (middle - low)), middle + max(least, reach * (high - middle))
 
 
 def _unrolled(facts: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -166,6 +166,23 @@ def test_a_plain_path_becomes_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert load_settings().home == tmp_path / "here"
 
 
+def test_a_path_in_the_settings_file_is_seen_from_the_files_folder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir(exist_ok=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for named, store in (
+        ("../cells", home / "../cells"),
+        (str(tmp_path / "x"), tmp_path / "x"),
+        ("~/x", Path.home() / "x"),
+    ):
+        (home / "retrain.toml").write_text(f'store = "{named}"')
+        assert load_settings().store == store.as_uri()
+    (home / "retrain.toml").write_text('store = "s3://cells"')
+    assert load_settings().store == "s3://cells"
+
+
 def test_a_named_settings_file_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_CONFIG", str(tmp_path / "none.toml"))
     with pytest.raises(SettingsError, match=r"no settings file at .*none\.toml"):

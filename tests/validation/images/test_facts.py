@@ -178,3 +178,11 @@ def test_little_or_nothing_to_learn_from_is_no_error() -> None:
     assert all(low <= high for low, high in one.values())
     grey = cells(5).assign(saturation=0.0, hue=0.0)
     assert reasons(replace(GOOD, hue=200.0, saturation=0.5), {"hue": learn_bounds(grey)["hue"]}) == set()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"), [(1600, set()), (1900, set()), (1300, set()), (2100, {"unusual size"})]
+)
+def test_cells_that_were_all_cut_to_one_size_are_of_no_unusual_size(pixels: int, expected: set[str]) -> None:
+    bounds = {"cell_pixels": learn_bounds(cells().assign(cell_pixels=1600))["cell_pixels"]}
+    assert reasons(replace(GOOD, cell_pixels=pixels), bounds) == expected
