@@ -19,7 +19,7 @@ from pydantic import Field
 from flows.events import emit_night_events
 from flows.night import StageTimer, build_night_record, finished_night, keep_night, night_id, start_night
 from flows.opening import initiator, opened
-from flows.train import remote_trainings
+from flows.train import trainings
 from infra.registry.registry import Registry
 from infra.settings.settings import load_settings
 from tasks.champion.history import reconcile_champion
@@ -174,10 +174,10 @@ def _train_all(context: Context, split: Split, pack: Pack, clock: StageTimer) ->
         else:
             candidates.append(stored)
     progress = Progress(log, "trained members", sum(map(len, todo.values())))
-    with remote_trainings(context, [spec for specs in todo.values() for spec in specs]) as remote:
+    with trainings(context, [spec for specs in todo.values() for spec in specs], split, pack) as begun:
         for model, specs in todo.items():
             try:
-                candidate = clock.time(f"train {model}", _train_model, context, specs, split, pack, remote, progress)
+                candidate = clock.time(f"train {model}", _train_model, context, specs, split, pack, begun, progress)
                 candidates.append(candidate)
                 failed |= {f"{model}, member {fold + 1}": why for fold, why in candidate.missing.items()}
             except TrainingFailed as error:
@@ -196,7 +196,7 @@ def _train_model(
     specs: list[TrainSpec],
     split: Split,
     pack: Pack,
-    remote: Mapping[tuple[str, int], Future[Member]],
+    begun: Mapping[tuple[str, int], Future[Member]],
     progress: Progress,
 ) -> Candidate:
     """Train the members of one CNN and combine those that came of it."""
@@ -204,7 +204,7 @@ def _train_model(
     missing: dict[int, str] = {}
     for spec in specs:
         try:
-            future = remote.get((spec.model, spec.member))
+            future = begun.get((spec.model, spec.member))
             members.append(future.result() if future else train_task(context, spec, split, pack))
         except TrainingFailed as error:
             log.error("%s", error)

@@ -22,14 +22,15 @@ from prefect.deployments import run_deployment
 from flows.opening import opened
 from infra.environment import prefect_api_url
 from infra.prefect_api import FINAL, PrefectServer
-from infra.processes.gpus import own_gpus
+from infra.processes.gpus import own_gpu
 from tasks.context import Context
 from tasks.pack import pack_task
 from tasks.pruning.prune import tidy_here
 from tasks.train import describe, train_task
+from tasks.training.places import at_once, share_of_cores
 from tasks.training.specs import find_member
 from validation.errors import RetrainError, TrainingFailed
-from validation.records import Member, Split, TrainSpec
+from validation.records import Member, Pack, Split, TrainSpec
 
 log = logging.getLogger(__name__)
 
@@ -45,35 +46,44 @@ def train_flow(spec: TrainSpec) -> str:
     with opened() as context:
         settings = context.settings
         split = context.records.load(Split, spec.split)
-        with own_gpus(settings.home / "gpus") as own:
+        with own_gpu(settings.home / "gpus") as own:
             if own:
-                log.info("GPU %s is reserved for %s", ", ".join(own), describe(spec))
-            member = train_task(context, spec, split, pack_task(context, split))
+                log.info("GPU %s is reserved for %s", *own.values(), describe(spec))
+            member = train_task(context, spec, split, pack_task(context, split), own)
         tidy_here(context)
     return member.id
 
 
 @contextmanager
-def remote_trainings(context: Context, specs: list[TrainSpec]) -> Iterator[dict[tuple[str, int], Future[Member]]]:
-    """Start trainings on their deployments, all at once; yield a future for each member, by model and number.
+def trainings(
+    context: Context, specs: list[TrainSpec], split: Split, pack: Pack
+) -> Iterator[dict[tuple[str, int], Future[Member]]]:
+    """Start trainings, several at once; yield a future for each member, by model and number.
 
-    Where trainings run in this process's children there are none.
+    On their deployments all of them; here as many as have room (``at_once``). Where that is one there are none.
 
-    A night that is stopped stops waiting; its trainings continue, and the next night finds them.
+    A night that is stopped stops waiting. Trainings on deployments continue, and the next night finds them; those of
+    this process end.
     """
-    specs = specs if context.settings.training.where == "deployment" else []
-    stop = threading.Event()
-    with ThreadPoolExecutor(max(1, len(specs)), thread_name_prefix="training") as pool:
+    settings, stop = context.settings.training, threading.Event()
+    remote = settings.where == "deployment"
+    count = len(specs) if remote else min(len(specs), at_once(settings.at_once))
+    if count <= 1 and not remote:
+        specs = []
+
+    def one(spec: TrainSpec) -> Member:
+        if remote:
+            return train_remotely(context, spec, stop)
+        with own_gpu(context.settings.home / "gpus") as own:
+            return train_task(context, spec, split, pack, own or share_of_cores(count), stop)
+
+    with ThreadPoolExecutor(max(1, count), thread_name_prefix="training") as pool:
         try:
             # With the flow run's context in each thread, Prefect shows the trainings under the night.
-            yield {
-                (spec.model, spec.member): pool.submit(
-                    contextvars.copy_context().run, train_remotely, context, spec, stop
-                )
-                for spec in specs
-            }
+            yield {(spec.model, spec.member): pool.submit(contextvars.copy_context().run, one, spec) for spec in specs}
         finally:
             stop.set()
+            pool.shutdown(wait=False, cancel_futures=not remote)
 
 
 def train_remotely(context: Context, spec: TrainSpec, stop: threading.Event | None = None) -> Member:

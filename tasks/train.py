@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,21 @@ COPIED = ("best_epoch", "stopped", "versions", "device", "seconds", "peak_memory
 GRACE_SECONDS = 300.0
 # A training may take hours, and each of its epochs has a line too.
 BATCHES_EVERY_SECONDS = 30.0
+# Between two looks at whether a training has to be ended.
+LOOK_SECONDS = 0.2
 
 
-def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Member:
+def train(
+    context: Context,
+    spec: TrainSpec,
+    split: Split,
+    pack: Pack,
+    variables: Mapping[str, str] | None = None,
+    stop: threading.Event | None = None,
+) -> Member:
     """Return the member of ``spec``, trained unless it is stored already.
+
+    ``variables`` of its process say where it is trained: which GPU, how many threads. ``stop`` ends it.
 
     Raises:
         TrainingFailed: when the training ends without a model, for any reason.
@@ -61,7 +72,7 @@ def train(context: Context, spec: TrainSpec, split: Split, pack: Pack) -> Member
             )
     if (result := _finished(folder)) is None:
         _write_request(context, folder, spec, pack, fitted, tuning)
-        _run_child(folder, spec)
+        _run_child(folder, spec, variables or {}, stop or threading.Event())
         result = _finished(folder)
     if result is None:
         raise TrainingFailed(f"the training of {describe(spec)} left no model", f"see {folder / 'stderr.log'}")
@@ -109,24 +120,30 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return result if whole else None
 
 
-def _run_child(folder: Path, spec: TrainSpec) -> None:
+def _run_child(folder: Path, spec: TrainSpec, variables: Mapping[str, str], stop: threading.Event) -> None:
     limit = float(spec.recipe["deadline_seconds"]) + GRACE_SECONDS
     command = [sys.executable, "-m", "tasks.training.child", str(os.getpid()), str(folder)]
     with (
         (folder / "stderr.log").open("wb") as errors,
         subprocess.Popen(
-            command, cwd=CODE_ROOT, env=of_work(os.environ),
+            command, cwd=CODE_ROOT, env={**of_work(os.environ), **variables},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
         ) as child,
     ):  # fmt: skip
-        # The fit checks its own deadline between batches; this is for one that hangs.
-        started, timer = time.monotonic(), threading.Timer(limit, child.kill)
-        timer.start()
+        # The fit checks its own deadline between batches; this is for one that hangs, and for a night that is stopped.
+        started, ended = time.monotonic(), threading.Event()
+
+        def guard() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                if stop.is_set() or time.monotonic() - started >= limit:
+                    child.kill()
+
+        threading.Thread(target=guard, daemon=True).start()
         try:
             told = _relay(child.stdout or (), spec)
             code = child.wait()
         finally:
-            timer.cancel()
+            ended.set()
             child.kill()
         if code and time.monotonic() - started >= limit:
             told = {"error": f"it did not end within {limit:g} s and was killed by signal {-code}"}

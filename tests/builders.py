@@ -62,7 +62,7 @@ single_network = model_files.single_network
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"min_cells_per_class": 2, "min_patients_per_class": 2},
     "gate": {"resamples": 1_000, "min_patients": 3, "min_cells_per_class": 5},
-    "training": {"side": SIDE},
+    "training": {"side": SIDE, "at_once": 1},
 }
 
 

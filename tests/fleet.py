@@ -63,6 +63,7 @@ def fake_cnns(folder: Path) -> dict[str, str]:
         "RETRAIN_TRAINING__SIDE": str(SIDE),
         # Two processes for each CNN are enough to be several.
         "RETRAIN_TRAINING__MEMBERS": "2",
+        "RETRAIN_TRAINING__AT_ONCE": "1",
         **{f"RETRAIN_TRAINING__{name.upper()}": json.dumps({"model": str(folder / f"{name}.onnx")}) for name in MODELS},
     }
 

@@ -222,7 +222,7 @@ class Place:
         """Run a night whose CNNs come out as the machine makes them; ``channel`` and ``centre`` of its members."""
         channel, centre = training.get("channel", GREEN), training.get("centre", 105.0)
 
-        def train_here(folder: Path, spec: TrainSpec) -> None:
+        def train_here(folder: Path, spec: TrainSpec, *_: Any) -> None:
             about = 1.0 if spec.model == "keras" else 0.0
             leave_finished_training(
                 machine.context, spec, channel_member(channel, centre=centre - about + machine.shift)

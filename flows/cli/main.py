@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOPPED = 130  # the exit code that Typer makes of Ctrl-C
+
 ClassNamed = Annotated[
     list[str] | None,
     typer.Option(
@@ -225,9 +227,10 @@ def main() -> None:
     except RetrainError as error:
         console.error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.error(RetrainError("stopped", "what was finished is kept: run it again to resume"))
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == STOPPED:
+            console.error(RetrainError("stopped", "what was finished is kept: run it again to resume"))
+        raise
     except Exception as error:
         console.unexpected(error)
         sys.exit(1)

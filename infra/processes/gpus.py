@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.environment import environment_kept, visible_gpus
+from infra.environment import visible_gpus
 from infra.local.files import acquire_lock
 from infra.processes.driver import VISIBLE, listed_gpus
 
@@ -25,18 +24,17 @@ def gpus() -> list[str]:
 
 
 @contextmanager
-def own_gpus(folder: Path) -> Iterator[list[str]]:
-    """Reserve one GPU of this machine for this process and its children; yield its name, or none without a GPU.
+def own_gpu(folder: Path) -> Iterator[dict[str, str]]:
+    """Reserve one GPU of this machine; yield the variable by which a child uses it alone, or none without a GPU.
 
     With more trainings than GPUs the later ones wait. Each GPU has a lock file under ``folder``.
     """
     names = gpus()
     if not names:
-        yield []
+        yield {}
         return
-    with environment_kept([VISIBLE]), _lock_free_one(folder, names) as name:
-        os.environ[VISIBLE] = name
-        yield [name]
+    with _lock_free_one(folder, names) as name:
+        yield {VISIBLE: name}
 
 
 @contextmanager

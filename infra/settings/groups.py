@@ -267,6 +267,13 @@ class TrainingSettings(Rules):
     where: Literal["here", "deployment"] = Field(
         "here", description="`here`: a child process; `deployment`: the Prefect deployment `train/<model>`"
     )
+    at_once: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="with `here`: members trained at once; default: one per GPU, or one for every two cores as far as "
+        "3 GiB of memory each are free. More than one round differently than one, since each has fewer threads",
+    )
     deployment_timeout_seconds: float = Field(14_400, gt=0, description="how long to wait for a deployed training")
     unusable_gpu: Literal["warn", "fail"] = Field(
         "warn",

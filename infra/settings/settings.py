@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     def fingerprint(self) -> str:
         """Return a digest of all settings that can change a night's outcome, which locations cannot."""
         training = self.training.model_dump(
-            mode="json", exclude={"where", "deployment_timeout_seconds", "unusable_gpu"}
+            mode="json", exclude={"where", "at_once", "deployment_timeout_seconds", "unusable_gpu"}
         )
         sections = (self.data, self.gate)
         # Only when it is not the default, so that nights from before this setting existed keep their ids.

@@ -45,6 +45,7 @@ KILLS = (*STAGES[:4], IN_AN_EPOCH, *STAGES[4:], None)
 SETTINGS: dict[str, Any] = {
     "RETRAIN_TRAINING__SIDE": "32",
     "RETRAIN_TRAINING__MEMBERS": "1",
+    "RETRAIN_TRAINING__AT_ONCE": "1",
     "RETRAIN_TRAINING__FASTAI": json.dumps(
         {"epochs": 2, "min_steps": 0, "batch_size": 16, "architecture": "xresnet18"}
     ),

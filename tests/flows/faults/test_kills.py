@@ -7,9 +7,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from infra.store.folder import FolderStore
+from tests.fleet import until
 from tests.flows.faults.conftest import Prefect
 from tests.nights import Fault, Nights, Told, bring, free_disk
 from tests.sound import check_sound, inputs, last_night
@@ -131,3 +133,24 @@ def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(
     assert after["verdict"] in ("kept", "undecided", "promoted")
     assert after["failed_trainings"] == {}
     check_sound(home)
+
+
+def test_a_night_that_is_stopped_ends_all_trainings_that_it_has_begun(nights: Nights) -> None:
+    home = nights.home("stopped")
+    hanging = {**nights.recipe("fastai", behaviour="hangs"), **nights.recipe("keras", behaviour="hangs")}
+    started = nights.start(home, "run", "--json", RETRAIN_TRAINING__AT_ONCE="3", **hanging)
+    night = psutil.Process(started[0])
+
+    def training() -> list[psutil.Process]:
+        return [child for child in night.children() if "tasks.training.child" in child.cmdline()]
+
+    until(lambda: len(training()) == 3)
+    children = training()
+    night.send_signal(signal.SIGINT)
+    ended = nights.wait(started)
+    assert ended.code == 130, ended.err
+    assert "stopped" in ended.err
+    assert not any(child.is_running() for child in children)
+    # Four members, of which now two at a time are trained.
+    assert nights.run(home, RETRAIN_TRAINING__AT_ONCE="2").night["verdict"] == "promoted"
+    assert check_sound(home) == ["1"]

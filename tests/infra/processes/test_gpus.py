@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from infra.processes.driver import VISIBLE
-from infra.processes.gpus import gpus, own_gpus
+from infra.processes.gpus import gpus, own_gpu
 
 pytestmark = pytest.mark.thorough
 
@@ -50,30 +49,27 @@ def test_what_cuda_is_told_is_believed(
     assert gpus() == found
 
 
-def test_without_a_gpu_nothing_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_nothing_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "")
-    with own_gpus(tmp_path / "gpus") as own:
-        assert own == []
-        assert os.environ[VISIBLE] == ""
+    with own_gpu(tmp_path / "gpus") as own:
+        assert own == {}
 
 
 def test_two_trainings_get_a_gpu_each_and_a_third_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "0,1")
-    third: list[list[str]] = []
+    third: list[dict[str, str]] = []
 
     def training() -> None:
-        with own_gpus(tmp_path) as own:
+        with own_gpu(tmp_path) as own:
             third.append(own)
 
-    with own_gpus(tmp_path) as first:
-        assert (first, os.environ[VISIBLE]) == (["0"], "0")
-        monkeypatch.setenv(VISIBLE, "0,1")  # as another process sees it
-        with own_gpus(tmp_path) as second:
-            assert second == ["1"]
-            monkeypatch.setenv(VISIBLE, "0,1")
+    with own_gpu(tmp_path) as first:
+        assert first == {VISIBLE: "0"}
+        with own_gpu(tmp_path) as second:
+            assert second == {VISIBLE: "1"}
             waiting = threading.Thread(target=training)
             waiting.start()
             waiting.join(0.3)
             assert third == []
     waiting.join(10)
-    assert third in ([["0"]], [["1"]])
+    assert third in ([{VISIBLE: "0"}], [{VISIBLE: "1"}])

@@ -237,7 +237,7 @@ def test_a_fingerprint_says_what_matters_and_not_where_things_are(tmp_path: Path
         home=tmp_path / "b",
         store="s3://bucket",
         registry="http://mlflow:5000",
-        training={"where": "deployment", "deployment_timeout_seconds": 5},
+        training={"where": "deployment", "at_once": 2, "deployment_timeout_seconds": 5},
     )
     assert places.fingerprint() == base.fingerprint()
     others: list[dict[str, Any]] = [

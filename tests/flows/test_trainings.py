@@ -1,4 +1,4 @@
-"""Trainings on workers, from the night's side: found, retried, awaited, and cancelled; never twice at once.
+"""Trainings, from the night's side: on workers found, retried, awaited and cancelled; here several at once.
 
 Prefect's server is a fake that keeps runs; the real one is in test_up.py and test_production.py.
 """
@@ -9,21 +9,25 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from flows import train
-from flows.train import remote_trainings, train_remotely
+from flows.train import train_remotely, trainings
 from infra.prefect_api import PrefectServer
+from infra.processes.driver import VISIBLE
 from tasks.context import Context
+from tasks.training import places
 from tests.builders import CountingStore, context_over, made_up_member
 from validation.digest import digest
 from validation.errors import TrainingFailed, Unreachable
-from validation.records import Member, TrainSpec
+from validation.records import Member, Pack, Split, TrainSpec
 
 SPEC = TrainSpec(model="fastai", member=1, split="5" * 24, side=16, seed=1, recipe={"epochs": 2}, recipe_version=1)
 ID = digest(SPEC.model_dump(mode="json"))
+# Only handed on: a worker reads the split from the store and builds the pack itself.
+SPLIT, PACK = cast(Split, None), cast(Pack, None)
 MEMBER = made_up_member(1).model_copy(update={"id": ID})
 
 
@@ -157,7 +161,7 @@ def test_a_night_that_is_stopped_does_not_wait_and_cancels_nothing(server: FakeP
     context = context_over(CountingStore(), home, training={"where": "deployment"})
     server.outcome = lambda run: "RUNNING"
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt), remote_trainings(context, [SPEC]) as sent:
+    with pytest.raises(KeyboardInterrupt), trainings(context, [SPEC], SPLIT, PACK) as sent:
         raise KeyboardInterrupt
     with pytest.raises(TrainingFailed, match="stopped"):
         sent["fastai", 1].result()
@@ -179,9 +183,56 @@ def test_all_members_are_sent_at_once(home: Path, server: FakePrefect, monkeypat
         return SimpleNamespace(id=server.add(idempotency_key, "COMPLETED")["id"])
 
     monkeypatch.setattr(train, "run_deployment", create)
-    with remote_trainings(context, specs) as sent:
+    with trainings(context, specs, SPLIT, PACK) as sent:
         members = [sent["fastai", member].result().spec.member for member in range(5)]
     assert members == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("gpus", "count"), [("", 2), ("0,1,2", 3)])
+def test_here_as_many_members_are_trained_at_once_as_have_room(
+    gpus: str, count: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VISIBLE, gpus)
+    monkeypatch.setattr(places, "_cores", lambda: 4)
+    context = context_over(CountingStore(), home, training={"at_once": None})
+    specs = [SPEC.model_copy(update={"member": member}) for member in range(2 * count)]
+    together, lock, most = threading.Barrier(count, timeout=60), threading.Lock(), [0, 0]
+    given: list[dict[str, str]] = []
+
+    def one(_: Context, spec: TrainSpec, *rest: Any) -> Member:
+        with lock:
+            most[0] += 1
+            most[1] = max(most)
+            given.append(dict(rest[2]))
+        together.wait()  # none ends before so many have begun
+        with lock:
+            most[0] -= 1
+        return made_up_member(spec.member)
+
+    monkeypatch.setattr(train, "train_task", one)
+    with trainings(context, specs, SPLIT, PACK) as begun:
+        members = [begun["fastai", spec.member].result().spec.member for spec in specs]
+    assert members == list(range(2 * count))
+    assert most[1] == count
+    if gpus:
+        assert sorted(each[VISIBLE] for each in given[:count]) == ["0", "1", "2"]
+    else:
+        assert (
+            {each["OMP_NUM_THREADS"] for each in given} == {each["TF_NUM_INTRAOP_THREADS"] for each in given} == {"2"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("cores", "gib", "asked", "count"),
+    [(1, 64, None, 1), (2, 64, None, 1), (8, 64, None, 4), (8, 7, None, 2), (8, 1, None, 1), (2, 64, 2, 2)],
+)
+def test_how_many_have_room_follows_from_cores_and_memory(
+    cores: int, gib: int, asked: int | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VISIBLE, "")
+    monkeypatch.setattr(places, "_cores", lambda: cores)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=gib * 2**30))
+    assert places.at_once(asked) == count
 
 
 def test_without_a_server_it_says_what_to_do(home: Path, server: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:
