@@ -29,7 +29,7 @@ pytestmark = pytest.mark.thorough
 # How far each command of a block that is not run is checked, by its beginning.
 CHECKED = {
     "cp": "the file is there",
-    "docker compose": "its files are there; the compose file by its schema in tests/infra/deploy/test_images.py",
+    "docker compose": "run by podman-compose where podman runs: tests/infra/deploy/test_containers.py",
     "kubectl create": "run by kubectl, up to the cluster: --dry-run=client",
     "kubectl apply": "parsed; what it reads is checked by Kubernetes' schemas in tests/infra/deploy/test_images.py",
     "python -m infra.deploy.kubernetes.make": "run",
@@ -73,9 +73,9 @@ def test_every_command_says_how_far_it_is_checked() -> None:
 def test_the_files_that_they_name_are_there() -> None:
     [[_, example, copy]] = commands("cp")
     assert (ROOT / example).is_file()
-    [words] = commands("docker compose")
-    assert words[words.index("--env-file") + 1] == copy
-    assert (ROOT / words[words.index("-f") + 1]).is_file()
+    for words in commands("docker compose"):
+        assert words[2:6] == ["--env-file", copy, "-f", "infra/deploy/compose.yaml"]
+    assert (ROOT / "infra/deploy/compose.yaml").is_file()
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     [install] = commands(".venv/bin/pip install")
     assert re.findall(r"\[(\w+)\]", install[-1]) == ["dask"]

@@ -5,11 +5,12 @@ It needs root, ``buildah`` and ``debootstrap``, as CI has them. The layers, 3 GB
 (``XDG_CACHE_HOME``), or in the folder that ``TEST_CONTAINERS`` names, under a digest of the Dockerfile and the lock:
 packages are installed again only after one of these has changed, and then the layers of before are removed. The cache
 may be emptied at any time. ``TEST_IMAGES=orchestration,fastai,keras`` builds those with CUDA's libraries too: gigabytes
-more, so not by default.
+more, so not by default. From the layers ``podman`` runs the stack of the compose file, where it can (tests.stack).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -20,18 +21,23 @@ from pathlib import Path
 
 import pytest
 
-from infra.deploy.images.pick import IMAGES
+from infra.deploy.images.pick import IMAGES, pick
 from infra.provenance import version
 from tests import ROOT
+from tests.builders import plain_cells
+from tests.fleet import MODELS, until
+from tests.stack import FILE, STAND_INS, VALUES, Stack, stack_of
+from tests.test_snippets import blocks
 from validation.digest import sha256
 
-pytestmark = [pytest.mark.longest, pytest.mark.slow(minutes=6), pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.longest, pytest.mark.slow(minutes=10), pytest.mark.timeout(1_800)]
 
 DOCKERFILE = "infra/deploy/images/Dockerfile"
 BUILT = os.environ.get("TEST_IMAGES", "orchestration").split(",")
 MIRROR = "http://deb.debian.org/debian"
 
 Buildah = Callable[..., str]
+Build = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +100,32 @@ def outside() -> list[str]:
     return [f"--volume={path}:{path}:ro" for path in (*files, *folders) if path.exists()]
 
 
-@pytest.fixture(scope="module", params=[pytest.param(image, id=image) for image in IMAGES if image in BUILT])
-def image(request: pytest.FixtureRequest, base: None, buildah: Buildah) -> Iterator[tuple[str, str]]:
-    """Build one as its first lines say; give its name and a container of it."""
+@pytest.fixture(scope="module")
+def build(base: None, buildah: Buildah) -> Build:
+    """Return what builds an image, by its tag and options; layers that are there already stay."""
     del base
+
+    @functools.cache
+    def once(tag: str, *options: str | Path) -> str:
+        built = buildah("bud", "--isolation", "chroot", "--pull-never", "--layers", "-t", tag, *options, ok=False)
+        if "NewConnectionError" in built or "ReadTimeoutError" in built:
+            pytest.skip("no package index is reached from a container here")
+        assert not built.startswith("failed"), built[-3_000:]
+        return tag
+
+    return once
+
+
+def ours(build: Build, name: str) -> str:
+    """Build an image of the Dockerfile as its first lines say."""
+    return build(f"localhost/malaria/{name}", "-f", DOCKERFILE, f"--build-arg=IMAGE={name}", *outside(), ".")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(image, id=image) for image in IMAGES if image in BUILT])
+def image(request: pytest.FixtureRequest, build: Build, buildah: Buildah) -> Iterator[tuple[str, str]]:
+    """An image's name and a container of it."""
     name = str(request.param)
-    options = ["--isolation", "chroot", "--pull-never", "--layers", f"--build-arg=IMAGE={name}", *outside()]
-    built = buildah("bud", "-f", DOCKERFILE, *options, "-t", f"malaria/{name}", ".", ok=False)
-    if "NewConnectionError" in built or "ReadTimeoutError" in built:
-        pytest.skip("no package index is reached from a container here")
-    assert not built.startswith("failed"), built[-3_000:]
-    container = buildah("from", "--pull-never", f"localhost/malaria/{name}")
+    container = buildah("from", "--pull-never", ours(build, name))
     yield name, container
     buildah("rm", container)
 
@@ -128,3 +149,57 @@ def test_it_has_what_it_needs_and_no_more_and_runs_as_a_user(image: tuple[str, s
     assert run("sh", "-c", "touch /data/x && echo written") == "written"
     if name != "orchestration":
         assert name in run("retrain", "devices")
+
+
+@pytest.fixture
+def stack(build: Build, folder: Path, tmp_path: Path) -> Iterator[Stack]:
+    """The stack of the compose file, with our image and what stands in for a registry's; nothing of it runs yet."""
+    image = ours(build, "orchestration")
+    context = shutil.copytree(STAND_INS, tmp_path / "stand-ins")
+    (context / "lock.txt").write_text(pick((ROOT / "requirements.txt").read_text(), ["moto"]))
+    # Debian's packages write their certificates where pip wants this machine's.
+    for name, mounts in (("postgres", []), ("s3", outside())):
+        asked = FILE["services"][name]["image"]
+        target = re.split("[/:]", asked)[-2]
+        build(f"docker.io/{'' if '/' in asked else 'library/'}{asked}", "--target", target, *mounts, context)
+    with stack_of(tmp_path, folder / "layers", image) as made:
+        yield made
+
+
+def test_the_how_tos_lines_bring_up_a_stack_that_promotes_and_keeps_it(stack: Stack, tmp_path: Path) -> None:
+    """Import, a night through both pools, down and up again: what compose is told is the document's own."""
+    for key, data in plain_cells(30, 4).items():
+        path = tmp_path / "cells" / Path(*Path(key).parts[1:])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    [block] = [block for block in blocks("bash") if "docker compose" in block.text]
+    here = {"infra/deploy/compose.env": str(stack.secrets), "$PWD/cells:/cells:ro": f"{tmp_path}/cells:/cells:ro"}
+    copied, *lines = [[here.get(word, word) for word in words] for _, words in block.commands() if words]
+    up, imported, night, down = [words[2:] for words in lines]
+    stack.run(*copied)
+    stack.fill_in()
+    stack.compose(*up)
+
+    prefect, mlflow, site = (f"http://127.0.0.1:{port}" for port in (4200, 5000, 8765))
+    login = VALUES["MLFLOW_USER"], VALUES["MLFLOW_PASSWORD"]
+    reader = VALUES["PREFECT_AUTH"].split(":")
+    asked = f"{prefect}/api/deployments/name/retrain/nightly"
+    index = f"{site}/reports/index.html"
+    champion = f"{mlflow}/api/2.0/mlflow/registered-models/alias?name=malaria-cell&alias=champion"
+    for address in (asked, f"{mlflow}/", champion, index):
+        assert stack.get(address)[0] == 401, address
+    # What `deploy` ended with, before any worker was started.
+    assert stack.get(asked, *reader)[0] == 200
+    assert stack.get(champion, *login)[0] == 404
+
+    stack.compose(*imported)
+    stack.compose(*night)
+    for name in MODELS:
+        assert f"{name}, member 1, epoch" in stack.log(f"worker-{name}")
+    until(lambda: "first champion" in stack.get(index, *reader)[1])
+
+    stack.compose(*down)
+    assert stack.run("podman", "ps", "--all", "--quiet").stdout == ""
+    stack.compose(*up)
+    until(lambda: stack.get(champion, *login)[0] == 200)
+    until(lambda: "first champion" in stack.get(index, *reader)[1])
