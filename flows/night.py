@@ -20,6 +20,7 @@ from tasks.report import report, report_again, report_path
 from tasks.reporting.words.recorded import nothing_new
 from tasks.training.specs import member_specs
 from validation.digest import digest
+from validation.errors import TrainingFailed
 from validation.records import (
     Candidate,
     ChampionRef,
@@ -131,6 +132,28 @@ def finished_night(context: Context, id_: str, registry: Registry, clock: StageT
     )
     page = undamaged(partial(report_again, context, night))
     return None if page is None else night.model_copy(update={"report": str(page)})
+
+
+def failed_night(context: Context, start: Start, error: TrainingFailed, clock: StageTimer) -> Night:
+    """Return what MLflow shows of a night that could train no CNN; it is no record: run again, the night goes on."""
+    version = start.champion.version if start.champion else None
+    return Night(
+        id=start.id,
+        verdict=Verdict.KEPT,
+        sentence=error.message,
+        decision=None,
+        champion_before=version,
+        champion_after=version,
+        challenger=None,
+        challenger_model=None,
+        metrics={},
+        images={},
+        seconds=clock.seconds,
+        report=None,
+        synthetic=context.store.exists(SYNTHETIC_MARK),
+        started_at=start.started_at,
+        finished_at=datetime.now(UTC),
+    )
 
 
 def keep_night(context: Context, night: Night) -> Night:

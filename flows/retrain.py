@@ -17,10 +17,11 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.events import emit_night_events
-from flows.night import StageTimer, build_night_record, finished_night, keep_night, night_id, start_night
+from flows.night import StageTimer, build_night_record, failed_night, finished_night, keep_night, night_id, start_night
 from flows.opening import initiator, opened
 from flows.train import trainings
 from infra.registry.registry import Registry
+from infra.registry.trainings import Tried
 from infra.settings.settings import load_settings
 from tasks.champion.history import reconcile_champion
 from tasks.champion.in_force import champion_problem
@@ -36,7 +37,7 @@ from tasks.pruning.prune import tidy
 from tasks.pull import pull_task
 from tasks.report import report_task
 from tasks.reporting.index import refresh_index
-from tasks.reporting.publish import night_links, note_in_registry, publish_task
+from tasks.reporting.publish import night_links, note_in_registry, note_trainings, publish_task
 from tasks.split import split_task
 from tasks.train import train_task
 from tasks.training.specs import member_specs
@@ -117,9 +118,9 @@ def run_night(context: Context) -> Night:
         return night
     start = start_night(context, id_, registry, snapshot)
     validation = clock.time("validate", validate_task, context, snapshot, start.champion)
-    evidence = Evidence(snapshot, validation)
+    evidence, tried = Evidence(snapshot, validation), Tried()
     if validation.valid:
-        evidence = _compete(context, evidence, start, registry, clock, problem)
+        evidence = _compete(context, evidence, start, registry, clock, problem, tried)
     decision = clock.time("decide", decide_task, context, evidence)
     champion = start.champion
     if evidence.contest is not None:
@@ -132,19 +133,29 @@ def run_night(context: Context) -> Night:
     night = keep_night(context, night.model_copy(update={"seconds": dict(clock.seconds)}))
     # The night is over: none of these can fail it.
     refresh_index(context)
-    note_in_registry(context, night, registry)
+    note_in_registry(context, night, registry, tried)
     publish_task(context, night)
     return night
 
 
 def _compete(
-    context: Context, evidence: Evidence, start: Start, registry: Registry, clock: StageTimer, problem: str
+    context: Context,
+    evidence: Evidence,
+    start: Start,
+    registry: Registry,
+    clock: StageTimer,
+    problem: str,
+    tried: Tried,
 ) -> Evidence:
     """Train both CNNs, choose the challenger on tuning patients, evaluate it if it is worth a look."""
     split = clock.time("split", split_task, context, evidence.validation)
     pack = clock.time("pack", pack_task, context, split)
     field = clock.time("field", field_task, context, registry, start.champion, split, pack)
-    candidates, failed = _train_all(context, split, pack, clock)
+    try:
+        candidates, failed = _train_all(context, split, pack, clock, tried)
+    except TrainingFailed as error:
+        note_trainings(context, failed_night(context, start, error, clock), registry, tried)
+        raise
     contest = clock.time("choose", prepare_contest_task, context, candidates, start, registry, split, pack, problem)
     evidence = Evidence(evidence.snapshot, evidence.validation, split, candidates, failed, contest, field=field)
     if not contest.worth_a_look:
@@ -160,7 +171,9 @@ def _compete(
     return replace(evidence, evaluation=judged)
 
 
-def _train_all(context: Context, split: Split, pack: Pack, clock: StageTimer) -> tuple[list[Candidate], dict[str, str]]:
+def _train_all(
+    context: Context, split: Split, pack: Pack, clock: StageTimer, tried: Tried
+) -> tuple[list[Candidate], dict[str, str]]:
     """Train the members of every CNN of the settings; the failure of one CNN does not fail the night."""
     settings = context.settings
     candidates: list[Candidate] = []
@@ -177,7 +190,9 @@ def _train_all(context: Context, split: Split, pack: Pack, clock: StageTimer) ->
     with trainings(context, [spec for specs in todo.values() for spec in specs], split, pack) as begun:
         for model, specs in todo.items():
             try:
-                candidate = clock.time(f"train {model}", _train_model, context, specs, split, pack, begun, progress)
+                candidate = clock.time(
+                    f"train {model}", _train_model, context, specs, split, pack, begun, progress, tried
+                )
                 candidates.append(candidate)
                 failed |= {f"{model}, member {fold + 1}": why for fold, why in candidate.missing.items()}
             except TrainingFailed as error:
@@ -198,6 +213,7 @@ def _train_model(
     pack: Pack,
     begun: Mapping[tuple[str, int], Future[Member]],
     progress: Progress,
+    tried: Tried,
 ) -> Candidate:
     """Train the members of one CNN and combine those that came of it."""
     members: list[Member] = []
@@ -209,5 +225,7 @@ def _train_model(
         except TrainingFailed as error:
             log.error("%s", error)
             missing[spec.member] = error.message
+            tried.failures.append((spec, error))
         progress.advance()
+    tried.members.extend(members)
     return combine_task(context, members, missing, split, pack)

@@ -131,7 +131,7 @@ def _run_child(folder: Path, spec: TrainSpec, variables: Mapping[str, str], stop
         ) as child,
     ):  # fmt: skip
         # The fit checks its own deadline between batches; this is for one that hangs, and for a night that is stopped.
-        started, ended = time.monotonic(), threading.Event()
+        started_at, started, ended = datetime.now(UTC), time.monotonic(), threading.Event()
 
         def guard() -> None:
             while not ended.wait(LOOK_SECONDS):
@@ -140,7 +140,7 @@ def _run_child(folder: Path, spec: TrainSpec, variables: Mapping[str, str], stop
 
         threading.Thread(target=guard, daemon=True).start()
         try:
-            told = _relay(child.stdout or (), spec)
+            told, epochs = _relay(child.stdout or (), spec)
             code = child.wait()
         finally:
             ended.set()
@@ -152,15 +152,16 @@ def _run_child(folder: Path, spec: TrainSpec, variables: Mapping[str, str], stop
         raise TrainingFailed(
             f"the training of {describe(spec)} ended without a model: {told.get('error') or _cause(folder, code)}",
             f"{hint}its output is in {folder / 'stderr.log'}; the night can be run again",
-        )
+        ).after(epochs, started_at, datetime.now(UTC))
 
 
-def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
-    """Log what a training reports, epoch by epoch; return the ``error`` and ``hint`` that it reports, if any.
+def _relay(lines: Iterable[bytes], spec: TrainSpec) -> tuple[dict[str, str], list[EpochRecord]]:
+    """Log what a training reports; return the ``error`` and ``hint`` that it reports, if any, and its epochs.
 
     Batches go to those who watch progress. How many there are in all is known at the end: patience may run out.
     """
     problem: dict[str, str] = {}
+    epochs: list[EpochRecord] = []
     progress = None
     for line in lines:
         try:
@@ -179,6 +180,8 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
             log.info("%s, trains on %s, as its framework reports", describe(spec), message["device"])
         else:
             epoch = EpochRecord.model_validate(message["epoch"])
+            # Where memory ran out, the training began again with smaller batches.
+            epochs = [*(known for known in epochs if known.epoch < epoch.epoch), epoch]
             accuracy = "" if epoch.valid_accuracy is None else f", accuracy {epoch.valid_accuracy:.4f}"
             log.info(
                 "%s, epoch %d: training loss %.4f, tuning loss %.4f%s (%.0f s)",
@@ -186,7 +189,7 @@ def _relay(lines: Iterable[bytes], spec: TrainSpec) -> dict[str, str]:
             )
     if progress is not None:
         progress.end()
-    return problem
+    return problem, epochs
 
 
 def _cause(folder: Path, code: int) -> str:
@@ -212,7 +215,12 @@ def _keep(
 ) -> Member:
     """Store a member's file, its weights and, last, its record."""
     onnx, weights = (folder / result["onnx"]).read_bytes(), (folder / result["weights"]).read_bytes()
-    _refuse_unusable(onnx, spec, folder, tuning)
+    history = tuple(EpochRecord.model_validate(epoch) for epoch in result["history"])
+    if problem := _problem(onnx, tuning):
+        (folder / "result.json").unlink()  # so that the next try trains again
+        raise TrainingFailed(
+            f"the training of {describe(spec)} left an unusable model file: {problem}", "run the night again"
+        ).after(history, None, datetime.now(UTC))
     # Another machine may train the same member: with its digest in its name, no file takes the place of another.
     name = sha256(onnx)[:16]
     model_key, weights_key = member_key(id_, f"{name}.onnx"), member_key(id_, f"{name}.{result['weights']}")
@@ -231,7 +239,7 @@ def _keep(
         model_bytes=len(onnx),
         weights_key=weights_key,
         weights_sha256=sha256(weights),
-        history=tuple(EpochRecord.model_validate(epoch) for epoch in result["history"]),
+        history=history,
         train_cells=len(fitted),
         train_patients=fitted.patients_count,
         tuning_patients=tuning.patients_count,
@@ -250,22 +258,13 @@ def _keep(
     return stored
 
 
-def _refuse_unusable(onnx: bytes, spec: TrainSpec, folder: Path, tuning: CellData) -> None:
-    """Score the tuning cells with the file of a training.
-
-    Raises:
-        TrainingFailed: when it cannot be used; its result is deleted, so that the next try trains again.
-    """
+def _problem(onnx: bytes, tuning: CellData) -> str:
+    """Score the tuning cells with the file of a training; return why it cannot be used, empty if it can."""
     try:
         finite = np.isfinite(MemberFile(onnx).score_logits(tuning.images)).all()
-        problem = "" if finite else "it scores some tuning cells as NaN"
     except ModelFileInvalid as error:
-        problem = error.message
-    if problem:
-        (folder / "result.json").unlink()
-        raise TrainingFailed(
-            f"the training of {describe(spec)} left an unusable model file: {problem}", "run the night again"
-        )
+        return error.message
+    return "" if finite else "it scores some tuning cells as NaN"
 
 
 def _run_name(arguments: dict[str, Any]) -> str:

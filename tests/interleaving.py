@@ -27,6 +27,7 @@ import pytest
 
 from flows import retrain
 from infra.registry.registry import Registry
+from infra.registry.trainings import Tried
 from infra.store.base import Store
 from infra.store.keys import OURS, record_key
 from infra.store.memory import MemoryStore
@@ -174,7 +175,7 @@ class WatchedRegistry(Registry):
     def note_night(self, night: Night, page: bytes) -> None:
         self._step()
 
-    def note_trainings(self, night: Night, candidates: Sequence[Candidate]) -> None:
+    def note_trainings(self, night: Night, candidates: Sequence[Candidate], tried: Tried | None = None) -> None:
         self._step()
 
     def version_sources(self) -> list[tuple[str, str]]:

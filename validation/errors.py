@@ -23,7 +23,15 @@ command line ends with.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Self
+
 from validation.redaction import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from validation.records import EpochRecord
 
 __all__ = [
     "ApprovalClosed",
@@ -106,7 +114,19 @@ class ModelFileInvalid(RetrainError):
 
 
 class TrainingFailed(RetrainError):
-    """A training ended without a model: diverged, crashed, or was killed."""
+    """A training ended without a model: diverged, crashed, or was killed.
+
+    What it got to is known where it ran in a child of the process that raises.
+    """
+
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    epochs: Sequence[EpochRecord] = ()
+
+    def after(self, epochs: Sequence[EpochRecord], started_at: datetime | None, ended_at: datetime) -> Self:
+        """Note what the training got to; return the error."""
+        self.epochs, self.started_at, self.ended_at = tuple(epochs), started_at, ended_at
+        return self
 
 
 class NightRunning(RetrainError):

@@ -1,4 +1,4 @@
-"""Calls to MLflow: its errors are translated, temporary ones retried, its output silenced."""
+"""Calls to MLflow: its errors are translated, temporary ones retried, its output silenced; what its pages show."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.inherited import MLFLOW
 from infra.local.files import sync
+from infra.provenance import code_revision, person
 from validation.errors import RegistryUnreachable
 from validation.redaction import mask
 
@@ -167,3 +169,20 @@ def silence_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # It also logs the traceback of every error that it raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def origin() -> dict[str, str]:
+    """Return who ran which code, by the tags that MLflow's page shows."""
+    revision = code_revision()
+    return {
+        "mlflow.user": person(),
+        "mlflow.source.name": "retrain",
+        "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": revision.commit,
+        "mlflow.source.git.dirty": revision.dirty,
+    }
+
+
+def ms(at: datetime) -> int:
+    """Return a moment as MLflow has it."""
+    return int(at.timestamp() * 1_000)

@@ -5,9 +5,9 @@ Used by the registry alone. Every night with a decision has one, also those that
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+from infra.registry.mlflow_client import ms, origin
 from infra.registry.versions import with_link
 from infra.settings.groups import SiteSettings
 from validation.records import FieldReport, Night
@@ -21,12 +21,13 @@ def log_night(client: Any, experiment: str, night: Night, page: bytes, site: Sit
     if any(run.data.tags.get("decision", "") == (night.decision or "") for run in runs):
         return
     name = f"night {night.started_at:%Y-%m-%d} {night.verdict.value}"
-    run = client.create_run(experiment, run_name=name, tags=_tags(night, site)).info.run_id
+    tags = _tags(night, site) | origin()
+    run = client.create_run(experiment, start_time=ms(night.started_at), run_name=name, tags=tags).info.run_id
     client.log_batch(run, metrics=_metrics(night))
     client.log_text(run, page.decode(), REPORT)
     client.log_text(run, night.model_dump_json(indent=2), "night.json")
     # Last: a run that was killed before is not FINISHED, and is logged again.
-    client.set_terminated(run)
+    client.set_terminated(run, end_time=ms(night.finished_at))
 
 
 def _tags(night: Night, site: SiteSettings) -> dict[str, str]:
@@ -65,12 +66,11 @@ def field_tags(field: FieldReport) -> dict[str, str]:
 def _metrics(night: Night) -> list[Any]:
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1_000)
     found = night.field.found if night.field is not None else {}
     measured = {f"judged.{name}": interval for name, interval in night.metrics.items()}
     measured |= {f"field.{name}": interval for name, interval in found.items()}
     return [
-        Metric(f"{name}{end}", number, now, 0)
+        Metric(f"{name}{end}", number, ms(night.finished_at), 0)
         for name, interval in measured.items()
         if interval is not None
         for end, number in (("", interval.value), (".low", interval.low), (".high", interval.high))

@@ -32,7 +32,7 @@ from infra.registry.mlflow_client import (
     silence_mlflow,
 )
 from infra.registry.nights import field_tags, log_night
-from infra.registry.trainings import log_trainings
+from infra.registry.trainings import NO_DECISION, Tried, log_trainings
 from infra.registry.versions import CARD, EVIDENCE, log_version, tags_of, with_link
 from infra.settings.settings import Settings
 from infra.store.keys import CHALLENGER_ALIAS, CHAMPION_ALIAS, MODEL_NAME, OURS
@@ -232,9 +232,13 @@ class Registry:
                 if known.get(name) != value:
                     self._call(partial(self._client.set_model_version_tag, MODEL_NAME, version, name, value))
 
-    def note_trainings(self, night: Night, candidates: Sequence[Candidate]) -> None:
-        """Log a night's trainings in MLflow, once: a run for each member, below one for the night."""
-        self._call(lambda: log_trainings(self._client, self._experiment(TRAININGS), night, candidates, self._store))
+    def note_trainings(self, night: Night, candidates: Sequence[Candidate], tried: Tried | None = None) -> None:
+        """Log a night's trainings in MLflow, once: a run for each member, below one for the night.
+
+        ``tried`` is what it trained besides: members of no candidate, and what failed.
+        """
+        experiment, tried = self._call(lambda: self._experiment(TRAININGS)), tried or Tried()
+        self._call(lambda: log_trainings(self._client, experiment, night, candidates, tried, self._store))
 
     def version_sources(self) -> list[tuple[str, str]]:
         """Return candidate and decision of every registered version."""
@@ -242,13 +246,14 @@ class Registry:
         return [(tag.get("candidate", ""), tag.get("decision", "")) for tag in tags]
 
     def abandoned_runs(self) -> list[str]:
-        """Return the runs of registrations and of nights that were killed."""
+        """Return the runs of registrations and of nights that were killed, or came to no decision."""
 
         def find() -> list[str]:
             return [
                 *abandoned_runs(self._client, self._experiment(), self._versions(), self._existing_ledger()),
                 *unfinished_nights(self._client, self._experiment(VERDICTS)),
                 *unfinished_nights(self._client, self._experiment(TRAININGS)),
+                *nights_of(self._client, self._experiment(TRAININGS), NO_DECISION),
             ]
 
         return self._call(find)

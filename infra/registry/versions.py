@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from infra.provenance import code_revision
+from infra.registry.trainings import curves, started
 from infra.report_server import page_address
 from infra.scoring.model_file import INPUT, MEMBERS, OUTPUT
 from infra.settings.groups import SiteSettings
@@ -94,10 +95,9 @@ def _metrics(candidate: Candidate, judged: Evaluation | None) -> list[Any]:
     if judged is not None:
         values |= _numbers("judged", judged.challenger_metrics)
     epochs = [
-        Metric(f"member{member.spec.member + 1}.{name}", getattr(epoch, name), now, epoch.epoch)
+        Metric(f"member{member.spec.member + 1}.{point.key}", point.value, point.timestamp, point.step)
         for member in candidate.members
-        for epoch in member.history
-        for name in ("train_loss", "valid_loss")
+        for point in curves(member.history, started(member), ("train_loss", "valid_loss"))
     ]
     return [Metric(name, value, now, 0) for name, value in values.items()] + epochs
 

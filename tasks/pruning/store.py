@@ -76,7 +76,7 @@ def _parts_of(context: Context, table: str) -> set[str]:
 
 def registry_removals(registry: Registry, unreferenced: UnreferencedSince) -> Iterator[Removal]:
     """Yield the MLflow runs of killed registrations, with their model files."""
-    why = "an MLflow run that was killed; no version is from it"
+    why = "an MLflow run of what was killed or failed; no version is from it"
     for run in registry.abandoned_runs():
         if unreferenced.is_due(f"run/{run}"):
             yield Removal(REGISTRY, run, 0, why, partial(registry.remove_run, run))

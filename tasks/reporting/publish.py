@@ -12,6 +12,7 @@ from functools import partial
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from infra.registry.registry import Registry
+from infra.registry.trainings import Tried
 from infra.report_server import page_address
 from infra.store.keys import report_key
 from tasks.champion.approval import open_request
@@ -55,7 +56,7 @@ def night_links(context: Context, night: Night) -> dict[str, str]:
     return {"page": page, "form": (request.form_url or "") if request is not None else ""}
 
 
-def note_in_registry(context: Context, night: Night, registry: Registry) -> None:
+def note_in_registry(context: Context, night: Night, registry: Registry, tried: Tried | None = None) -> None:
     """Show a night's verdict and report on MLflow's pages. A failure is logged and costs the night nothing."""
     if night.decision is None:
         return
@@ -63,10 +64,18 @@ def note_in_registry(context: Context, night: Night, registry: Registry) -> None
         registry.note_night(night, context.store.get(report_key(night.decision)))
     except RetrainError as error:
         log.warning("the verdict is not on MLflow's page: %s", error.message)
+    note_trainings(context, night, registry, tried or Tried())
+
+
+def note_trainings(context: Context, night: Night, registry: Registry, tried: Tried) -> None:
+    """Show what a night has trained, or could not, on MLflow's pages. A failure is logged and costs the night nothing.
+
+    A night without a decision has no candidates.
+    """
     try:
-        trained = context.records.load(Decision, night.decision).candidates
-        if trained:
-            registry.note_trainings(night, [context.records.load(Candidate, id_) for id_ in trained])
+        trained = context.records.load(Decision, night.decision).candidates if night.decision else ()
+        if trained or tried.failures:
+            registry.note_trainings(night, [context.records.load(Candidate, id_) for id_ in trained], tried)
     except Exception as error:  # nothing rests on these runs
         log.warning("tonight's trainings are not on MLflow's page: %s: %s", type(error).__name__, error)
 

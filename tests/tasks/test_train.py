@@ -145,14 +145,14 @@ def test_of_two_machines_that_train_a_member_at_once_one_counts(
     leave_finished_training(context, spec, channel_member(RED, centre=104.0))
     leave_finished_training(other, spec, channel_member(RED, centre=105.0))
     prepare(other)
-    check, winner = train_module._refuse_unusable, list[Member]()
+    check, winner = train_module._problem, list[Member]()
 
-    def late(*arguments: Any) -> None:
-        monkeypatch.setattr(train_module, "_refuse_unusable", check)
+    def late(*arguments: Any) -> str:
+        monkeypatch.setattr(train_module, "_problem", check)
         winner.append(run(other, prepared, spec))
-        check(*arguments)
+        return check(*arguments)
 
-    monkeypatch.setattr(train_module, "_refuse_unusable", late)
+    monkeypatch.setattr(train_module, "_problem", late)
     assert run(context, prepared, spec) == winner[0] == context.records.load(Member, winner[0].id)
     assert sha256(context.store.get(winner[0].model_key)) == winner[0].model_sha256
     files = [info.key for info in context.store.list(f"retraining/members/{winner[0].id}/")]
@@ -288,6 +288,16 @@ def test_what_a_training_advises_reaches_its_reader(context: Context, prepared: 
     with pytest.raises(TrainingFailed) as caught:
         run(context, prepared, spec_of(prepared, red_model, behaviour="diverges"))
     assert caught.value.hint.startswith("lower the learning rate; its output is in ")
+
+
+def test_a_training_that_failed_says_what_it_got_to(context: Context, prepared: Prepared, red_model: Path) -> None:
+    with pytest.raises(TrainingFailed) as caught:
+        run(context, prepared, spec_of(prepared, red_model, behaviour="diverges"))
+    error = caught.value
+    assert [(epoch.epoch, epoch.valid_loss) for epoch in error.epochs] == [(1, 0.6), (2, 0.3)]
+    times = [error.started_at, *(epoch.ended_at for epoch in error.epochs), error.ended_at]
+    assert None not in times
+    assert times == sorted(times)  # type: ignore[type-var]
 
 
 TRACEBACK = """a framework's own words

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from infra.registry.registry import TRAININGS
 from infra.store.folder import FolderStore
 from tests.fleet import until
 from tests.flows.faults.conftest import Prefect
@@ -127,12 +128,20 @@ def test_trainings_that_diverge_hang_or_are_killed_cost_themselves_and_are_told(
     assert "no CNN could be trained: fastai: " in ended.err
     assert "ZeroDivisionError" in ended.err
     assert "the champion is untouched; correct the cause and run the night again" in ended.err
+    trainings = trainings_of(home)
+    assert trainings.pop("night") == ("FAILED", None)
+    assert {what: state for what, state in trainings.items() if state[0] == "FAILED"} == {
+        f"{model}, member {number}": ("FAILED", loss)
+        for model, loss in (("fastai", 0.3), ("keras", None))  # the second said nothing, and left nothing
+        for number in (1, 2)
+    }
     check_sound(home)
 
     after = nights.run(home).night
     assert after["verdict"] in ("kept", "undecided", "promoted")
     assert after["failed_trainings"] == {}
     check_sound(home)
+    assert trainings_of(home)["night"] == ("FINISHED", None)
 
 
 def test_a_night_that_is_stopped_ends_all_trainings_that_it_has_begun(nights: Nights) -> None:
@@ -154,3 +163,15 @@ def test_a_night_that_is_stopped_ends_all_trainings_that_it_has_begun(nights: Ni
     # Four members, of which now two at a time are trained.
     assert nights.run(home, RETRAIN_TRAINING__AT_ONCE="2").night["verdict"] == "promoted"
     assert check_sound(home) == ["1"]
+
+
+def trainings_of(home: Path) -> dict[str, tuple[str, float | None]]:
+    """What MLflow shows of the trainings of the newest night: status and last loss, by name."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name(TRAININGS).experiment_id])
+    newest = next(run for run in found if run.data.tags["level"] == "night").data.tags["night"]
+    named = {run.info.run_name.partition(" of ")[0]: run for run in found if run.data.tags["night"] == newest}
+    named["night"] = named.pop(next(name for name in named if name.startswith("night ")))
+    return {name: (run.info.status, run.data.metrics.get("tuning_loss")) for name, run in named.items()}

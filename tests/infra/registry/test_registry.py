@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,10 @@ def test_a_version_tells_where_it_came_from(registry: Registry, home: Path) -> N
     assert run.info.status == "FINISHED"
     assert run.data.params["recipe.epochs"] == "2"
     assert run.data.metrics["tuning.balanced_accuracy"] == 0.95
-    assert run.data.metrics["member1.valid_loss"] == 0.4
+    [point] = client.get_metric_history(version.run_id, "member1.tuning_loss")
+    assert (point.value, point.step) == (0.4, 1)
+    # When the epoch ended, not when the version was registered.
+    assert point.timestamp < candidate.members[0].created_at.timestamp() * 1_000
     assert run.info.artifact_uri.startswith((home / "mlflow-artifacts").as_uri())
     decision = client.download_artifacts(version.run_id, "evidence/decision.json")
     assert Decision.model_validate_json(Path(decision).read_bytes()) == made_up_decision("a" * 24)
@@ -278,7 +282,7 @@ def a_night(**changed: Any) -> Night:
 def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(registry: Registry) -> None:
     import mlflow
 
-    night = a_night()
+    night = a_night(finished_at=NOON + timedelta(hours=1))
     for _ in range(2):
         registry.note_night(night, b"<p>the report</p>")
     client = mlflow.MlflowClient(tracking_uri=registry.uri)
@@ -288,6 +292,9 @@ def test_a_night_is_logged_in_mlflow_once_with_its_verdict_and_its_report(regist
     (run,) = client.search_runs([experiment], "tags.verdict = 'kept'")
     assert (run.data.tags["decision"], run.data.tags["champion_after"]) == ("d" * 24, "3")
     assert run.data.metrics["judged.auc.low"] == 0.97
+    # As long as the night took, not as long as it took to write this down.
+    assert run.info.end_time - run.info.start_time == 3_600_000
+    assert run.data.tags["mlflow.source.name"] == "retrain"
     assert "judged.accuracy" not in run.data.metrics
     folder = client.download_artifacts(run.info.run_id, "")
     assert (Path(folder) / "report.html").read_text() == "<p>the report</p>"
