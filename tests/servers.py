@@ -1,20 +1,29 @@
-"""Servers that tests start for themselves on loopback, in temporary folders, gone afterwards: PostgreSQL, MLflow."""
+"""Servers that tests start for themselves on loopback, in temporary folders, gone afterwards.
+
+PostgreSQL, MLflow, and Kubernetes' API server.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg2  # type: ignore[import-untyped]
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from infra.prefect_server import free_port
 from tests import ROOT
@@ -130,6 +139,88 @@ def mlflow_server(backend: str, artifacts: str, s3_endpoint: str, log: Path) -> 
         with suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
         process.wait()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Kubernetes' API server, without a scheduler, controllers and nodes: what it stores stays as it was sent."""
+
+    programs: Path
+    config: Path
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which kubectl is found, and the server by it and by Prefect's worker."""
+        found = {"PATH": f"{self.programs}:{os.environ['PATH']}", "KUBECONFIG": str(self.config)}
+        return found | {"HOME": str(self.config.parent)}  # kubectl keeps there what it knows of a server
+
+    def ask(self, *arguments: str) -> Any:
+        """Return what kubectl prints as JSON."""
+        command: list[str | Path] = [self.programs / "kubectl", *arguments, "--output=json"]
+        done = subprocess.run(command, env=os.environ | self.environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+def kubernetes_programs() -> Path:
+    """Return a folder with the API server, its etcd and kubectl."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "malaria-retraining" / "kubernetes"
+    folder = Path(os.environ.get("KUBEBUILDER_ASSETS") or cache)
+    if missing := [name for name in ("kube-apiserver", "etcd", "kubectl") if not (folder / name).is_file()]:
+        pytest.skip(
+            f"no Kubernetes here: {', '.join(missing)} not in {folder}. `.ci/kubernetes {folder}` builds them on Debian"
+            " in minutes; KUBEBUILDER_ASSETS names another folder"
+        )
+    return folder
+
+
+@contextmanager
+def kubernetes_server(folder: Path) -> Iterator[Cluster]:
+    """Start Kubernetes' API server over an etcd of its own, with all its files in ``folder``."""
+    programs = kubernetes_programs()
+    store, port, token = f"http://127.0.0.1:{free_port()}", free_port(), secrets.token_hex()
+    # It signs the tokens of service accounts with it, and does not start without.
+    private = rsa.generate_private_key(65_537, 2_048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(private)
+    (folder / "tokens.csv").write_text(f"{token},somebody,1,system:masters\n")
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "users": [{"name": "test", "user": {"token": token}}],
+        "clusters": [
+            {
+                "name": "test",
+                "cluster": {
+                    "server": f"https://127.0.0.1:{port}",
+                    "certificate-authority": str(folder / "apiserver.crt"),
+                },
+            }
+        ],
+    }
+    (folder / "config").write_text(json.dumps(config))
+    cluster = Cluster(programs, folder / "config")
+    etcd = [f"--data-dir={folder / 'etcd'}", f"--listen-client-urls={store}", f"--advertise-client-urls={store}",
+            "--listen-peer-urls=http://127.0.0.1:0"]  # fmt: skip
+    server = [
+        f"--etcd-servers={store}", "--bind-address=127.0.0.1", f"--secure-port={port}", f"--cert-dir={folder}",
+        f"--token-auth-file={folder / 'tokens.csv'}", "--authorization-mode=RBAC", "--endpoint-reconciler-type=none",
+        "--advertise-address=127.0.0.1",
+        "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.0.0.0/24",
+        f"--service-account-key-file={folder / 'key.pem'}", f"--service-account-signing-key-file={folder / 'key.pem'}",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as output, ExitStack() as stack:
+        for name, arguments in (("etcd", etcd), ("kube-apiserver", server)):
+            process = subprocess.Popen(
+                [programs / name, *arguments], cwd=folder, stdout=output, stderr=output, start_new_session=True
+            )
+            # Nothing of it outlives the folder.
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        wait_for(lambda: bool(cluster.ask("get", "namespace", "default")), AssertionError, process, folder / "log")
+        yield cluster
 
 
 def wait_for(ready: Callable[[], bool], not_yet: type[Exception], process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,6 +1,7 @@
 """Base job templates of the Kubernetes work pools: Prefect's own default plus what this project's jobs need.
 
-``python -m infra.deploy.kubernetes.make cpu`` (or ``gpu``) prints one, ``... claims`` the disks that both expect.
+``python -m infra.deploy.kubernetes.make cpu`` (or ``gpu``) prints one, ``... claims`` the disks that both expect,
+``... worker`` the values for Helm with which Prefect's chart starts the worker of a pool.
 Prefect silently ignores a variable that its template does not use, so each variable that is added here is put into the
 job at the same time.
 """
@@ -62,6 +63,18 @@ def claims() -> Json:
     return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
+def worker() -> Json:
+    """Return the chart's values, for a Prefect server of one's own with a login, which the Secret ``malaria`` has.
+
+    Without the two variables a worker writes the login into each job, for all who may read jobs.
+    """
+    prefix = "PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET"
+    named = {f"{prefix}_NAME": "malaria", f"{prefix}_KEY": "PREFECT_API_AUTH_STRING"}
+    variables = [{"name": name, "value": value} for name, value in named.items()]
+    # The chart's own default is Prefect's cloud.
+    return {"worker": {"apiConfig": "selfHostedServer", "extraEnvVarsSecret": "malaria", "extraEnvVars": variables}}
+
+
 def _add(made: Json, name: str, title: str, description: str, **schema: Any) -> str:
     made["variables"]["properties"][name] = {"title": title, "description": description, **schema}
     return f"{{{{ {name} }}}}"
@@ -111,4 +124,5 @@ def _gpu(made: Json, pod: Json, container: Json) -> None:
 
 if __name__ == "__main__":
     asked = sys.argv[1]
-    sys.stdout.write(json.dumps(claims() if asked == "claims" else template(asked), indent=2) + "\n")
+    others = {"claims": claims, "worker": worker}
+    sys.stdout.write(json.dumps(others[asked]() if asked in others else template(asked), indent=2) + "\n")
