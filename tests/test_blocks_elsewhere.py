@@ -1,6 +1,6 @@
 """Blocks of the how-tos for machines that a test has not: checked as far as the tools do without such a machine.
 
-``CHECKED`` says for every command how far that is. What needs Helm's charts is only parsed; what a document says
+``CHECKED`` says for every command how far that is. What a document says
 of them as a whole was not seen to run.
 """
 
@@ -34,7 +34,6 @@ CHECKED = {
     "kubectl apply": "run on a cluster's API server in tests/infra/deploy/test_cluster.py",
     "python -m infra.deploy.kubernetes.make": "run",
     "prefect": "parsed by Prefect's own command line; run in tests/infra/deploy/test_cluster.py",
-    "helm": "not run: Prefect's chart is in no index of packages; its values start the worker in test_cluster.py",
     "make": "the target is there: tests/test_snippets.py; run in tests/infra/deploy/test_cluster.py",
     ".venv/bin/pip install": "the extra is there",
     "retrain": "run on a local cluster",
@@ -99,7 +98,7 @@ def test_kubectl_makes_what_the_jobs_take_their_settings_and_identities_from(tmp
 
 def test_what_kubernetes_is_given_is_printed() -> None:
     asked = commands("python -m infra.deploy.kubernetes.make")
-    assert [words[-1] for words in asked] == ["claims", "cpu", "gpu", "worker"]
+    assert [words[-1] for words in asked] == ["claims", "cpu", "gpu", "workers"]
     for words in asked:
         done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, check=True, timeout=600)
         assert json.loads(done.stdout)

@@ -1,7 +1,7 @@
 """Base job templates of the Kubernetes work pools: Prefect's own default plus what this project's jobs need.
 
 ``python -m infra.deploy.kubernetes.make cpu`` (or ``gpu``) prints one, ``... claims`` the disks that both expect,
-``... worker`` the values for Helm with which Prefect's chart starts the worker of a pool.
+``... workers`` what starts a worker for each pool.
 Prefect silently ignores a variable that its template does not use, so each variable that is added here is put into the
 job at the same time.
 """
@@ -63,16 +63,74 @@ def claims() -> Json:
     return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
-def worker() -> Json:
-    """Return the chart's values, for a Prefect server of one's own with a login, which the Secret ``malaria`` has.
+def workers() -> Json:
+    """Return what starts a worker for each pool, with Prefect's image and a role that is allowed what it does.
 
-    Without the two variables a worker writes the login into each job, for all who may read jobs.
+    The address of the Prefect server is in the ConfigMap ``malaria``, its login in the Secret ``malaria``.
     """
-    prefix = "PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET"
-    named = {f"{prefix}_NAME": "malaria", f"{prefix}_KEY": "PREFECT_API_AUTH_STRING"}
-    variables = [{"name": name, "value": value} for name, value in named.items()]
-    # The chart's own default is Prefect's cloud.
-    return {"worker": {"apiConfig": "selfHostedServer", "extraEnvVarsSecret": "malaria", "extraEnvVars": variables}}
+    import prefect
+
+    name = {"name": "malaria-worker"}
+    seen, made = ["get", "list", "watch"], ["get", "list", "watch", "create", "update", "patch", "delete"]
+    rules = [
+        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": made},
+        {"apiGroups": [""], "resources": ["pods", "pods/log", "pods/status", "events"], "verbs": seen},
+    ]
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", **name}
+    items: list[Json] = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": name},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": name, "rules": rules},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": name,
+            "subjects": [{"kind": "ServiceAccount", **name}],
+            "roleRef": role,
+        },
+    ]
+    image = f"prefecthq/prefect:{prefect.__version__}-python3.11-kubernetes"
+    for pool in REQUESTS:
+        labels = {"app": f"malaria-worker-{pool}"}
+        pod = {"serviceAccountName": "malaria-worker", "containers": [_worker(pool, image)]}
+        items.append(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": labels["app"]},
+                "spec": {
+                    "selector": {"matchLabels": labels},
+                    "template": {"metadata": {"labels": labels}, "spec": pod},
+                },
+            }
+        )
+    return {"apiVersion": "v1", "kind": "List", "items": items}
+
+
+def _worker(pool: str, image: str) -> Json:
+    """Return the container of a pool's worker, which is told of the cluster and of Prefect's server by variables."""
+    login, prefix = "PREFECT_API_AUTH_STRING", "PREFECT_INTEGRATIONS_KUBERNETES"
+    plain = {
+        # Else it writes the login into each job, for all who may read jobs.
+        f"{prefix}_WORKER_API_AUTH_STRING_SECRET_NAME": "malaria",
+        f"{prefix}_WORKER_API_AUTH_STRING_SECRET_KEY": login,
+    }
+    others = {
+        "PREFECT_API_URL": {"configMapKeyRef": {"name": "malaria", "key": "PREFECT_API_URL"}},
+        login: {"secretKeyRef": {"name": "malaria", "key": login, "optional": True}},
+        # It looks for jobs where it makes them: all namespaces would need a role in each.
+        f"{prefix}_OBSERVER_NAMESPACES": {"fieldRef": {"fieldPath": "metadata.namespace"}},
+    }
+    return {
+        "name": "worker",
+        "image": image,
+        "args": ["prefect", "worker", "start", "--type", "kubernetes", "--pool", pool, "--install-policy", "never"],
+        "env": [
+            *({"name": name, "value": value} for name, value in plain.items()),
+            *({"name": name, "valueFrom": source} for name, source in others.items()),
+        ],
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
+        "securityContext": {"allowPrivilegeEscalation": False},
+    }
 
 
 def _add(made: Json, name: str, title: str, description: str, **schema: Any) -> str:
@@ -124,5 +182,5 @@ def _gpu(made: Json, pod: Json, container: Json) -> None:
 
 if __name__ == "__main__":
     asked = sys.argv[1]
-    others = {"claims": claims, "worker": worker}
+    others = {"claims": claims, "workers": workers}
     sys.stdout.write(json.dumps(others[asked]() if asked in others else template(asked), indent=2) + "\n")

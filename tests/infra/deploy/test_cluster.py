@@ -1,8 +1,8 @@
 """The how-to's block for Kubernetes, line by line against a real API server, and the jobs that come of it.
 
 Real: the API server and its etcd, kubectl, `make deploy`, Prefect's server with a login, its command line, and its
-Kubernetes worker in the environment that its Helm chart gives it. There is no node, so the test says how a job went.
-Helm's line is not run: Prefect's chart is on a site of its own, and in no index of packages.
+Kubernetes worker with the arguments, the environment and the role that the cluster was given for it. There is no node,
+so the test starts the worker and says how a job went.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from infra.deploy.kubernetes.make import default, worker
+from infra.deploy.kubernetes.make import default
 from infra.prefect_api import PrefectServer
 from tests import ROOT
 from tests.fleet import ended, until
@@ -109,32 +109,58 @@ def laid(place: Place) -> Place:
     # Here the environment is there already, and not where make looks for it.
     make = f"make --directory={ROOT} --old-file=install VENV={sys.prefix} "
     for line in lines():
-        if not line.startswith("helm "):
-            done = place.run(line.replace("make deploy", f"{make} deploy"))
-            assert done.returncode == 0, (line, done.stdout[-2_000:], done.stderr[-2_000:])
+        here = line.replace("https://prefect.example/api", place.environment["PREFECT_API_URL"])
+        done = place.run(here.replace("make deploy", f"{make} deploy"))
+        assert done.returncode == 0, (line, done.stdout[-2_000:], done.stderr[-2_000:])
     return place
+
+
+def given(place: Place, entry: dict[str, Any]) -> str:
+    """Return the value of a container's variable, as a node finds it."""
+    source = entry.get("valueFrom", {})
+    if key := source.get("configMapKeyRef"):
+        return str(place.cluster.ask("get", "configmap", key["name"])["data"][key["key"]])
+    if key := source.get("secretKeyRef"):
+        return base64.b64decode(place.cluster.ask("get", "secret", key["name"])["data"][key["key"]]).decode()
+    return str(entry["value"]) if not source else {"metadata.namespace": "default"}[source["fieldRef"]["fieldPath"]]
+
+
+def as_the_worker(place: Place, account: str) -> Path:
+    """Return the configuration of a client that is the workers' account and has no other rights."""
+    request = place.folder / "token.json"
+    request.write_text(json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}))
+    path = f"/api/v1/namespaces/default/serviceaccounts/{account}/token"
+    made = place.run(f"kubectl create --raw {path} -f {request}")
+    assert made.returncode == 0, made.stderr
+    config = json.loads(place.cluster.config.read_text())
+    config["users"][0]["user"]["token"] = json.loads(made.stdout)["status"]["token"]
+    (place.folder / account).write_text(json.dumps(config))
+    return place.folder / account
 
 
 @contextmanager
 def working(place: Place, pool: str) -> Iterator[Path]:
-    """Have a worker of a pool, as the chart starts it; yield where the job that it sends is left."""
+    """Have a worker of a pool, as its deployment says; yield where the job that it sends is left."""
     sent = place.folder / f"{pool}-sent.json"
-    values = worker()["worker"]
-    kept = place.cluster.ask("get", "secret", values["extraEnvVarsSecret"])["data"]
-    environment = {name: value for name, value in place.environment.items() if name != "PREFECT_API_AUTH_STRING"}
-    environment |= {name: base64.b64decode(value).decode() for name, value in kept.items()}
-    environment |= {entry["name"]: entry["value"] for entry in values["extraEnvVars"]}
+    pod = place.cluster.ask("get", "deployment", f"malaria-worker-{pool}")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    program, *arguments = container["args"]
+    assert program == "prefect"
+    ours = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+    environment = {name: value for name, value in place.environment.items() if name not in ours}
+    environment |= {entry["name"]: given(place, entry) for entry in container["env"]}
     environment |= {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_HOME": str(place.folder / pool)}
-    started = ["worker", "start", "--type", "kubernetes", "--pool", pool, "--install-policy", "never"]
+    environment["KUBECONFIG"] = str(as_the_worker(place, pod["serviceAccountName"]))
     with (place.folder / f"{pool}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", PREFECT, sent, *started], cwd=place.folder, env=environment, stdout=log, stderr=log
+            [sys.executable, "-c", PREFECT, sent, *arguments], cwd=place.folder, env=environment, stdout=log, stderr=log
         )
         try:
             yield sent
         finally:
             process.kill()
             process.wait()
+        assert b"Forbidden" not in (place.folder / f"{pool}.log").read_bytes()
 
 
 def lost(sent: Any, stored: Any, at: str = "job") -> list[str]:
@@ -218,6 +244,18 @@ def test_a_training_becomes_a_job_with_a_gpu_and_crashes_with_it(laid: Place) ->
         done = laid.run(f"kubectl replace --raw {path} -f failed.json")
         assert done.returncode == 0, done.stderr
         assert ended(laid.server, run["id"])["state_type"] == "CRASHED"
+
+
+def test_a_worker_may_make_jobs_and_read_no_secret(laid: Place) -> None:
+    account = "--as=system:serviceaccount:default:malaria-worker"
+    for asked, answer in {
+        "create jobs": "yes",
+        "get pods --subresource=log": "yes",
+        "get secrets": "no",
+        "create pods": "no",
+        "get jobs --namespace=kube-system": "no",
+    }.items():
+        assert laid.run(f"kubectl auth can-i {asked} {account}").stdout.strip() == answer, asked
 
 
 def test_a_field_that_is_lost_is_found(place: Place) -> None:

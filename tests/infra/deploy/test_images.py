@@ -20,7 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from infra.deploy.images.pick import IMAGES, LEFT_OUT, package_name, pick, pick_image, required
-from infra.deploy.kubernetes.make import claims, default, template
+from infra.deploy.kubernetes.make import claims, default, template, workers
 from tests import ROOT
 
 pytestmark = pytest.mark.thorough
@@ -232,6 +232,8 @@ def test_a_job_as_the_worker_creates_it_passes_the_strict_schema(pool: str, vers
     claimed = [disk for disk in claims()["items"] if disk["metadata"]["name"] == f"malaria-{pool}"]
     assert len(claimed) == 1
     validate(claimed[0], version, strict=True)
+    for item in workers()["items"]:
+        validate(item, version, strict=True)
     # It is strict: Prefect's own default is refused.
     wrong = apply_values(default()["job_configuration"], {"name": "night", "image": "prefect"})["job_manifest"]
     with pytest.raises(kubernetes_validate.ValidationError, match="completions"):
