@@ -60,7 +60,7 @@ def claims() -> Json:
         }
         for pool in REQUESTS
     ]
-    return {"apiVersion": "v1", "kind": "List", "items": items}
+    return _list(items)
 
 
 def workers() -> Json:
@@ -91,7 +91,7 @@ def workers() -> Json:
     image = f"prefecthq/prefect:{prefect.__version__}-python3.11-kubernetes"
     for pool in REQUESTS:
         labels = {"app": f"malaria-worker-{pool}"}
-        pod = {"serviceAccountName": "malaria-worker", "containers": [_worker(pool, image)]}
+        pod = {"serviceAccountName": name["name"], "containers": [_worker(pool, image)]}
         items.append(
             {
                 "apiVersion": "apps/v1",
@@ -103,7 +103,7 @@ def workers() -> Json:
                 },
             }
         )
-    return {"apiVersion": "v1", "kind": "List", "items": items}
+    return _list(items)
 
 
 def _worker(pool: str, image: str) -> Json:
@@ -131,6 +131,10 @@ def _worker(pool: str, image: str) -> Json:
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
         "securityContext": {"allowPrivilegeEscalation": False},
     }
+
+
+def _list(items: list[Json]) -> Json:
+    return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
 def _add(made: Json, name: str, title: str, description: str, **schema: Any) -> str:
