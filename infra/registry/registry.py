@@ -249,8 +249,10 @@ class Registry:
         """Return the runs of registrations and of nights that were killed, or came to no decision."""
 
         def find() -> list[str]:
+            ledger = self._existing_ledger()
+            keep = ledger.info.run_id if ledger else None
             return [
-                *abandoned_runs(self._client, self._experiment(), self._versions(), self._existing_ledger()),
+                *abandoned_runs(self._client, self._experiment(), self._versions(), keep),
                 *unfinished_nights(self._client, self._experiment(VERDICTS)),
                 *unfinished_nights(self._client, self._experiment(TRAININGS)),
                 *nights_of(self._client, self._experiment(TRAININGS), NO_DECISION),
@@ -300,12 +302,12 @@ class Registry:
 
         def read() -> dict[str, str]:
             ledger = self._existing_ledger()
-            params = self._client.get_run(ledger).data.params if ledger else {}
+            params = ledger.data.params if ledger else {}
             return {name.removeprefix(prefix): params[name] for name in sorted(params) if name.startswith(prefix)}
 
         return self._call(read)
 
-    def _existing_ledger(self) -> str | None:
+    def _existing_ledger(self) -> Any | None:
         """Return the run that ``put_if_absent`` writes to; restored if it was deleted, found if its tag was."""
         model = none_if_missing(lambda: self._client.get_registered_model(MODEL_NAME))
         if model is None:
@@ -314,9 +316,7 @@ class Registry:
         if run is None and (run := self._lost_ledger()) is not None and model is not None:
             log.warning("the tag %s of %s was gone: it is set again", LEDGER_TAG, MODEL_NAME)
             self._client.set_registered_model_tag(MODEL_NAME, LEDGER_TAG, run)
-        if run is not None:
-            self._restore(run)
-        return run
+        return None if run is None else self._restored(run)
 
     def _refuse_renamed(self) -> None:
         for model in all_pages(self._client.search_registered_models):
@@ -339,8 +339,8 @@ class Registry:
         )
         return next((str(run.info.run_id) for run in runs if run.data.params), None)
 
-    def _restore(self, run: str) -> None:
-        """Restore the ledger, and its experiment, if they were deleted on MLflow's page."""
+    def _restored(self, run: str) -> Any:
+        """Return the ledger; it and its experiment are restored if they were deleted on MLflow's page."""
         found = none_if_missing(lambda: self._client.get_run(run))
         if found is None:
             raise RetrainError(
@@ -353,17 +353,19 @@ class Registry:
             if self._client.get_run(run).info.lifecycle_stage == DELETED:
                 self._client.restore_run(run)
             log.warning("the run of the history was deleted in MLflow: it is restored")
+        return found
 
     def _ledger_run(self) -> str:
         """Return the run that ``put_if_absent`` writes to, created together with the registered model."""
         if (existing := self._existing_ledger()) is not None:
-            return existing
+            return str(existing.info.run_id)
         run = self._client.create_run(self._experiment(), run_name=LEDGER).info.run_id
         self._client.set_terminated(run)
         self._create_model(run)
-        if self._existing_ledger() is None:  # the model is older than this tag
+        if (made := self._existing_ledger()) is None:  # the model is older than this tag
             self._client.set_registered_model_tag(MODEL_NAME, LEDGER_TAG, run)
-        return str(self._existing_ledger())  # the run of another process, if that was first
+            made = self._restored(self._client.get_registered_model(MODEL_NAME).tags[LEDGER_TAG])
+        return str(made.info.run_id)  # the run of another process, if that was first
 
     def _create_model(self, ledger: str) -> None:
         description = "Malaria cell classifier: uint8 RGB cells in, probability of Parasitized out"

@@ -286,12 +286,13 @@ def untouched_history(context: Context, registry: Registry) -> list[Promotion]:
 
 
 def _copy(context: Context, registry: Registry) -> None:
+    decided = registry.entries_with_prefix("")
     for prefix, kind in ((ENTRY, Promotion.kind), (ANSWER, ApprovalAnswer.kind)):
-        decided = registry.entries_with_prefix(prefix)
         # Only now: what was decided meanwhile, by another machine, was proposed before.
         stored = {info.key for info in context.store.list(f"{OURS}{kind}/")}
-        for id_, text in decided.items():
-            if (key := record_key(kind, id_)) in stored:
+        for name, text in decided.items():
+            id_ = name.removeprefix(prefix)
+            if not name.startswith(prefix) or (key := record_key(kind, id_)) in stored:
                 continue
             if prefix == ENTRY and proposal_key(int(id_), digest(text)) not in stored:
                 raise RetrainError(

@@ -16,6 +16,7 @@ from infra.store.base import Store
 from infra.store.keys import LABELED, SYNTHETIC_MARK
 from infra.store.records import Records
 from tasks.intake.synthetic_cells import SyntheticPlan, folder_of, night_cells
+from tasks.training.places import at_once
 from validation.errors import ObjectMissing, UsageError
 from validation.records import Night
 
@@ -23,12 +24,14 @@ log = logging.getLogger(__name__)
 
 HEADER = "# Written by `retrain demo`, which overwrites it. Remove this line to keep the file as your own.\n"
 
-# A first night should take minutes on a laptop: smaller cells, fewer members, a smaller network, fewer steps.
+# A first night should take minutes on a laptop: smaller cells, fewer members, a smaller network, fewer steps. Such
+# small batches keep hardly one core busy: at least two members are trained at once.
 SMALL = """
 [training]
 side = 32
 members = 3
-keras = { epochs = 6, min_steps = 0, learning_rate = 0.004, dropout = 0.1 }
+at_once = {at_once}
+keras = {{ epochs = 6, min_steps = 0, learning_rate = 0.004, dropout = 0.1 }}
 [training.fastai]
 architecture = "xresnet18"
 epochs = 2
@@ -52,7 +55,7 @@ def choose_place(config: Path, home: Path, *, synthetic: bool) -> bool:
     # A JSON string is a TOML basic string.
     text = HEADER + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
     if synthetic:
-        text += SMALL
+        text += SMALL.format(at_once=max(2, at_once(None)))
     write_atomic(config, text.encode())
     (place / "store").mkdir(parents=True, exist_ok=True)
     return True

@@ -65,6 +65,7 @@ class TestPlace:
         assert settings.registry.get_secret_value() == f"sqlite:///{home}/synthetic/mlflow.db"
         assert settings.registry_artifacts == (home / "synthetic" / "mlflow-artifacts").as_uri()
         assert (home / "synthetic" / "store").is_dir()
+        assert (settings.training.at_once or 0) >= 2
 
     def test_real_cells_have_another_store(self, home: Path) -> None:
         assert choose_place(home / "retrain.toml", home, synthetic=True)
